@@ -1,0 +1,43 @@
+"""Train the hand-made networks of a dataset with the same loop as the searched ones.
+
+    python stages/baselines.py DATASET
+
+Reads plan/DATASET.yaml and the prepared data (train, validation). Writes
+runs/DATASET/baselines/ and results/DATASET/baselines/seed-<seed>: validation.json, curves.csv.
+"""
+
+import click
+
+from tamnas.compute import load_compute
+from tamnas.plan import load_dataset
+from tamnas.retraining import TrainingTask, train_and_write
+from tamnas.space import SearchSpace
+from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights
+
+
+def run(dataset: str) -> None:
+    plan, data = load_dataset(dataset), prepared(dataset)
+    parameters = {
+        "seed": plan.seed, "baselines": plan.baselines.plain(), "validation": plan.validation.plain(),
+        "data": plan.data.plain(), "numerics": plan.numerics.plain(),
+    }  # fmt: skip
+    with stage_run(__file__, dataset, parameters, [data]) as store:
+        task = TrainingTask(
+            key=(plan.seed, "baselines", dataset), space=SearchSpace(num_classes=plan.data.classes), data=data,
+            training=plan.baselines.training, reference=plan.validation, augment=plan.data.augment,
+            numerics=plan.numerics, compute=load_compute(), folder=store.folder,
+        )  # fmt: skip
+        specs = [{"id": name, "architecture": None, "baseline": name} for name in plan.baselines.names]
+        small = seeded(results(dataset, "baselines"), plan.seed)
+        train_and_write(task, specs, f"baselines {dataset}", weights(dataset, "baselines"), small)
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.argument("dataset")
+@one_line_errors
+def main(dataset: str) -> None:
+    run(dataset)
+
+
+if __name__ == "__main__":
+    main()

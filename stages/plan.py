@@ -1,0 +1,32 @@
+"""Resolve params.yaml into one plan per row and per dataset.
+
+    python stages/plan.py
+
+Reads params.yaml. Writes plan/<row>.yaml and plan/<dataset>.yaml: the parameters after each
+mode's patch, every derived default written out. The other stages read these files only.
+"""
+
+from pathlib import Path
+
+import click
+
+from tamnas.fields import write_yaml
+from tamnas.params import load_params, resolve_all
+from tamnas.stage import one_line_errors
+
+
+def run(params: str = "params.yaml") -> None:
+    plans = resolve_all(load_params(params))
+    for name, plan in plans.items():
+        write_yaml(Path("plan") / f"{name}.yaml", plan.plain())
+        click.echo(f"plan/{name}.yaml")
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@one_line_errors
+def main() -> None:
+    run()
+
+
+if __name__ == "__main__":
+    main()

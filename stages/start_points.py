@@ -1,0 +1,41 @@
+"""Choose which subnets of a row's front are retrained, and with which weights they start.
+
+    python stages/start_points.py ROW
+
+Reads plan/ROW.yaml, the front and runs/ROW/joint.safetensors. Writes
+results/DATASET/select/ROW/selected.json (ids, architectures, inherited accuracies),
+runs/ROW/start-scratch.json (architectures alone) and runs/ROW/start-finetune.safetensors (the
+inherited weights, BatchNorm recalibrated): changed weights re-run no training from scratch.
+"""
+
+import click
+
+from tamnas import checkpoint
+from tamnas.compute import load_compute
+from tamnas.plan import load_row
+from tamnas.search import inherited_weights, load_context
+from tamnas.stage import one_line_errors, prepared, read_json, results, weights, write_json
+from tamnas.statistics import spread
+
+
+def run(row: str) -> None:
+    plan = load_row(row)
+    front = read_json(results(plan.dataset, "search", row) / "fronts.json")["front"]
+    chosen = [front[index] for index in spread(len(front), plan.retrain.max_subnets)]
+    context = load_context(plan, weights(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
+    start = {"networks": [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]}
+    write_json(weights(row, "start-scratch.json"), start)
+    checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited_weights(context, chosen), start)
+    write_json(results(plan.dataset, "select", row) / "selected.json", {"format": 1, "networks": chosen})
+    click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the front")
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.argument("row")
+@one_line_errors
+def main(row: str) -> None:
+    run(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Train one phase of a row's supernet with TRADES-YOPO: blocks first, then blocks and ratios.
+
+    python stages/supernet.py block ROW
+    python stages/supernet.py joint ROW
+
+Reads plan/ROW.yaml, the prepared data and, for the joint phase, the block weights. Writes
+runs/ROW/<phase>.safetensors (weights and momentum) and
+results/DATASET/supernet_<phase>/ROW/curve.csv.
+"""
+
+import click
+
+from tamnas import checkpoint, device
+from tamnas.compute import load_compute
+from tamnas.data import load_split
+from tamnas.plan import load_row
+from tamnas.stage import one_line_errors, prepared, results, stage_run, weights, write_csv
+from tamnas.supernet import supernet_tensors, train_phase
+from tamnas.training import Resume
+
+
+def run(phase: str, row: str) -> None:
+    plan, compute = load_row(row), load_compute()
+    data = prepared(plan.dataset)
+    start = weights(row, "block.safetensors") if phase == "joint" else None
+    supernet = plan.supernet.plain()
+    parameters = {
+        "stage": phase, "seed": plan.seed, "network": plan.network.plain(), "space": plan.space.plain(),
+        "supernet": [supernet[part] for part in ("attack", "resample_every", phase)],
+        "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
+    }  # fmt: skip
+    with stage_run(__file__, row, parameters, [data, *([start] if start else [])]) as store:
+        runtime = device.start(plan.numerics, compute.device)
+        resume = Resume(store.path("state"), compute.checkpoint_seconds)
+        trained, outcome = train_phase(plan, phase, load_split(data, "train", runtime.device), start, runtime, resume)
+        checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})
+        write_csv(results(plan.dataset, f"supernet_{phase}", row) / "curve.csv", outcome.history)
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.argument("phase", type=click.Choice(["block", "joint"]))
+@click.argument("row")
+@one_line_errors
+def main(phase: str, row: str) -> None:
+    run(phase, row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Where images come from: each source gives raw arrays, checked only for being readable."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+
+from tamnas.errors import InputError
+from tamnas.plan import Data
+
+MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Images (N, H, W, 3) uint8 in [0, levels] and labels (N,); `test` where the source has one."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    test: tuple[np.ndarray, np.ndarray] | None
+    levels: int
+    class_names: tuple[str, ...]
+
+
+def digits(name: str, data: Data) -> Raw:
+    """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.repeat(bunch.images.astype(np.uint8)[..., None], 3, axis=3)
+    return Raw(images, bunch.target.astype(np.int64), None, 16, tuple(map(str, bunch.target_names)))
+
+
+def npz(name: str, data: Data) -> Raw:
+    """A file with x_train, y_train and maybe x_test with y_test, and classes (their names).
+
+    x: (N, H, W, 3), (N, H, W, 1) or (N, H, W); uint8, or floats in [0, 1], which are rounded
+    to 8 bits.
+    """
+    path, where = Path(data.path), f"data.{name}: {data.path}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key in NPZ_KEYS}
+    except Exception as error:  # a damaged zip raises almost anything
+        raise InputError(f"{where}: cannot be read as npz without pickle ({error.__class__.__name__})") from None
+    for key in ("x_train", "y_train"):
+        if key not in arrays:
+            raise InputError(
+                f"{where}: has no array {key}; needed: x_train, y_train (and x_test, y_test for a test split)"
+            )
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise InputError(f"{where}: has only one of x_test and y_test; needed: both or none")
+    test = (_as_uint8(arrays["x_test"], f"{where}: x_test"), arrays["y_test"]) if "x_test" in arrays else None
+    names = arrays.get("classes", np.arange(data.classes))
+    if names.ndim != 1 or names.dtype.kind not in "Uiu":
+        raise InputError(
+            f"{where}: classes: {names.dtype} of shape {names.shape}; allowed: one text or integer per class"
+        )
+    return Raw(_as_uint8(arrays["x_train"], f"{where}: x_train"), arrays["y_train"], test, 255, tuple(map(str, names)))
+
+
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+
+
+def _as_uint8(x: np.ndarray, where: str) -> np.ndarray:
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise InputError(f"{where}: shape {x.shape}; allowed: (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
+    if np.issubdtype(x.dtype, np.floating):
+        if not np.isfinite(x).all():
+            raise InputError(f"{where}: holds NaN or infinite values")
+        if x.size and (x.min() < 0 or x.max() > 1):
+            raise InputError(f"{where}: float values from {x.min():.4g} to {x.max():.4g}; allowed: 0 to 1")
+        x = np.rint(x * 255).astype(np.uint8)
+    elif x.dtype != np.uint8:
+        raise InputError(f"{where}: dtype {x.dtype}; allowed: uint8, or floats in [0, 1]")
+    return np.repeat(x, 3, axis=3) if x.shape[3] == 1 else x
+
+
+def imagefolder(name: str, data: Data) -> Raw:
+    """A folder of one folder per class, or of `train/` and `test/` with those inside.
+
+    Images are cropped to the centre square and resized to `size` x `size`, as RGB.
+    """
+    root = Path(data.path)
+    if not root.is_dir():
+        raise InputError(f"data.{name}.path: {data.path}: is not a folder")
+    parts = [root / "train", root / "test"]
+    if not all(part.is_dir() for part in parts):
+        images, labels, classes = _read_folder(root, name, data)
+        return Raw(images, labels, None, 255, classes)
+    images, labels, classes = _read_folder(parts[0], name, data)
+    *test, test_classes = _read_folder(parts[1], name, data)
+    if test_classes != classes:
+        odd = min(set(classes) ^ set(test_classes))
+        raise InputError(f"data.{name}.path: {data.path}: class {odd!r} is in only one of train/ and test/")
+    return Raw(images, labels, tuple(test), 255, classes)
+
+
+def _read_folder(folder: Path, name: str, data: Data):
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    where, home = f"data.{name}.path: {folder}", folder.resolve()
+    try:
+        classes, indices = find_classes(folder)
+        samples = make_dataset(str(folder), indices, extensions=IMG_EXTENSIONS)
+    except OSError as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+    for path, label in samples:
+        if not Path(os.path.realpath(path)).is_relative_to(home / classes[label]):
+            raise InputError(f"{where}: {path} is a link out of the folder of its class")
+        if not os.path.isfile(path):
+            raise InputError(f"{where}: {path} is a broken link or no plain file")
+    images = np.stack([_read_image(path, data.size) for path, _ in samples])
+    return images, np.array([label for _, label in samples], dtype=np.int64), tuple(classes)
+
+
+def _read_image(path: str, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these at 255
+                raise InputError(f"{path}: pixels of mode {image.mode}; allowed: 8 bits a channel")
+            return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
+    except InputError:
+        raise
+    except Exception as error:  # a damaged image raises almost anything
+        raise InputError(f"{path}: is not a readable image ({error.__class__.__name__})") from None
+
+
+def cifar10(name: str, data: Data) -> Raw:
+    """torchvision's CIFAR-10; the archive is looked for in `path`, else downloaded there."""
+    from torchvision.datasets import CIFAR10
+
+    train, test = (_torchvision(partial(CIFAR10, train=part), name, data) for part in (True, False))
+    names = tuple(train.classes)
+    return Raw(train.data, np.array(train.targets), (test.data, np.array(test.targets)), 255, names)
+
+
+def svhn(name: str, data: Data) -> Raw:
+    """torchvision's SVHN, cropped digits, without `extra`."""
+    from torchvision.datasets import SVHN
+
+    train, test = (_torchvision(partial(SVHN, split=part), name, data) for part in ("train", "test"))
+    images, test_images = (np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)) for part in (train, test))
+    return Raw(images, train.labels, (test_images, test.labels), 255, tuple(map(str, range(10))))
+
+
+def _torchvision(make: Callable, name: str, data: Data):
+    """The dataset from files already in the folder, else after a download with checksum."""
+    folder = Path(data.path or f"data/raw/{name}")
+    try:
+        return make(root=folder, download=False)
+    except RuntimeError:  # torchvision's word for missing or altered files
+        pass
+    except Exception as error:
+        raise InputError(f"data.{name}: {folder}: is damaged ({error.__class__.__name__})") from None
+    try:
+        return make(root=folder, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise InputError(
+            f"data.{name}: {folder} holds no intact {data.source} archive and the download failed "
+            f"({error.__class__.__name__}); put {OFFICIAL[data.source]} there yourself"
+        ) from None
+
+
+OFFICIAL = {
+    "cifar10": "cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html",
+    "svhn": "train_32x32.mat and test_32x32.mat of http://ufldl.stanford.edu/housenumbers",
+}
+
+SOURCES: dict[str, Callable[[str, Data], Raw]] = {
+    "digits": digits,
+    "npz": npz,
+    "imagefolder": imagefolder,
+    "cifar10": cifar10,
+    "svhn": svhn,
+}

@@ -1,0 +1,49 @@
+"""Device and precision, decided once per process."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from tamnas.errors import InputError
+from tamnas.plan import Numerics
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where tensors live and in which precision networks run."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+
+    def autocast(self):
+        """For training passes; reported accuracies are computed outside, in float32."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+
+def start(numerics: Numerics, device: str = "auto") -> Runtime:
+    """Apply threads and determinism to this process and pick device and precision.
+
+    Raises InputError when a CUDA device is asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"compute.device is {device!r}: this machine has no CUDA device; allowed: auto, cpu")
+    if numerics.threads:
+        torch.set_num_threads(numerics.threads)
+    # Attacks count on gradients that repeat; cuBLAS needs its workspace fixed for that.
+    if numerics.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(numerics.deterministic)
+    precision = numerics.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.startswith("cuda") else "float32"
+    return Runtime(torch.device(device), torch.bfloat16 if precision == "bfloat16" else None)

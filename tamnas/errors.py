@@ -1,0 +1,13 @@
+"""Errors that a user can mend, told in one line.
+
+`InputError` means: what you gave is wrong (exit code 2, nothing was touched).
+`DivergenceError` means: training broke (exit code 1, the last good state is kept).
+"""
+
+
+class InputError(ValueError):
+    """A parameter, file or archive is not what it must be; the text is one line."""
+
+
+class DivergenceError(RuntimeError):
+    """The loss became NaN or infinite; the text names epoch and step."""

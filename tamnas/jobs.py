@@ -1,0 +1,92 @@
+"""Where independent jobs run: in this process, or in several local ones. Nothing else knows.
+
+A job is a module-level function of a JSON-able spec and a context (data, supernet, ...) that
+each worker loads once. Its result must not depend on where or in which order it ran.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tamnas.compute import Compute
+
+log = logging.getLogger(__name__)
+
+
+class Jobs:
+    """Runs jobs over one context; use as a context manager. Workers start with the first use.
+
+    `load_context` must be picklable (a module-level function or a `functools.partial` of one).
+    """
+
+    def __init__(self, load_context: Callable[[], Any], compute: Compute):
+        self._load_context, self._compute = load_context, compute
+        self._pool: ProcessPoolExecutor | None = None
+        self._context: Any = None
+
+    def __enter__(self) -> "Jobs":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def run_jobs(self, function: Callable[[Any, Any], Any], specs: Sequence) -> Iterator[tuple[int, Any]]:
+        """Yields (index, function(spec, context)) as jobs finish, in any order.
+
+        A job's exception ends the run and is raised here; jobs that finished were yielded.
+        """
+        if self._pool is None and (self._compute.engine == "inline" or min(len(specs), self._compute.workers) <= 1):
+            for index, spec in enumerate(specs):
+                yield index, function(spec, self.context)
+            return
+        futures = {self._start().submit(_run, function, spec): index for index, spec in enumerate(specs)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise RuntimeError("a worker process was killed (out of memory?); run again to go on") from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    @property
+    def context(self):
+        """The context in this process, loaded on first use."""
+        if self._context is None:
+            self._context = self._load_context()
+        return self._context
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Fresh interpreters: a fork would inherit torch's thread pools in an unknown state.
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._compute.workers, spawn, _initialise, (self._load_context,))
+        return self._pool
+
+
+_worker_context: Any = None
+
+
+def _initialise(load_context: Callable[[], Any]) -> None:
+    global _worker_context
+    # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_driver, daemon=True).start()
+    _worker_context = load_context()
+
+
+def _die_with_driver() -> None:
+    """A driver that is killed outright cannot end its workers: they end themselves."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run(function, spec):
+    return function(spec, _worker_context)

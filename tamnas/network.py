@@ -1,0 +1,150 @@
+"""Subnets, the supernet, and the one way weights and momentum move between them.
+
+A `Subnet` is a standalone network at its own size. The `Supernet` holds every block of every
+layer at the largest ratio; a subnet's tensor is the leading slice `[:c_out, :c_in]` of the
+supernet's tensor of the same name (paper, Section III-E1, read as slicing: docs/reading.md).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tamnas.blocks import ACTIVATIONS, SqueezeExcite, choice_block, initialise
+from tamnas.space import Architecture, SearchSpace
+
+
+class Head(nn.Module):
+    """Table I from the last choice block on: 1x1 conv, pooling, SE stage, 1x1 conv, classes."""
+
+    def __init__(self, space: SearchSpace, act_layer=nn.ReLU):
+        super().__init__()
+        conv, hidden, out = space.head
+        self.conv = nn.Conv2d(space.layers[-1].cout, conv, 1, bias=False)
+        self.norm = nn.BatchNorm2d(conv)
+        self.act = act_layer()
+        self.hidden = nn.Conv2d(conv, hidden, 1)
+        self.gate = SqueezeExcite(hidden, act_layer)
+        self.out = nn.Conv2d(hidden, out, 1)
+        self.classes = nn.Linear(out, space.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv(x))).mean((2, 3), keepdim=True)
+        x = self.gate(self.act(self.hidden(x)))
+        return self.classes(self.act(self.out(x)).flatten(1))
+
+
+class Rest(nn.Module):
+    """Everything behind the stem convolution."""
+
+    def __init__(self, space: SearchSpace, arch: Architecture, act_layer):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(space.stem_channels)
+        self.act = act_layer()
+        genes = zip(space.layers, arch.blocks, arch.ratios, strict=True)
+        self.layers = nn.Sequential(*(choice_block(*gene, act_layer) for gene in genes))
+        self.head = Head(space, act_layer)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.head(self.layers(self.act(self.norm(h))))
+
+
+class Subnet(nn.Module):
+    """One architecture as a standalone network; (N, 3, H, W) in [0, 1] -> (N, classes) logits.
+
+    `generator` initialises the weights; without one they are torch's defaults.
+    Raises InputError if `arch` is not legal in `space`.
+    """
+
+    def __init__(self, space: SearchSpace, arch: Architecture, generator: torch.Generator | None = None):
+        super().__init__()
+        self.space, self.arch = space, space.require_legal(arch)
+        act_layer = ACTIVATIONS[space.activation]
+        self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
+        self.rest = Rest(space, arch, act_layer)
+        if generator is not None:
+            initialise(self, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first_layer(x))
+
+
+class Supernet(nn.Module):
+    """All blocks of all layers at the largest ratio, with room for each weight's momentum.
+
+    Momentum lives here between visits to a path, so that weights off the path rest.
+    """
+
+    def __init__(self, space: SearchSpace, generator: torch.Generator | None = None):
+        super().__init__()
+        self.space = space
+        act_layer = ACTIVATIONS[space.activation]
+        first = Architecture(
+            tuple(space.allowed_blocks(i)[0] for i in range(len(space.layers))),
+            (space.max_ratio,) * len(space.layers),
+        )
+        self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
+        self.rest = Rest(space, first, act_layer)
+        self.rest.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {str(block): choice_block(layer, block, space.max_ratio, act_layer) for block in space.allowed_blocks(i)}
+            )
+            for i, layer in enumerate(space.layers)
+        )
+        if generator is not None:
+            initialise(self, generator)
+        self.momentum = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
+        self._tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+
+    def slices(self, subnet: nn.Module, arch: Architecture) -> Iterator[tuple[str, str, tuple[slice, ...]]]:
+        """(subnet's tensor name, supernet's tensor name, index) along the path of `arch`."""
+        for name, tensor in subnet.state_dict(keep_vars=True).items():
+            yield name, self._home(name, arch), tuple(slice(0, n) for n in tensor.shape)
+
+    @staticmethod
+    def _home(name: str, arch: Architecture) -> str:
+        if not name.startswith("rest.layers."):
+            return name
+        layer, _, inside = name.removeprefix("rest.layers.").partition(".")
+        return f"rest.layers.{layer}.{arch.blocks[int(layer)]}.{inside}"
+
+    @torch.no_grad()
+    def extract(self, arch: Architecture, optimiser_for=None):
+        """A standalone copy of the path of `arch`, in the supernet's mode and on its device.
+
+        With `optimiser_for` (a function from parameters to an SGD optimiser) also an optimiser
+        that goes on with the path's momentum: returns (subnet, optimiser).
+        """
+        subnet = Subnet(self.space, arch).to(self.first_layer.weight.device).train(self.training)
+        tensors = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
+        for name, home, index in self.slices(subnet, arch):
+            tensors[name].copy_(self._tensors[home][index])
+        if optimiser_for is None:
+            return subnet
+        optimiser = optimiser_for(list(subnet.parameters()))
+        for name, home, index in self.slices(subnet, arch):
+            if home in self.momentum:
+                optimiser.state[tensors[name]]["momentum_buffer"] = self.momentum[home][index].clone()
+        return subnet, optimiser
+
+    @torch.no_grad()
+    def absorb(self, subnet: Subnet, optimiser=None) -> None:
+        """Write a subnet's weights and buffers (and its optimiser's momentum) back to its path."""
+        tensors = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
+        for name, home, index in self.slices(subnet, subnet.arch):
+            self._tensors[home][index] = tensors[name]
+            if optimiser is not None and home in self.momentum:
+                self.momentum[home][index] = optimiser.state[tensors[name]]["momentum_buffer"]
+
+    def forward(self, x: Tensor, arch: Architecture) -> Tensor:
+        """The path of `arch` in place: gradients and BatchNorm statistics reach the supernet."""
+        subnet = Subnet(self.space, arch).train(self.training)
+        views = {name: self._tensors[home][index] for name, home, index in self.slices(subnet, arch)}
+        return torch.func.functional_call(subnet, views, (x,))
+
+    def _apply(self, fn, *args, **kwargs):
+        # nn.Module moves buffers by replacing them; keep our own tables in step.
+        super()._apply(fn, *args, **kwargs)
+        self.momentum = {name: fn(tensor) for name, tensor in self.momentum.items()}
+        self._tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        return self

@@ -1,0 +1,356 @@
+"""`params.yaml`: reading, validating, merging modes, and resolving into plans.
+
+Nothing here needs torch, so that bad input answers at once.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tamnas import plan as plans
+from tamnas.compute import Compute
+from tamnas.errors import InputError
+from tamnas.fields import PixelFraction, Section, read_yaml, validated
+from tamnas.plan import Count, Name, Positive, Share
+from tamnas.sampling import require_feasible
+from tamnas.space import SearchSpace
+
+# Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (design section 11).
+STEPS_TO_M_N = {1: (1, 2), 2: (2, 2), 5: (3, 2), 10: (5, 3)}
+
+
+class Row(Section):
+    dataset: Name
+    mode: Name
+
+
+class Run(Section):
+    datasets: tuple[Name, ...] = Field(min_length=1)
+    rows: dict[Name, Row] = Field(min_length=1)
+
+
+class Yopo(Section):
+    m: Positive
+    n: Positive
+    step_size: PixelFraction | None = None
+    bn: Literal["eval", "batch"] | None = None
+
+
+class TrainingAttack(Section):
+    eps: PixelFraction
+    attack_steps: Literal[1, 2, 5, 10] | None = None
+    yopo: Yopo | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.attack_steps is None) == (self.yopo is None):
+            raise ValueError("set exactly one of attack_steps and yopo")
+        return self
+
+
+class Recipe(plans.Optimiser):
+    epochs: Positive
+    schedule: plans.ScheduleShape
+
+
+class RetrainRecipe(Recipe):
+    attack: TrainingAttack | None = None
+
+
+class BaselineRecipe(Recipe):
+    attack: TrainingAttack
+
+
+class BlockPhase(Section):
+    epochs: Positive
+    budget: plans.Budget | None = None
+    milestones: tuple[Positive, ...] = ()
+
+
+class JointPhase(BlockPhase):
+    open_ratios: plans.OpenRatios
+
+
+class SupernetSchedule(Section):
+    """`span: phase` restarts schedule and momentum with the joint phase, `both` runs on."""
+
+    kind: Literal["milestones", "cosine"]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup: Count = 0
+    span: Literal["phase", "both"] = "phase"
+
+
+class Supernet(TrainingAttack, plans.Optimiser):
+    lam: Annotated[float, Field(gt=0)] = 1.0
+    resample_every: plans.ResampleEvery
+    schedule: SupernetSchedule
+    block: BlockPhase
+    joint: JointPhase
+
+
+class PgdParams(Section):
+    """`eps` null: the supernet's; `step_size` null: eps / 4."""
+
+    eps: PixelFraction | None = None
+    steps: Positive
+    step_size: PixelFraction | None = None
+
+
+class Search(plans.Nsga2):
+    attack: PgdParams
+
+
+class ReferencePgd(Section):
+    eps: PixelFraction
+    steps: Positive
+    step_size: PixelFraction | None = None
+
+
+class ValidationParams(Section):
+    attack: ReferencePgd
+    start: Share = 0.0
+
+
+class Retrain(Section):
+    max_subnets: Positive | None = None
+    validation: ValidationParams
+    scratch: RetrainRecipe
+    finetune: RetrainRecipe
+
+
+class Legonet(Section):
+    top: Positive
+    pooled_mode: dict[Name, Name] = {}
+
+
+class Baselines(Section):
+    names: tuple[Literal[plans.BASELINES], ...] = ()
+    training: BaselineRecipe
+
+
+class Base(Section):
+    """Everything that a mode may patch."""
+
+    seed: Count
+    data: dict[Name, plans.Data] = Field(min_length=1)
+    network: plans.Network
+    space: plans.Space
+    supernet: Supernet
+    search: Search
+    retrain: Retrain
+    eval: plans.Eval
+    legonet: Legonet
+    baselines: Baselines
+    numerics: plans.Numerics
+    compute: Compute = Compute()
+
+
+class Params(Base):
+    """A whole `params.yaml`, and every row's parameters after its mode's patch."""
+
+    run: Run
+    modes: dict[Name, dict[str, Any]]
+
+    def row(self, name: str) -> Base:
+        """The parameters of one row: its mode merged over the base. Raises InputError."""
+        mode = self.run.rows[name].mode
+        raw = {key: value for key, value in self.plain().items() if key not in ("run", "modes")}
+        return validated(Base, merge(raw, self.modes[mode]), f"params.yaml: modes.{mode}")
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and validate a parameter file and all plans that follow from it. Raises InputError."""
+    return parse_params(read_yaml(path), str(path))
+
+
+def parse_params(raw: dict, source: str = "params.yaml") -> Params:
+    """As `load_params`, from a mapping."""
+    params = validated(Params, raw, source)
+    for dataset in params.run.datasets:
+        if dataset not in params.data:
+            raise InputError(f"{source}: run.datasets: {dataset!r} is not in data ({_names(params.data)})")
+    for name, row in params.run.rows.items():
+        if row.dataset not in params.run.datasets:
+            raise InputError(f"{source}: run.rows.{name}.dataset is {row.dataset!r}; allowed: {_names(params.run.datasets)}")
+        if row.mode not in params.modes:
+            raise InputError(f"{source}: run.rows.{name}.mode is {row.mode!r}; allowed: {_names(params.modes)}")
+        if name in params.run.datasets:
+            raise InputError(f"{source}: run.rows.{name}: a row may not be named like a dataset")
+    for dataset, mode in params.legonet.pooled_mode.items():
+        if mode not in params.modes:
+            raise InputError(f"{source}: legonet.pooled_mode.{dataset} is {mode!r}; allowed: {_names(params.modes)}")
+    for dataset in params.run.datasets:
+        if not any(row.dataset == dataset for row in params.run.rows.values()):
+            raise InputError(f"{source}: run.rows: no row uses the dataset {dataset!r} of run.datasets")
+    _refuse_twins({name: resolve_row(params, name) for name in params.run.rows}, source)
+    return params
+
+
+def merge(base: dict, patch: dict) -> dict:
+    """Deep merge. A patch that sets one of `attack_steps` and `yopo` clears the base's other."""
+    merged = dict(base)
+    for key, other in (("attack_steps", "yopo"), ("yopo", "attack_steps")):
+        if patch.get(key) is not None and patch.get(other) is None and other in merged:
+            merged[other] = None
+    for key, value in patch.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def resolve_all(params: Params) -> dict[str, Section]:
+    """Every plan, by the name of its file: one per row, one per dataset."""
+    rows = {name: resolve_row(params, name) for name in params.run.rows}
+    return rows | {dataset: _resolve_dataset(params, dataset, rows) for dataset in params.run.datasets}
+
+
+def resolve_row(params: Params, name: str) -> plans.RowPlan:
+    """Every derived default of one row, written out. Raises InputError."""
+    row, base = params.run.rows[name], params.row(name)
+    source = f"params.yaml: modes.{row.mode}"
+    supernet, search = base.supernet, base.search
+    per_step = supernet.resample_every.steps is not None
+    attack = _attack(supernet, supernet.lam, "batch" if per_step else "eval", supernet.yopo and supernet.yopo.bn)
+    trained = attack.model_copy(update={"bn": "eval"})
+    raw = {
+        "row": name, "dataset": row.dataset, "mode": row.mode, "seed": base.seed,
+        "data": base.data[row.dataset].plain(),
+        "network": base.network.plain(),
+        "space": base.space.plain(),
+        "supernet": {
+            "attack": attack.plain(),
+            "resample_every": supernet.resample_every.plain(),
+            **_phases(supernet),
+        },
+        "search": search.plain() | {"attack": _pgd(search.attack, supernet.eps)},
+        "retrain": {
+            "max_subnets": base.retrain.max_subnets,
+            "bn_calibration_images": search.bn_calibration_images,
+            "validation": _validation(base),
+            "scratch": _training(base.retrain.scratch, trained),
+            "finetune": _training(base.retrain.finetune, trained),
+        },
+        "eval": base.eval.plain(),
+        "legonet": {"top": base.legonet.top},
+        "numerics": base.numerics.plain(),
+    }  # fmt: skip
+    plan = validated(plans.RowPlan, raw, source)
+    _require_budgets(plan, source)
+    return plan
+
+
+def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan]) -> plans.DatasetPlan:
+    own = {name: plan for name, plan in rows.items() if plan.dataset == dataset}
+    mode = params.legonet.pooled_mode.get(dataset) or next(iter(own.values())).mode
+    model = next((plan for plan in own.values() if plan.mode == mode), None)
+    if model is None:
+        # The mode that shapes the pooled Lego-Net need not be a row of this dataset.
+        probe = params.model_copy(update={"run": Run(datasets=(dataset,), rows={"pooled": Row(dataset=dataset, mode=mode)})})
+        model = resolve_row(probe, "pooled")
+    baselines = params.baselines
+    raw = {
+        "dataset": dataset, "seed": params.seed,
+        "data": params.data[dataset].plain(),
+        "space": params.space.plain(),
+        "pooled": {
+            "rows": list(own), "mode": mode,
+            "network": model.network.plain(),
+            "training": model.retrain.scratch.plain(),
+        },
+        "legonet": {"top": params.legonet.top},
+        "validation": _validation(params),
+        "baselines": {
+            "names": list(baselines.names),
+            "training": _training(baselines.training, None),
+        },
+        "eval": params.eval.plain(),
+        "numerics": params.numerics.plain(),
+    }  # fmt: skip
+    plan = validated(plans.DatasetPlan, raw, "params.yaml")
+    depths = {name: sum(row.network.repeats) for name, row in own.items()}
+    if len({*depths.values(), sum(model.network.repeats)}) > 1:
+        raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
+    return plan
+
+
+def _attack(given: TrainingAttack, lam: float, bn: str, forced_bn: str | None = None) -> plans.Attack:
+    m, n = (given.yopo.m, given.yopo.n) if given.yopo else STEPS_TO_M_N[given.attack_steps]
+    # At least eps / 4, and long enough that m * n steps can reach the border (design section 11).
+    step = max(given.eps / 4, Fraction(5, 4) * given.eps / (m * n))
+    if given.yopo and given.yopo.step_size:
+        step = given.yopo.step_size
+    return plans.Attack(eps=given.eps, step_size=min(step, Fraction(1)), m=m, n=n, bn=forced_bn or bn, lam=lam)
+
+
+def _phases(supernet: Supernet) -> dict:
+    both = supernet.schedule.span == "both"
+    recipe = {key: getattr(supernet, key) for key in plans.Optimiser.model_fields}
+    total = supernet.block.epochs + supernet.joint.epochs
+
+    def phase(part: BlockPhase, start: int) -> dict:
+        schedule = supernet.schedule.plain() | {"milestones": list(part.milestones)}
+        del schedule["span"]
+        schedule |= {"start": start, "total": total} if both else {"start": 0, "total": part.epochs}
+        return {"recipe": recipe | {"epochs": part.epochs, "schedule": schedule}, "budget": part.budget}
+
+    joint = phase(supernet.joint, supernet.block.epochs if both else 0)
+    return {
+        "block": phase(supernet.block, 0),
+        "joint": joint | {"keep_momentum": both, "open_ratios": supernet.joint.open_ratios.plain()},
+    }
+
+
+def _pgd(given: PgdParams | ReferencePgd, default_eps: Fraction | None) -> dict:
+    eps = given.eps or default_eps
+    return plans.Pgd(eps=eps, steps=given.steps, step_size=given.step_size or eps / 4).plain()
+
+
+def _validation(base: Base) -> dict:
+    validation = base.retrain.validation
+    return {"attack": _pgd(validation.attack, None), "start": validation.start}
+
+
+def _training(recipe: RetrainRecipe | BaselineRecipe, default: plans.Attack | None) -> dict:
+    given = recipe.attack
+    attack = _attack(given, default.lam if default else 1.0, "eval", given.yopo and given.yopo.bn) if given else default
+    plain = {key: value for key, value in recipe.plain().items() if key != "attack"}
+    return {"recipe": plain, "attack": attack.plain()}
+
+
+def _require_budgets(plan: plans.RowPlan, source: str) -> None:
+    try:
+        space = SearchSpace.from_params(plan)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    first = min(plan.supernet.joint.open_ratios.first, len(space.ratios))
+    for name, budget, ratios in (
+        ("supernet.block.budget", plan.supernet.block.budget, space.ratios[-1:]),
+        ("supernet.joint.budget", plan.supernet.joint.budget, space.ratios[-first:]),
+        ("search.budget", plan.search.budget, None),
+    ):
+        require_feasible(space, budget, ratios, f"{source}: {name}")
+
+
+def _refuse_twins(rows: dict[str, plans.RowPlan], source: str) -> None:
+    """Only m and n * step_size of the supernet's attack matter: equal ones are one experiment."""
+    seen: dict[str, str] = {}
+    for name, plan in rows.items():
+        raw = plan.plain()
+        for key in ("row", "mode"):
+            del raw[key]
+        for part in (raw["supernet"], raw["retrain"]["scratch"], raw["retrain"]["finetune"]):
+            attack = validated(plans.Attack, part["attack"], source)
+            part["attack"] = str((attack.eps, attack.m, attack.n * attack.step_size, attack.bn, attack.lam))
+        key = repr(raw)
+        if key in seen:
+            raise InputError(
+                f"{source}: run.rows.{name} is the same experiment as {seen[key]}: "
+                "same dataset, eps, m, n * step_size, width and all else"
+            )
+        seen[key] = name
+
+
+def _names(names) -> str:
+    return ", ".join(map(str, names))

@@ -1,0 +1,330 @@
+"""The resolved plan of a row or a dataset: every derived default written out.
+
+`python stages/plan.py` writes one YAML file per row and dataset; the other stages read
+these files only, and DVC tracks their keys. Nothing here needs torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tamnas.errors import InputError
+from tamnas.fields import FORMAT, PixelFraction, Section, read_yaml, validated
+from tamnas.space import BLOCKS
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Budget = tuple[Count | None, Count | None]
+# Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+BASELINES = ("resnet20",)
+
+
+class Augment(Section):
+    pad: Annotated[int, Field(ge=0, le=16)] = 0
+    flip: bool = False
+
+
+class Data(Section):
+    """Where images come from and how they are split; sizes in images, `size` in pixels."""
+
+    source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
+    path: str | None = None
+    url: str | None = None
+    classes: Annotated[int, Field(ge=2)] = 10
+    size: Annotated[int, Field(ge=4, le=512)] = 32
+    train: Positive | None = None
+    validation: Positive
+    test: Positive | None = None
+    split_seed: Count = 0
+    merge_validation: bool = False
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.source in ("npz", "imagefolder") and not self.path:
+            raise ValueError(f"path: is missing; the source {self.source} needs one")
+        if self.source == "digits" and self.test is None:
+            raise ValueError("test: is missing; the digits have no test split of their own")
+        return self
+
+
+class Head(Section):
+    conv: Positive
+    hidden: Annotated[int, Field(ge=4)]
+    out: Positive
+
+
+class Network(Section):
+    stem_channels: Positive
+    channels: tuple[Positive, ...] = Field(min_length=1)
+    repeats: tuple[Positive, ...] = Field(min_length=1)
+    strides: tuple[Literal[1, 2], ...] = Field(min_length=1)
+    head: Head
+    activation: Literal["relu", "silu"] = "relu"
+    width: Annotated[float, Field(gt=0, le=16)] = 1
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not len(self.channels) == len(self.repeats) == len(self.strides):
+            raise ValueError("channels, repeats and strides must have one entry per stage each")
+        return self
+
+
+class Space(Section):
+    blocks: tuple[Annotated[int, Field(ge=0, lt=len(BLOCKS))], ...] = Field(min_length=1)
+    ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(set(self.blocks)) != len(self.blocks) or len(set(self.ratios)) != len(self.ratios):
+            raise ValueError("blocks and ratios must not repeat")
+        return self
+
+
+class ScheduleShape(Section):
+    """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`."""
+
+    kind: Literal["milestones", "cosine"]
+    milestones: tuple[Positive, ...] = ()
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup: Count = 0
+
+
+class Schedule(ScheduleShape):
+    """Learning rate over epochs; a phase covers `start` to `start + epochs` of `total`."""
+
+    start: Count = 0
+    total: Positive | None = None
+
+
+class Optimiser(Section):
+    """SGD with momentum; `clip_norm` is the largest gradient norm, null for no clipping."""
+
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class Recipe(Optimiser):
+    """How one network (or one supernet phase) is trained."""
+
+    epochs: Positive
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def _check(self):
+        milestones, end = self.schedule.milestones, self.schedule.total or self.epochs
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError("schedule.milestones must increase")
+        if milestones and milestones[-1] >= end:
+            raise ValueError(f"schedule.milestones: {milestones[-1]} is past the last epoch, {end - 1}")
+        if self.schedule.kind == "cosine" and milestones:
+            raise ValueError("schedule.milestones: a cosine schedule has none")
+        if self.schedule.warmup >= end:
+            raise ValueError(f"schedule.warmup: {self.schedule.warmup} must be below the {end} epochs")
+        return self
+
+
+class Attack(Section):
+    """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
+
+    eps: PixelFraction
+    step_size: PixelFraction
+    m: Positive
+    n: Positive
+    bn: Literal["eval", "batch"] = "eval"
+    lam: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Pgd(Section):
+    eps: PixelFraction
+    step_size: PixelFraction
+    steps: Positive
+
+    @property
+    def text(self) -> str:
+        return f"PGD-{self.steps} at {self.model_dump()['eps']}"
+
+
+class ResampleEvery(Section):
+    epochs: Positive | None = None
+    steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("resample_every: set exactly one of epochs and steps")
+        return self
+
+
+class OpenRatios(Section):
+    first: Positive
+    after: Count
+    every: Positive
+
+
+class BlockPhase(Section):
+    recipe: Recipe
+    budget: Budget | None
+
+
+class JointPhase(BlockPhase):
+    keep_momentum: bool
+    open_ratios: OpenRatios
+
+
+class SupernetPlan(Section):
+    attack: Attack
+    resample_every: ResampleEvery
+    block: BlockPhase
+    joint: JointPhase
+
+
+class Nsga2(Section):
+    """The search; `stagnation` generations without hypervolume gain end it, null for never."""
+
+    population: Annotated[int, Field(ge=2)]
+    offspring: Positive
+    generations: Positive
+    tournament: Annotated[int, Field(ge=2)]
+    mutation_probability: Share
+    mutation_unit: Literal["gene", "individual"] = "gene"
+    crossover_probability: Share
+    budget: Budget | None = None
+    bn_calibration_images: Count
+    stagnation: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.tournament > self.population:
+            raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
+        return self
+
+
+class Search(Nsga2):
+    attack: Pgd
+
+
+class Validation(Section):
+    """The reference attack on validation images; PGD from `start` x epochs on, clean in every epoch."""
+
+    attack: Pgd
+    start: Share
+
+
+class Training(Section):
+    recipe: Recipe
+    attack: Attack
+
+
+class RetrainPlan(Section):
+    max_subnets: Positive | None
+    bn_calibration_images: Count
+    validation: Validation
+    scratch: Training
+    finetune: Training
+
+
+class Cell(Section):
+    eps: PixelFraction
+    steps: Positive
+
+
+class Eval(Section):
+    """The grid of PGD attacks on test images; step size eps / `step_divisor`."""
+
+    eps: tuple[PixelFraction, ...] = Field(min_length=1)
+    steps: tuple[Positive, ...] = Field(min_length=1)
+    final: tuple[Cell, ...] = ()
+    step_divisor: Annotated[float, Field(gt=0)] = 4.0
+    success: Literal["any", "last"]
+    weights: Literal["best", "last"]
+
+
+class Numerics(Section):
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Positive | None
+    deterministic: bool
+
+
+class Lego(Section):
+    top: Positive
+
+
+class RowPlan(Section):
+    """All that the stages of one row (one mode on one dataset) need."""
+
+    format: Literal[1] = FORMAT
+    row: Name
+    dataset: Name
+    mode: Name
+    seed: Count
+    data: Data
+    network: Network
+    space: Space
+    supernet: SupernetPlan
+    search: Search
+    retrain: RetrainPlan
+    eval: Eval
+    legonet: Lego
+    numerics: Numerics
+
+
+class Pooled(Section):
+    """Lego-Net over all rows of a dataset (Tables VIII to X)."""
+
+    rows: tuple[Name, ...] = Field(min_length=1)
+    mode: Name
+    network: Network
+    training: Training
+
+
+class BaselinesPlan(Section):
+    names: tuple[Literal[BASELINES], ...] = ()
+    training: Training
+
+
+class DatasetPlan(Section):
+    """All that the stages of one dataset need: pooled Lego-Net, baselines, evaluation."""
+
+    format: Literal[1] = FORMAT
+    dataset: Name
+    seed: Count
+    data: Data
+    space: Space
+    pooled: Pooled
+    legonet: Lego
+    validation: Validation
+    baselines: BaselinesPlan
+    eval: Eval
+    numerics: Numerics
+
+    @property
+    def network(self) -> Network:
+        """The geometry of the dataset's pooled Lego-Net."""
+        return self.pooled.network
+
+
+def load_row(row: str, folder: Path | str = "plan") -> RowPlan:
+    """The plan of one row. Raises InputError."""
+    return _load(RowPlan, row, folder)
+
+
+def load_dataset(dataset: str, folder: Path | str = "plan") -> DatasetPlan:
+    """The plan of one dataset. Raises InputError."""
+    return _load(DatasetPlan, dataset, folder)
+
+
+def _load(kind, name: str, folder):
+    path = Path(folder) / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path}: no such plan; `dvc repro plan` or `python stages/plan.py` writes it")
+    raw = read_yaml(path)
+    if raw.get("format") != FORMAT:
+        raise InputError(f"{path}: format {raw.get('format')!r}; this tamnas reads {FORMAT}: run the plan stage again")
+    return validated(kind, raw, str(path))

@@ -1,0 +1,41 @@
+"""Progress with the time left and the figures that matter; plain lines where there is no terminal."""
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+LINE_SECONDS = 15  # between plain lines
+
+
+class Progress:
+    """Counts `total` units of `what`; use as a context manager and call `step`."""
+
+    def __init__(self, what: str, total: int, done: int = 0, show: bool = True):
+        self.what, self.total, self.done, self.show = what, total, done, show
+        self._bar = tqdm(total=total, initial=done, desc=what) if show and sys.stderr.isatty() else None
+        self._start, self._first, self._last = time.monotonic(), done, 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, **figures) -> None:
+        """One more unit is done; `figures` are shown beside it, floats as percentages' digits."""
+        self.done += 1
+        shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update()
+        elif self.show:
+            now = time.monotonic()
+            if now - self._last >= LINE_SECONDS or self.done == self.total:
+                self._last = now
+                left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
+                text = ", ".join(f"{key} {value}" for key, value in shown.items())
+                log.info("%s: %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f" ({text})" if text else "")

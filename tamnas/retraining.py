@@ -1,0 +1,177 @@
+"""Training standalone networks, many at a time: retraining, Lego-Net, baselines.
+
+A network is described by a JSON-able spec (`NetworkSpec.plain()`); a job trains one and leaves
+its weights in the stage's checkpoint folder, so that a finished network is never trained twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tamnas import checkpoint, device
+from tamnas.baselines import baseline
+from tamnas.data import Split, load_split
+from tamnas.evaluation import Validator
+from tamnas.fields import FORMAT
+from tamnas.jobs import Jobs
+from tamnas.network import Subnet
+from tamnas.compute import Compute
+from tamnas.plan import Augment, Numerics, Training, Validation
+from tamnas.progress import Progress
+from tamnas.seeding import torch_generator
+from tamnas.space import Architecture, SearchSpace
+from tamnas.stage import write_csv, write_json
+from tamnas.training import Resume, Single, train
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: a subnet's architecture, or a baseline."""
+
+    id: str
+    architecture: Architecture | None = None
+    baseline: str | None = None
+
+    def plain(self) -> dict:
+        arch = self.architecture.plain() if self.architecture else None
+        return {"id": self.id, "architecture": arch, "baseline": self.baseline}
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> "NetworkSpec":
+        arch = plain["architecture"]
+        return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
+
+    def build(self, space: SearchSpace, generator: torch.Generator | None = None) -> nn.Module:
+        if self.architecture is not None:
+            return Subnet(space, self.architecture, generator)
+        return baseline(self.baseline, space.num_classes, generator)
+
+    @property
+    def identity(self) -> str:
+        """What random numbers derive from: the network itself, not its place in a list."""
+        return str(self.architecture) if self.architecture else self.baseline
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training job needs beside its spec; loaded once per worker."""
+
+    space: SearchSpace
+    train: Split
+    validation: Split
+    training: Training
+    reference: Validation
+    augment: Augment
+    runtime: device.Runtime
+    folder: Path
+    checkpoint_seconds: float
+    key: tuple
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A list of networks to train alike. `key` opens every job's random key; all fields picklable."""
+
+    key: tuple
+    space: SearchSpace
+    data: Path
+    training: Training
+    reference: Validation
+    augment: Augment
+    numerics: Numerics
+    compute: Compute
+    folder: Path
+
+    def context(self) -> TrainingContext:
+        runtime = device.start(self.numerics, self.compute.device)
+        return TrainingContext(
+            self.space, load_split(self.data, "train", runtime.device),
+            load_split(self.data, "validation", runtime.device), self.training, self.reference,
+            self.augment, runtime, self.folder, self.compute.checkpoint_seconds, self.key,
+        )  # fmt: skip
+
+
+def train_network(spec: dict, context: TrainingContext) -> dict:
+    """A job: train one network, write `<id>.safetensors` into the folder, return its record.
+
+    `spec` is a NetworkSpec's plain form; with an `inherited` path, training starts from the
+    weights stored there under the network's id.
+    """
+    network = NetworkSpec.from_plain(spec)
+    finished = context.folder / f"{network.id}.safetensors"
+    if finished.exists():
+        return checkpoint.load(finished)[1]["record"]
+    key = (*context.key, network.identity)
+    model = network.build(context.space, torch_generator(*key, "weights"))
+    if spec.get("inherited"):
+        stored, _ = checkpoint.load(Path(spec["inherited"]))
+        prefix = f"{network.id}."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    model = model.to(context.runtime.device, memory_format=context.runtime.memory_format)
+    recipe = context.training.recipe
+    with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
+        outcome = train(
+            Single(model, recipe), context.train, recipe=recipe, attack=context.training.attack,
+            augment=context.augment, key=key, runtime=context.runtime,
+            validate=Validator(context.validation, context.reference, recipe.epochs, key),
+            resume=Resume(context.folder / f"{network.id}.state.safetensors", context.checkpoint_seconds),
+            progress=progress,
+        )  # fmt: skip
+    last, best = outcome.history[-1], outcome.history[outcome.best_epoch]
+    record = {
+        **network.plain(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": recipe.epochs,
+        **{
+            name: {"epoch": row["epoch"], "clean": row["validation_clean"], "robust": row["validation_robust"]}
+            for name, row in (("last", last), ("best", best))
+        },
+    }
+    tensors = {f"last.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
+    checkpoint.write_weights(finished, tensors, {"record": record, "history": outcome.history})
+    return record
+
+
+def train_networks(task: TrainingTask, specs: Sequence[dict], what: str) -> dict:
+    """Train all `specs`; the result (JSON-able) lists their records in the order given."""
+    records: dict[int, dict] = {}
+    if len(specs) == 1:
+        specs = [{**specs[0], "alone": True}]
+    with Jobs(partial(TrainingTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
+        for index, record in jobs.run_jobs(train_network, specs):
+            records[index] = record
+            progress.step(network=record["id"], clean=record["last"]["clean"], robust=record["last"]["robust"])
+    return {"format": FORMAT, "networks": [records[index] for index in range(len(specs))]}
+
+
+def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weights: Path, results: Path) -> None:
+    """Train all `specs` and write a stage's outputs.
+
+    `weights` gets one file per network; `results` gets validation.json (their records) and
+    curves.csv (one row per network and epoch).
+    """
+    trained = train_networks(task, specs, what)
+    rows = []
+    weights.mkdir(parents=True, exist_ok=True)
+    for record in trained["networks"]:
+        tensors, meta = checkpoint.load(task.folder / f"{record['id']}.safetensors")
+        checkpoint.write_weights(weights / f"{record['id']}.safetensors", tensors, {"record": meta["record"]})
+        rows += [{"network": record["id"], **row} for row in meta["history"]]
+    write_csv(results / "curves.csv", rows)
+    write_json(results / "validation.json", trained)
+
+
+def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.Runtime) -> tuple[nn.Module, dict]:
+    """A trained network with its `best` or `last` weights, and its record. Raises InputError."""
+    tensors, meta = checkpoint.load(path)
+    network = NetworkSpec.from_plain(meta["record"])
+    model = network.build(space)
+    chosen: dict[str, Tensor] = {k.removeprefix(f"{weights}."): v for k, v in tensors.items() if k.startswith(f"{weights}.")}
+    checkpoint.require_match(path, chosen, model.state_dict())
+    model.load_state_dict(chosen)
+    return model.to(runtime.device, memory_format=runtime.memory_format).eval(), meta["record"]

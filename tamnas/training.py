@@ -1,0 +1,216 @@
+"""The one training loop: adversarial training with TRADES-YOPO, resumable bit for bit.
+
+Both supernet phases, both retrainings, Lego-Net and the baselines run through `train`. What
+differs between them is the `Trainee`: which network a step trains, and what a checkpoint holds.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tamnas import checkpoint
+from tamnas.data import Split, batches
+from tamnas.data.loader import steps_per_epoch
+from tamnas.device import Runtime
+from tamnas.errors import DivergenceError
+from tamnas.plan import Attack, Augment, Recipe
+from tamnas.progress import Progress
+from tamnas.seeding import torch_generator
+from tamnas.yopo import perturb, start_noise, trades_loss
+
+
+class Trainee(Protocol):
+    """What the loop trains. Tensors in and out are named, on any device."""
+
+    def at(self, epoch: int, step: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The network and optimiser of this step, in train mode."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that going on needs, besides the epoch."""
+
+    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        """The inverse of `tensors`, before the first step of `epoch`."""
+
+
+class Single:
+    """One standalone network with its own optimiser."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        self.model = model.train()
+        self.optimiser = sgd(recipe)(list(model.parameters()))
+
+    def at(self, epoch: int, step: int):
+        return self.model, self.optimiser
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, p in self.model.named_parameters():
+            named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+        return named
+
+    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        self.model.load_state_dict(with_prefix(tensors, "model."))
+        for name, p in self.model.named_parameters():
+            self.optimiser.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device)
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
+    """A factory of the recipe's optimiser; the loop sets the learning rate."""
+    return lambda parameters: torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """At `epoch` of the phase (fractions of an epoch count for warm-up and cosine)."""
+    schedule = recipe.schedule
+    total, now = schedule.total or recipe.epochs, schedule.start + epoch
+    if now < schedule.warmup:
+        return recipe.lr * now / schedule.warmup
+    if schedule.kind == "milestones":
+        return recipe.lr * schedule.factor ** sum(now >= milestone for milestone in schedule.milestones)
+    share = (now - schedule.warmup) / (total - schedule.warmup)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    attack: Attack,
+    clip_norm: float | None,
+    runtime: Runtime,
+) -> Tensor:
+    """One TRADES-YOPO step; returns (loss, clean correct, robust correct), float32, on device."""
+    with runtime.autocast():
+        eta = perturb(
+            model, x, noise, eps=float(attack.eps), step_size=float(attack.step_size),
+            m=attack.m, n=attack.n, bn=attack.bn,
+        )  # fmt: skip
+        loss, clean, robust = trades_loss(model, x, y, eta, lam=attack.lam)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimiser.step()
+    return torch.stack((loss.detach(), (clean.argmax(1) == y).sum(), (robust.argmax(1) == y).sum()))
+
+
+Validate = Callable[[nn.Module, int], dict[str, float | None]]
+
+
+@dataclass
+class Outcome:
+    """What training left: one row per epoch, and the best epoch's weights if there was validation."""
+
+    history: list[dict] = field(default_factory=list)
+    best_epoch: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where checkpoints go, and how often at most."""
+
+    path: Path
+    seconds: float = 10.0
+
+
+def train(
+    trainee: Trainee,
+    split: Split,
+    *,
+    recipe: Recipe,
+    attack: Attack,
+    augment: Augment,
+    key: tuple,
+    runtime: Runtime,
+    validate: Validate | None = None,
+    resume: Resume | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train for `recipe.epochs`, going on from `resume` if it holds an earlier state.
+
+    All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
+    as an undisturbed one. The best epoch is the one with the highest robust validation
+    accuracy, then clean accuracy, then the later. Raises DivergenceError.
+    """
+    outcome, first = _resumed(trainee, resume)
+    saved = time.monotonic()
+    for epoch in range(first, recipe.epochs):
+        row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
+        row |= _epoch(trainee, split, recipe, attack, augment, (*key, "epoch", epoch), epoch, runtime)
+        if validate is not None:
+            model, _ = trainee.at(epoch, 0)
+            row |= validate(model, epoch)
+            if _is_best(row, outcome):
+                outcome.best_epoch = epoch
+                outcome.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        outcome.history.append(row)
+        if resume and (epoch == recipe.epochs - 1 or time.monotonic() - saved >= resume.seconds):
+            _save(trainee, outcome, epoch, resume.path)
+            saved = time.monotonic()
+        if progress is not None:
+            progress.step(**{k: v for k, v in row.items() if k != "epoch" and v is not None})
+    return outcome
+
+
+def _epoch(trainee, split, recipe, attack, augment, key, epoch, runtime) -> dict[str, float]:
+    """One pass over the data; reads the device once, at its end."""
+    generator = torch_generator(*key, device=runtime.device)
+    steps = steps_per_epoch(split, recipe.batch_size)
+    sums = torch.zeros(3, device=runtime.device)
+    first_bad = torch.full((), steps, device=runtime.device)
+    for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
+        x = x.to(memory_format=runtime.memory_format)
+        noise = start_noise(x, float(attack.eps), generator)
+        model, optimiser = trainee.at(epoch, step)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, epoch + step / steps)
+        figures = train_step(model, optimiser, x, y, noise, attack, recipe.clip_norm, runtime)
+        sums += figures
+        first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
+    bad = int(first_bad)
+    if bad < steps:
+        raise DivergenceError(f"the loss became NaN or infinite at epoch {epoch}, step {bad} of {steps}")
+    images = steps * len(y)
+    loss, clean, robust = sums.tolist()
+    return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}
+
+
+def _is_best(row: dict, outcome: Outcome) -> bool:
+    if row["validation_robust"] is None:
+        return False
+    if outcome.best_epoch is None:
+        return True
+    best = outcome.history[outcome.best_epoch]
+    figures = ("validation_robust", "validation_clean")
+    return tuple(row[f] for f in figures) >= tuple(best[f] for f in figures)
+
+
+def _save(trainee: Trainee, outcome: Outcome, epoch: int, path: Path) -> None:
+    tensors = {f"trainee.{name}": tensor for name, tensor in trainee.tensors().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
+    meta = {"epoch": epoch + 1, "history": outcome.history, "best_epoch": outcome.best_epoch}
+    checkpoint.save(path, tensors, meta)
+
+
+def _resumed(trainee: Trainee, resume: Resume | None) -> tuple[Outcome, int]:
+    state = checkpoint.load_latest(resume.path) if resume else None
+    if state is None:
+        return Outcome(), 0
+    tensors, meta = state
+    trainee.restore(with_prefix(tensors, "trainee."), meta["epoch"])
+    return Outcome(meta["history"], meta["best_epoch"], with_prefix(tensors, "best.")), meta["epoch"]

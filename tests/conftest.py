@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from tamnas.params import load_params, resolve_all
+from tamnas.plan import RowPlan
+from tamnas.space import SearchSpace
+
+torch.set_num_threads(1)
+# The same examples in every run, no time limit for a busy machine, no folder left behind.
+settings.register_profile("tamnas", derandomize=True, deadline=None, database=None)
+settings.load_profile("tamnas")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def space() -> SearchSpace:
+    """The geometry of the committed params.yaml."""
+    plans = resolve_all(load_params(ROOT / "params.yaml"))
+    return SearchSpace.from_params(next(plan for plan in plans.values() if isinstance(plan, RowPlan)))
+
+
+@pytest.fixture(scope="session")
+def randomise():
+    """Sets weights, BatchNorm affine and running statistics to values where nothing is 0 or 1."""
+
+    @torch.no_grad()
+    def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (part.weight, 0.5, 1.5),
+                    (part.bias, -0.5, 0.5),
+                    (part.running_mean, -0.5, 0.5),
+                    (part.running_var, 0.5, 2.0),
+                ):
+                    tensor.uniform_(low, high, generator=generator)
+                part.num_batches_tracked.fill_(int(torch.randint(1, 100, (), generator=generator)))
+            elif isinstance(part, (nn.Conv2d, nn.Linear)):
+                fan_in = part.weight[0].numel()
+                part.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+                if part.bias is not None:
+                    part.bias.uniform_(-0.2, 0.2, generator=generator)
+        return model
+
+    return randomise

@@ -1,0 +1,272 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from tamnas.attacks import pgd, project, survivors, under_attack
+
+CLASSES, SIZE = 4, 8
+EPS, STEP = 16 / 255, 4 / 255
+LEAP = 2 * EPS  # from border to border: iterates that fool the network are left again
+
+
+def samples(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy images of four fixed patterns, in [0, 1] and often at its borders."""
+    patterns = torch.rand(CLASSES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(99))
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(CLASSES, (n,), generator=generator)
+    noise = torch.randn(n, 3, SIZE, SIZE, generator=generator)
+    return (0.5 + 0.35 * (patterns[y] - 0.5) + 0.25 * noise).clamp(0, 1), y
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A small convolutional network, trained for a few steps: neither robust nor helpless."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Flatten(), nn.Linear(256, CLASSES),
+    )  # fmt: skip
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for seed in range(60):
+        x, y = samples(64, seed)
+        optimiser.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    return samples(300, 1000)
+
+
+@pytest.fixture
+def model(trained):
+    return copy.deepcopy(trained)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    return (model(x).argmax(1) == y).float().mean().item()
+
+
+def art_pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, restarts: int) -> torch.Tensor:
+    """The Adversarial Robustness Toolbox's PGD."""
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier = PyTorchClassifier(
+        copy.deepcopy(model), nn.CrossEntropyLoss(), (3, SIZE, SIZE), CLASSES, clip_values=(0, 1), device_type="cpu"
+    )
+    attack = ProjectedGradientDescentPyTorch(
+        classifier, eps=EPS, eps_step=STEP, max_iter=steps, num_random_init=restarts, batch_size=len(x), verbose=False
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_pgd_without_random_start_is_the_toolboxs(model, data, steps):
+    x, y = data
+    ours = pgd(model, x, y, eps=EPS, step_size=STEP, steps=steps, random_start=False)
+    theirs = art_pgd(model, x, y, steps, restarts=0)
+    apart = (ours - theirs).abs() > 1e-5
+    assert apart.float().mean() < 1e-3  # a gradient within rounding of zero may change its sign
+    assert ours.ne(x).any()
+
+
+def test_pgd_is_as_strong_as_the_toolboxs(model, data):
+    x, y = data
+    np.random.seed(0)  # noqa: NPY002  (the toolbox draws its random start from numpy's global state)
+    theirs = accuracy(model, art_pgd(model, x, y, 10, restarts=1), y)
+    ours = accuracy(model, pgd(model, x, y, eps=EPS, step_size=STEP, steps=10, generator=seeded()), y)
+    clean = accuracy(model, x, y)
+    assert 0.1 < ours < clean - 0.1  # the comparison means something
+    assert ours <= theirs + 0.01
+    assert abs(ours - theirs) <= 0.03
+
+
+@settings(max_examples=30)
+@given(
+    eps=st.floats(0.001, 1),
+    step=st.floats(0.001, 1),
+    steps=st.integers(1, 3),
+    random_start=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_pgd_stays_in_the_ball_and_in_the_image(trained, eps, step, steps, random_start, seed):
+    x, y = samples(5, seed)
+    kept = x.clone()
+    x_adv = pgd(
+        trained, x, y, eps=eps, step_size=step, steps=steps, generator=seeded(seed), random_start=random_start
+    )
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert (x_adv - x).abs().max() <= eps + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert torch.equal(x, kept)
+
+
+@given(st.floats(-3, 3), st.floats(0, 1), st.floats(0.001, 1))
+def test_projection_is_the_nearest_point(eta, x, eps):
+    low, high = max(-eps, -x), min(eps, 1 - x)
+    found = project(torch.tensor([eta]), torch.tensor([x]), eps).item()
+    assert found == pytest.approx(min(max(eta, low), high), abs=1e-6)
+
+
+def test_pgd_follows_its_generator(model, data):
+    x, y = data
+
+    def attacked(seed):
+        return pgd(model, x[:20], y[:20], eps=EPS, step_size=STEP, steps=2, generator=seeded(seed))
+
+    assert torch.equal(attacked(1), attacked(1))
+    assert not torch.equal(attacked(1), attacked(2))
+
+
+def test_random_start_covers_the_ball(model):
+    x, y = torch.full((200, 3, SIZE, SIZE), 0.5), torch.zeros(200, dtype=torch.long)
+    start = pgd(model, x, y, eps=EPS, step_size=STEP, steps=0, generator=seeded()) - x
+    assert abs(start.mean().item()) < 0.01 * EPS
+    assert start.std().item() == pytest.approx(EPS / 3**0.5, rel=0.01)
+    assert start.abs().max().item() == pytest.approx(EPS, rel=0.01)
+
+
+class Fuse(nn.Module):
+    """Passes its input, and raises at the `nth` call."""
+
+    def __init__(self, nth: int | None = None):
+        super().__init__()
+        self.left = nth
+
+    def forward(self, x):
+        if self.left is not None:
+            self.left -= 1
+            if not self.left:
+                raise RuntimeError("blown")
+        return x
+
+
+def marked(model: nn.Module) -> nn.Module:
+    """`model` in a state that no attack would choose: mixed modes, frozen parts, gradients set."""
+    model.train()
+    model[3].eval()
+    model[4].eval()
+    model[0].weight.requires_grad_(False)
+    for i, p in enumerate(model.parameters()):
+        p.grad = None if i % 2 else torch.full_like(p, i)
+    return model
+
+
+def fingerprint(model: nn.Module) -> list:
+    tensors = [t.detach().clone() for t in model.state_dict().values()]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    flags = [p.requires_grad for p in model.parameters()]
+    modes = [(part.training, getattr(part, "track_running_stats", None)) for part in model.modules()]
+    return [tensors, grads, flags, modes]
+
+
+def assert_as_found(before: list, after: list):
+    assert before[2:] == after[2:]
+    for left, right in zip(before[0] + before[1], after[0] + after[1], strict=True):
+        assert (left is None and right is None) or torch.equal(left, right)
+
+
+@pytest.mark.parametrize("blown", [None, 1, 2])
+@pytest.mark.parametrize("attack", [pgd, survivors])
+def test_attacks_leave_the_model_as_found(model, data, attack, blown):
+    x, y = data[0][:8], data[1][:8]
+    model = marked(nn.Sequential(*model, Fuse(blown)))
+    before = fingerprint(model)
+    steps = 3 if attack is pgd else (1, 3)
+    try:
+        attack(model, x, y, eps=EPS, step_size=STEP, steps=steps, generator=seeded())
+        assert blown is None
+    except RuntimeError:
+        assert blown
+    assert_as_found(before, fingerprint(model))
+
+
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_under_attack_restores_after_an_error(model, bn):
+    before = fingerprint(marked(model))
+    with pytest.raises(RuntimeError, match="inside"), under_attack(model, bn):
+        assert not any(p.requires_grad for p in model.parameters())
+        assert [part.training for part in model] == [bn == "batch" and isinstance(p, nn.BatchNorm2d) for p in model]
+        model(samples(4, 0)[0])
+        raise RuntimeError("inside")
+    assert_as_found(before, fingerprint(model))
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.enable_grad])
+def test_attacks_work_in_either_grad_mode(model, data, caller):
+    x, y = data[0][:20], data[1][:20]
+    with caller():
+        x_adv = pgd(model, x, y, eps=EPS, step_size=STEP, steps=3, generator=seeded())
+    assert not x_adv.requires_grad
+    assert torch.equal(x_adv, pgd(model, x, y, eps=EPS, step_size=STEP, steps=3, generator=seeded()))
+
+
+def stand(model, data, steps, success, seed=0, step_size=STEP):
+    x, y = data
+    return survivors(model, x, y, eps=EPS, step_size=step_size, steps=steps, success=success, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("success", ["any", "last"])
+def test_survivors_equal_each_step_count_alone(model, data, success):
+    steps = (7, 1, 10, 3)
+    together = stand(model, data, steps, success, step_size=LEAP)
+    assert together.shape == (4, len(data[0]))
+    assert together.dtype == torch.bool
+    for row, count in zip(together, steps, strict=True):
+        assert torch.equal(row, stand(model, data, (count,), success, step_size=LEAP)[0])
+
+
+def test_any_is_last_at_every_iterate(model, data):
+    # By definition: a sample stands if no iterate up to the last, random start included, fools the network.
+    x, y = data
+    everything = stand(model, data, range(9), "last", step_size=LEAP)
+    start = pgd(model, x, y, eps=EPS, step_size=STEP, steps=0, generator=seeded())
+    assert torch.equal(everything[0], model(start).argmax(1) == y)
+    expected = everything.cumprod(0).bool()
+    found = stand(model, data, range(9), "any", step_size=LEAP)
+    assert (found != expected).float().mean() <= 0.005  # smaller batches may round differently
+
+
+def test_any_is_never_above_last(model, data):
+    any_, last = (stand(model, data, (1, 5, 20), success, step_size=LEAP) for success in ("any", "last"))
+    assert (any_.float().mean(1) <= last.float().mean(1)).all()
+    assert any_.float().mean() < last.float().mean()
+
+
+def test_more_steps_never_raise_accuracy(model, data):
+    standing = stand(model, data, (1, 2, 3, 5, 8, 13), "any", step_size=LEAP)
+    assert (standing[1:] <= standing[:-1]).all()
+    assert standing[0].sum() > standing[-1].sum() > 0
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_survivors_of_the_last_iterate_are_pgds(model, data, steps):
+    x, y = data
+    x_adv = pgd(model, x, y, eps=EPS, step_size=STEP, steps=steps, generator=seeded(5))
+    with torch.no_grad():
+        correct = model(x_adv).argmax(1) == y
+    assert torch.equal(stand(model, data, (steps,), "last", seed=5)[0], correct)
+
+
+def test_survivors_when_nobody_stands(model, data):
+    x, y = data
+    wrong = model(x).argmax(1) != y
+    nobody = survivors(model, x[wrong], y[wrong], eps=1e-6, step_size=1e-6, steps=(1, 5), generator=seeded())
+    assert not nobody.any()

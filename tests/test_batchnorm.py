@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tamnas.batchnorm import recalibrate
+
+
+@pytest.fixture
+def model(randomise) -> nn.Module:
+    return randomise(
+        nn.Sequential(
+            nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1, bias=False), nn.BatchNorm2d(4)
+        )
+    )  # fmt: skip
+
+
+def batches(sizes=(8, 8, 8)) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [(i + 1) * torch.rand(n, 3, 6, 6, generator=generator) for i, n in enumerate(sizes)]
+
+
+def averages(maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean over batches of each batch's mean and unbiased variance, per channel."""
+    means = torch.stack([t.mean((0, 2, 3)) for t in maps]).mean(0)
+    return means, torch.stack([t.transpose(0, 1).flatten(1).var(1) for t in maps]).mean(0)
+
+
+@torch.no_grad()
+def test_statistics_are_the_cumulative_mean(model):
+    images = batches()
+    recalibrate(model, images)
+    first = [model[0](x) for x in images]
+    # Deeper layers see what the layers before them make of batch statistics.
+    normed = [nn.functional.batch_norm(h, None, None, model[1].weight, model[1].bias, training=True) for h in first]
+    second = [model[3](h.relu()) for h in normed]
+    for norm, maps in ((model[1], first), (model[4], second)):
+        mean, var = averages(maps)
+        assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+        assert_close(norm.running_var, var, rtol=1e-4, atol=1e-5)
+
+
+def test_earlier_statistics_are_forgotten(model, randomise):
+    recalibrate(model, batches())
+    once = [buffer.clone() for buffer in model.buffers()]
+    for norm in (model[1], model[4]):
+        norm.running_mean.fill_(100)
+        norm.running_var.fill_(100)
+    recalibrate(model, iter(batches()))
+    assert all(map(torch.equal, model.buffers(), once))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_mode_weights_and_momentum_are_kept(model, training):
+    model.train(training)
+    model[4].train(not training)
+    modes = [part.training for part in model.modules()]
+    weights = [p.clone() for p in model.parameters()]
+    grad = model[0].weight.grad = torch.ones_like(model[0].weight)
+    recalibrate(model, batches())
+    assert [part.training for part in model.modules()] == modes
+    assert all(map(torch.equal, model.parameters(), weights))
+    assert all(p.requires_grad for p in model.parameters())
+    assert model[0].weight.grad is grad
+    assert {model[1].momentum, model[4].momentum} == {0.1}
+
+
+def test_model_without_batchnorm_is_left_alone():
+    recalibrate(nn.Linear(2, 2), [torch.rand(3, 2)])

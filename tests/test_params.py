@@ -1,0 +1,382 @@
+import copy
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tamnas.errors import InputError
+from tamnas.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
+from tamnas.params import load_params, merge, parse_params, resolve_all
+from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
+
+ROOT = Path(__file__).parents[1]
+RAW = read_yaml(ROOT / "params.yaml")
+DATASET = RAW["run"]["datasets"][0]
+ROW, MODE = next((name, row["mode"]) for name, row in RAW["run"]["rows"].items())
+INF, NAN = float("inf"), float("nan")
+
+
+def edited(changes: dict) -> dict:
+    """params.yaml with dotted keys set to new values."""
+    raw = copy.deepcopy(RAW)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        node = raw
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return raw
+
+
+def row_plan(changes: dict, row: str = ROW) -> RowPlan:
+    return resolve_all(parse_params(edited(changes)))[row]
+
+
+@given(st.fractions(0, 1).filter(bool) | st.decimals(0, 255, places=3).map(lambda d: Fraction(d) / 255).filter(bool))
+def test_fraction_round_trips(fraction):
+    assert parse_fraction(format_fraction(fraction)) == fraction
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("8/255", Fraction(8, 255)),
+        ("2.5/255", Fraction(5, 510)),
+        (" 8 / 255 ", Fraction(8, 255)),
+        ("0.03", Fraction(3, 100)),
+        (0.03, Fraction(3, 100)),  # the decimal that was written, not the nearest binary number
+        (1, Fraction(1)),
+        (Fraction(1, 3), Fraction(1, 3)),
+    ],
+)
+def test_fractions_are_exact(written, value):
+    assert parse_fraction(written) == value
+
+
+@pytest.mark.parametrize(("value", "text"), [("8/255", "8/255"), ("5/510", "2.5/255"), ("1/3", "85/255"), ("1/7", "1/7")])
+def test_fractions_are_written_over_255_where_that_is_short(value, text):
+    assert format_fraction(Fraction(value)) == text
+
+
+@pytest.mark.parametrize(
+    "written", ["", "8", "0", "-1/255", "1/0", "256/255", "eight", "8/", "/255", "8/255/2", "nan", "inf", True, None, [], NAN]
+)
+def test_bad_fractions_are_refused(written):
+    with pytest.raises(ValueError, match="fraction of the pixel range"):
+        parse_fraction(written)
+
+
+def test_merge_is_deep_and_leaves_its_inputs():
+    base, patch = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3}, "e": {"f": 4}}
+    before = copy.deepcopy((base, patch))
+    assert merge(base, patch) == {"a": {"b": 3, "c": [1]}, "d": 2, "e": {"f": 4}}
+    assert (base, patch) == before
+
+
+def test_merge_replaces_lists_and_nulls():
+    assert merge({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": None}) == {"a": [3], "b": None}
+
+
+def test_attack_steps_of_a_mode_clear_the_base_yopo():
+    base = {"supernet.attack_steps": None, "supernet.yopo": {"m": 4, "n": 4}}
+    mode = f"modes.{MODE}.supernet"
+    plan = row_plan(base | {mode: {"attack_steps": 10}})
+    assert (plan.supernet.attack.m, plan.supernet.attack.n) == (5, 3)
+    plan = row_plan({"supernet.attack_steps": 10, mode: {"yopo": {"m": 4, "n": 4}}})
+    assert (plan.supernet.attack.m, plan.supernet.attack.n) == (4, 4)
+
+
+@pytest.mark.parametrize("where", ["supernet", f"modes.{MODE}.supernet", "baselines.training.attack"])
+def test_attack_steps_and_yopo_in_one_place_are_refused(where):
+    both = {f"{where}.attack_steps": 1, f"{where}.yopo": {"m": 1, "n": 2}}
+    with pytest.raises(InputError, match="exactly one of attack_steps and yopo"):
+        parse_params(edited(both))
+
+
+@pytest.mark.parametrize(
+    ("steps", "m", "n", "step"), [(10, 5, 3, "2"), (5, 3, 2, "2"), (2, 2, 2, "2.5"), (1, 1, 2, "5")]
+)
+def test_table_of_attack_steps(steps, m, n, step):
+    attack = row_plan({f"modes.{MODE}": {"supernet": {"eps": "8/255", "attack_steps": steps}}}).supernet.attack
+    assert (attack.m, attack.n, attack.step_size) == (m, n, Fraction(step) / 255)
+
+
+@pytest.mark.parametrize("eps", ["2/255", "6/255", "0.9"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+def test_inner_step_can_reach_the_border(eps, steps):
+    attack = row_plan({f"modes.{MODE}": {"supernet": {"eps": eps, "attack_steps": steps}}}).supernet.attack
+    wanted = max(attack.eps / 4, Fraction(5, 4) * attack.eps / (attack.m * attack.n))
+    assert attack.step_size == wanted
+    assert attack.m * attack.n * attack.step_size >= attack.eps
+
+
+def test_derived_defaults():
+    mode = {"supernet": {"eps": "6/255", "attack_steps": 10, "lam": 0.5}, "search": {"attack": {"eps": None}}}
+    plan = row_plan({f"modes.{MODE}": mode, "search.attack.step_size": None, "retrain.scratch.attack": None})
+    assert plan.search.attack.eps == Fraction(6, 255)
+    assert plan.search.attack.step_size == Fraction(6, 255) / 4
+    for training in (plan.retrain.scratch, plan.retrain.finetune):
+        assert training.attack == plan.supernet.attack.model_copy(update={"bn": "eval"})
+    assert plan.retrain.validation.attack.step_size == plan.retrain.validation.attack.eps / 4
+
+
+def test_retraining_attack_may_be_its_own():
+    own = {"eps": "4/255", "yopo": {"m": 2, "n": 3, "step_size": "1/255"}}
+    plan = row_plan({"retrain.finetune.attack": own})
+    attack = plan.retrain.finetune.attack
+    assert (attack.eps, attack.m, attack.n, attack.step_size) == (Fraction(4, 255), 2, 3, Fraction(1, 255))
+    assert plan.retrain.scratch.attack.eps == plan.supernet.attack.eps
+
+
+@pytest.mark.parametrize(
+    ("every", "yopo_bn", "bn"),
+    [({"steps": 1}, None, "batch"), ({"epochs": 20}, None, "eval"), ({"steps": 1}, "eval", "eval")],
+)
+def test_batchnorm_of_the_perturbation(every, yopo_bn, bn):
+    yopo = {"m": 1, "n": 2, "bn": yopo_bn}
+    plan = row_plan({"supernet.resample_every": every, f"modes.{MODE}": {"supernet": {"yopo": yopo}}})
+    assert plan.supernet.attack.bn == bn
+    assert plan.retrain.scratch.attack.bn == "eval"
+
+
+@pytest.mark.parametrize("span", ["both", "phase"])
+def test_schedule_spans_one_or_both_phases(span):
+    supernet = row_plan(
+        {"supernet.schedule.span": span, "supernet.block.epochs": 7, "supernet.joint.epochs": 9}
+    ).supernet
+    block, joint = supernet.block.recipe.schedule, supernet.joint.recipe.schedule
+    expected = ((0, 16), (7, 16)) if span == "both" else ((0, 7), (0, 9))
+    assert ((block.start, block.total), (joint.start, joint.total)) == expected
+    assert supernet.joint.keep_momentum == (span == "both")
+
+
+def test_mode_patches_one_row_alone():
+    changes = {
+        "modes.wide": {"network": {"width": 2}, "supernet": {"eps": "4/255"}},
+        "run.rows.wide": {"dataset": DATASET, "mode": "wide"},
+    }
+    plans = resolve_all(parse_params(edited(changes)))
+    assert plans["wide"].network.width == 2
+    assert plans[ROW].network.width == RAW["network"]["width"]
+    assert plans[DATASET].pooled.rows == (ROW, "wide")
+
+
+@pytest.mark.parametrize(
+    "yopo",
+    [
+        {"m": 1, "n": 2, "step_size": "5/255"},
+        {"m": 1, "n": 5, "step_size": "2/255"},  # n * step_size is the same
+        {"m": 1, "n": 10, "step_size": "1/255"},
+    ],
+)
+def test_twins_are_refused(yopo):
+    changes = {
+        f"modes.{MODE}": {"supernet": {"eps": "8/255", "attack_steps": 1}},
+        "modes.other": {"supernet": {"eps": "8/255", "yopo": yopo}},
+        "run.rows.twin": {"dataset": DATASET, "mode": "other"},
+    }
+    with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
+        parse_params(edited(changes))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"supernet": {"yopo": {"m": 2, "n": 2, "step_size": "5/255"}}},
+        {"supernet": {"yopo": {"m": 1, "n": 2, "step_size": "4/255"}}},
+        {"supernet": {"eps": "4/255"}},
+        {"network": {"width": 2}},
+        {"seed": 1},
+        {"retrain": {"scratch": {"attack": {"eps": "8/255", "attack_steps": 10}}}},
+    ],
+    ids=str,
+)
+def test_siblings_are_no_twins(mode):
+    changes = {"modes.other": mode, "run.rows.sibling": {"dataset": DATASET, "mode": "other"}}
+    assert "sibling" in resolve_all(parse_params(edited(changes)))
+
+
+BAD = [
+    ("seed", -1),
+    ("seed", 1.5),
+    ("seed", True),
+    ("nope", 1),
+    ("network", None),
+    ("network.channels", [24, 48]),
+    ("network.channels", [25, 48, 96]),
+    ("network.channels", [24, 24, 96]),
+    ("network.strides", [1, 2, 3]),
+    ("network.repeats", [1, 0, 1]),
+    ("network.activation", "gelu"),
+    ("network.width", 0),
+    ("network.width", INF),
+    ("network.head.hidden", 3),
+    ("network.head.nope", 3),
+    ("space.blocks", []),
+    ("space.blocks", 0),
+    ("space.blocks", [22]),
+    ("space.blocks", [0, 0]),
+    ("space.blocks", [18]),
+    ("space.ratios", []),
+    ("space.ratios", [0.0]),
+    ("space.ratios", [1, 1.0]),
+    ("space.ratios", [9.0]),
+    ("space.ratios", [NAN]),
+    ("supernet.eps", "eight"),
+    ("supernet.eps", 0),
+    ("supernet.eps", "8"),
+    ("supernet.eps", "8/255/2"),
+    ("supernet.eps", None),
+    ("supernet.attack_steps", 3),
+    ("supernet.attack_steps", None),
+    ("supernet.yopo", {"m": 1, "n": 2}),
+    ("supernet.lam", 0),
+    ("supernet.lam", NAN),
+    ("supernet.lam", INF),
+    ("supernet.lr", "0.1"),
+    ("supernet.lr", INF),
+    ("supernet.momentum", 1.0),
+    ("supernet.weight_decay", -1e-4),
+    ("supernet.batch_size", 1),
+    ("supernet.clip_norm", 0),
+    ("supernet.resample_every", {}),
+    ("supernet.resample_every", {"epochs": 1, "steps": 1}),
+    ("supernet.schedule.kind", "step"),
+    ("supernet.schedule.warmup", 10_000),
+    ("supernet.block.epochs", 0),
+    ("supernet.block.milestones", [3]),  # with a cosine schedule
+    ("supernet.block.budget", [1, 2]),
+    ("supernet.block.budget", [None]),
+    ("supernet.joint.budget", [9_000_000, None]),
+    ("supernet.joint.open_ratios.every", 0),
+    ("search.budget", [None, 10]),
+    ("search.population", 1),
+    ("search.tournament", 10_000),
+    ("search.generations", True),
+    ("search.mutation_probability", 1.5),
+    ("search.mutation_unit", "layer"),
+    ("search.attack.steps", 0),
+    ("search.attack.step_size", 0),
+    ("retrain.max_subnets", 0),
+    ("retrain.validation.start", 1.5),
+    ("retrain.validation.attack.eps", None),
+    ("retrain.scratch.attack", {"eps": "8/255"}),
+    ("retrain.scratch.schedule.warmup", 10_000),
+    ("retrain.finetune.lr", -1),
+    ("eval.eps", []),
+    ("eval.eps", ["8"]),
+    ("eval.steps", [0]),
+    ("eval.final", [{"eps": "8/255"}]),
+    ("eval.step_divisor", 0),
+    ("eval.step_divisor", INF),  # a step size of zero
+    ("eval.success", "all"),
+    ("eval.weights", "final"),
+    ("legonet.top", 0),
+    ("legonet.pooled_mode", {DATASET: "nope"}),
+    ("legonet.pooled_mode", {"nope": MODE}),
+    ("baselines.names", ["resnet999"]),
+    ("baselines.training.attack", None),
+    ("baselines.training.schedule.warmup", 10_000),
+    ("numerics.precision", "fp16"),
+    ("numerics.threads", 0),
+    ("numerics.deterministic", 1),
+    ("compute.device", "tpu"),
+    ("compute.workers", 0),
+    ("compute.engine", "ray"),
+    ("run.datasets", []),
+    ("run.datasets", ["mnist"]),
+    ("run.rows", {}),
+    ("run.rows.more", {"dataset": DATASET, "mode": "nope"}),
+    ("run.rows.more", {"dataset": "nope", "mode": MODE}),
+    ("run.rows.more", {"dataset": DATASET}),
+    (f"run.rows.{DATASET}", {"dataset": DATASET, "mode": MODE}),
+    (f"modes.{MODE}", None),
+    (f"modes.{MODE}.supernet.nope", 1),
+    (f"modes.{MODE}.seed", "x"),
+    (f"data.{DATASET}.source", "mnist"),
+    (f"data.{DATASET}.validation", 0),
+    (f"data.{DATASET}.test", None),
+    (f"data.{DATASET}.classes", 1),
+    (f"data.{DATASET}.augment.pad", 17),
+    (f"data.{DATASET}.augment.flip", "yes"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD, ids=str)
+def test_bad_input_is_one_line_that_names_the_key(key, value):
+    with pytest.raises(InputError) as error:
+        parse_params(edited({key: value}))
+    message = str(error.value)
+    assert message.startswith("params.yaml: ")
+    assert "\n" not in message
+    # A section's check may name the section first, a mode's check the mode: the last part is always there.
+    assert key.split(".")[-1] in message
+
+
+def test_names_with_dots_are_refused():
+    raw = edited({})
+    raw["run"]["rows"]["a.b"] = {"dataset": DATASET, "mode": MODE}
+    with pytest.raises(InputError, match=r"run\.rows\.a\.b"):
+        parse_params(raw)
+
+
+def test_missing_parameter_is_named():
+    raw = edited({})
+    del raw["search"]["population"]
+    with pytest.raises(InputError, match=r"^params\.yaml: search\.population: is missing$"):
+        parse_params(raw)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [\n", "a: 1\na: 2\n", "\x00", "!!python/object:os.system {}\n"])
+def test_malformed_files_are_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"^.*params\.yaml: .*$"):
+        load_params(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_plans_round_trip_through_yaml(tmp_path):
+    plans = resolve_all(load_params(ROOT / "params.yaml"))
+    for name, plan in plans.items():
+        write_yaml(tmp_path / f"{name}.yaml", plan.plain())
+        read = load_row if isinstance(plan, RowPlan) else load_dataset
+        assert read(name, tmp_path) == plan
+    assert [type(plan) for plan in plans.values()].count(DatasetPlan) == len(RAW["run"]["datasets"])
+
+
+def test_plan_of_another_format_is_refused(tmp_path):
+    plan = resolve_all(load_params(ROOT / "params.yaml"))[ROW]
+    write_yaml(tmp_path / "new.yaml", plan.plain() | {"format": 2})
+    for name, message in (("new", "format 2"), ("none", "no such plan")):
+        with pytest.raises(InputError, match=message):
+            load_row(name, tmp_path)
+
+
+def test_compute_is_in_no_plan():
+    plans = resolve_all(parse_params(edited({"compute.workers": 7, "compute.device": "cpu"})))
+    assert plans == resolve_all(parse_params(RAW))
+
+
+def test_parameters_are_frozen():
+    params = parse_params(RAW)
+    with pytest.raises(ValueError, match="frozen"):
+        params.seed = 1
+
+
+def test_validation_takes_plain_values_back():
+    params = parse_params(RAW)
+    assert validated(type(params), params.plain(), "again") == params
+
+
+def test_reading_parameters_needs_no_torch():
+    code = "import sys, tamnas.params; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
