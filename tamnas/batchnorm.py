@@ -13,7 +13,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Weights, and the model's train/eval mode, stay as found.
     """
     modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        update_bn(batches, model)
-    for module, training in modes:
-        module.training = training
+    try:
+        with torch.no_grad():
+            update_bn(batches, model)
+    finally:
+        for module, training in modes:
+            module.training = training

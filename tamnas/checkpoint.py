@@ -1,22 +1,17 @@
-"""Checkpoints: safetensors with a JSON header, atomic, checked, keyed; nothing pickled.
+"""Checkpoints: safetensors with a JSON header, atomic and checked; nothing pickled.
 
-`save` and `load` handle one file. A `Store` is the checkpoint folder of one stage instance,
-`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`: outside the stage's outputs, because DVC
-deletes those before a stage runs again. The key hashes what the results depend on, so that a
-changed parameter starts fresh and an unchanged one goes on.
+`save` and `load` handle one file; `tamnas.store` decides where checkpoints lie.
 """
 
 import hashlib
 import json
 import logging
 import os
-import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
@@ -53,9 +48,10 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> N
 
 def pack(tensors: Mapping[str, Tensor], meta: Mapping) -> bytes:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    payload = json.dumps(dict(meta), sort_keys=True)
-    header = {"format": str(FORMAT), "meta": payload, "sha256": _digest(plain, payload)}
-    return to_safetensors(plain, header)
+    payload = json.dumps(dict(meta))
+    header = {"format": FORMAT, "meta": payload, "sha256": _digest(plain, payload)}
+    # One key alone: safetensors writes several in an order that changes from run to run.
+    return to_safetensors(plain, {"tamnas": json.dumps(header)})
 
 
 def previous(path: Path) -> Path:
@@ -73,12 +69,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
     try:
         tensors = parse_safetensors(blob)
-        header = json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]
+        header = json.loads(json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]["tamnas"])
         version, payload, digest = header["format"], header["meta"], header["sha256"]
         meta = json.loads(payload)
     except (SafetensorError, ValueError, KeyError, TypeError, struct.error):
         raise InputError(f"{path}: is damaged or not a tamnas file") from None
-    if version != str(FORMAT):
+    if version != FORMAT:
         raise InputError(f"{path}: format {version}; this tamnas reads {FORMAT}: use the version that wrote it")
     if _digest(tensors, payload) != digest:
         raise InputError(f"{path}: is damaged: its checksum does not match")
@@ -105,56 +101,6 @@ def _digest(tensors: Mapping[str, Tensor], payload: str) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, or of all files below a folder. Raises InputError if it is missing."""
-    if not path.exists():
-        raise InputError(f"{path}: is missing; `dvc repro` makes what a stage needs")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def key_of(parts: Mapping) -> str:
-    """A folder name for what results depend on: 16 hex digits of the parts' sha256."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-class Store:
-    """The checkpoint folder of one stage instance under one key; holds its lock while open.
-
-    Opening removes what other keys of the same instance left. Use as a context manager.
-    """
-
-    def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        root = root or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
-        self.folder = root / stage / instance / key
-        self._lock = FileLock(root / stage / f"{instance}.lock")
-        self._who = f"{stage} {instance}"
-
-    def __enter__(self) -> "Store":
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("%s: another process runs this stage; waiting for it to end", self._who)
-            self._lock.acquire()
-        for other in self.folder.parent.iterdir():
-            if other != self.folder:
-                shutil.rmtree(other)
-        self.folder.mkdir(exist_ok=True)
-        return self
-
-    def __exit__(self, *_):
-        self._lock.release()
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
 
 
 def require_match(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -24,8 +24,10 @@ def parse_fraction(value: Any) -> Fraction:
         if isinstance(value, bool):
             raise ValueError
         if isinstance(value, str):
-            top, _, bottom = value.partition("/")
-            fraction = Fraction(top.strip()) / Fraction(bottom.strip() or "1")
+            top, *bottom = value.split("/")
+            if len(bottom) > 1:
+                raise ValueError
+            fraction = Fraction(top.strip()) / Fraction(bottom[0].strip() if bottom else 1)
         else:
             fraction = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
@@ -44,15 +46,13 @@ def format_fraction(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-PixelFraction = Annotated[
-    Fraction, BeforeValidator(parse_fraction), PlainSerializer(format_fraction, return_type=str)
-]
+PixelFraction = Annotated[Fraction, BeforeValidator(parse_fraction), PlainSerializer(format_fraction, return_type=str)]
 
 
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def plain(self) -> dict:
         """Only dicts, lists, strings, numbers and None: ready for YAML or JSON."""

@@ -23,15 +23,16 @@ class Head(nn.Module):
         self.conv = nn.Conv2d(space.layers[-1].cout, conv, 1, bias=False)
         self.norm = nn.BatchNorm2d(conv)
         self.act = act_layer()
-        self.hidden = nn.Conv2d(conv, hidden, 1)
+        # 1x1 convolutions of a pooled, 1x1 map: linear layers
+        self.hidden = nn.Linear(conv, hidden)
         self.gate = SqueezeExcite(hidden, act_layer)
-        self.out = nn.Conv2d(hidden, out, 1)
+        self.out = nn.Linear(hidden, out)
         self.classes = nn.Linear(out, space.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm(self.conv(x))).mean((2, 3), keepdim=True)
+        x = self.act(self.norm(self.conv(x))).mean((2, 3))
         x = self.gate(self.act(self.hidden(x)))
-        return self.classes(self.act(self.out(x)).flatten(1))
+        return self.classes(self.act(self.out(x)))
 
 
 class Rest(nn.Module):
@@ -87,7 +88,10 @@ class Supernet(nn.Module):
         self.rest = Rest(space, first, act_layer)
         self.rest.layers = nn.ModuleList(
             nn.ModuleDict(
-                {str(block): choice_block(layer, block, space.max_ratio, act_layer) for block in space.allowed_blocks(i)}
+                {
+                    str(block): choice_block(layer, block, space.max_ratio, act_layer)
+                    for block in space.allowed_blocks(i)
+                }
             )
             for i, layer in enumerate(space.layers)
         )

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tamnas import plan as plans
 from tamnas.compute import Compute
@@ -38,9 +38,16 @@ class Yopo(Section):
     bn: Literal["eval", "batch"] | None = None
 
 
+def _no_bool(value: Any) -> Any:
+    # True is an int to Python, and equal to 1.
+    if isinstance(value, bool):
+        raise ValueError("must be 1, 2, 5 or 10")
+    return value
+
+
 class TrainingAttack(Section):
     eps: PixelFraction
-    attack_steps: Literal[1, 2, 5, 10] | None = None
+    attack_steps: Annotated[Literal[1, 2, 5, 10], BeforeValidator(_no_bool)] | None = None
     yopo: Yopo | None = None
 
     @model_validator(mode="after")
@@ -122,7 +129,7 @@ class Retrain(Section):
 
 class Legonet(Section):
     top: Positive
-    pooled_mode: dict[Name, Name] = {}
+    pooled_mode: dict[Name, Name] = Field(default_factory=dict)
 
 
 class Baselines(Section):
@@ -173,18 +180,24 @@ def parse_params(raw: dict, source: str = "params.yaml") -> Params:
             raise InputError(f"{source}: run.datasets: {dataset!r} is not in data ({_names(params.data)})")
     for name, row in params.run.rows.items():
         if row.dataset not in params.run.datasets:
-            raise InputError(f"{source}: run.rows.{name}.dataset is {row.dataset!r}; allowed: {_names(params.run.datasets)}")
+            raise InputError(
+                f"{source}: run.rows.{name}.dataset is {row.dataset!r}; allowed: {_names(params.run.datasets)}"
+            )
         if row.mode not in params.modes:
             raise InputError(f"{source}: run.rows.{name}.mode is {row.mode!r}; allowed: {_names(params.modes)}")
         if name in params.run.datasets:
             raise InputError(f"{source}: run.rows.{name}: a row may not be named like a dataset")
     for dataset, mode in params.legonet.pooled_mode.items():
+        if dataset not in params.data:
+            raise InputError(f"{source}: legonet.pooled_mode.{dataset}: is not in data ({_names(params.data)})")
         if mode not in params.modes:
             raise InputError(f"{source}: legonet.pooled_mode.{dataset} is {mode!r}; allowed: {_names(params.modes)}")
     for dataset in params.run.datasets:
         if not any(row.dataset == dataset for row in params.run.rows.values()):
             raise InputError(f"{source}: run.rows: no row uses the dataset {dataset!r} of run.datasets")
-    _refuse_twins({name: resolve_row(params, name) for name in params.run.rows}, source)
+    if len(set(params.run.datasets)) != len(params.run.datasets):
+        raise InputError(f"{source}: run.datasets: {_names(params.run.datasets)}: must not repeat")
+    resolve_all(params, source)
     return params
 
 
@@ -200,9 +213,10 @@ def merge(base: dict, patch: dict) -> dict:
     return merged
 
 
-def resolve_all(params: Params) -> dict[str, Section]:
-    """Every plan, by the name of its file: one per row, one per dataset."""
+def resolve_all(params: Params, source: str = "params.yaml") -> dict[str, Section]:
+    """Every plan, by the name of its file: one per row, one per dataset. Raises InputError."""
     rows = {name: resolve_row(params, name) for name in params.run.rows}
+    _refuse_twins(rows, source)
     return rows | {dataset: _resolve_dataset(params, dataset, rows) for dataset in params.run.datasets}
 
 
@@ -247,7 +261,9 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
     model = next((plan for plan in own.values() if plan.mode == mode), None)
     if model is None:
         # The mode that shapes the pooled Lego-Net need not be a row of this dataset.
-        probe = params.model_copy(update={"run": Run(datasets=(dataset,), rows={"pooled": Row(dataset=dataset, mode=mode)})})
+        probe = params.model_copy(
+            update={"run": Run(datasets=(dataset,), rows={"pooled": Row(dataset=dataset, mode=mode)})}
+        )
         model = resolve_row(probe, "pooled")
     baselines = params.baselines
     raw = {

@@ -28,11 +28,15 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Where images come from and how they are split; sizes in images, `size` in pixels."""
+    """Where images come from and how they are split; sizes in images, `size` in pixels.
+
+    `test` null takes the source's whole test split, a number so many of it (of the training
+    images where there is none); `train` null takes all that is left. `merge_validation` trains
+    on the validation images too and selects on the test split.
+    """
 
     source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
     path: str | None = None
-    url: str | None = None
     classes: Annotated[int, Field(ge=2)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
@@ -244,6 +248,12 @@ class Eval(Section):
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
     weights: Literal["best", "last"]
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(set(self.eps)) != len(self.eps) or len(set(self.steps)) != len(self.steps):
+            raise ValueError("eps and steps must not repeat")
+        return self
 
 
 class Numerics(Section):

@@ -38,4 +38,6 @@ class Progress:
                 self._last = now
                 left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
                 text = ", ".join(f"{key} {value}" for key, value in shown.items())
-                log.info("%s: %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f" ({text})" if text else "")
+                log.info(
+                    "%s: %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f" ({text})" if text else ""
+                )

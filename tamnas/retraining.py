@@ -10,22 +10,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tamnas import checkpoint, device
 from tamnas.baselines import baseline
+from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
 from tamnas.network import Subnet
-from tamnas.compute import Compute
 from tamnas.plan import Augment, Numerics, Training, Validation
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
 from tamnas.space import Architecture, SearchSpace
 from tamnas.stage import write_csv, write_json
-from tamnas.training import Resume, Single, train
+from tamnas.training import Resume, Single, train, with_prefix
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     model = network.build(context.space, torch_generator(*key, "weights"))
     if spec.get("inherited"):
         stored, _ = checkpoint.load(Path(spec["inherited"]))
-        prefix = f"{network.id}."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+        model.load_state_dict(with_prefix(stored, f"{network.id}."))
     model = model.to(context.runtime.device, memory_format=context.runtime.memory_format)
     recipe = context.training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
@@ -171,7 +170,7 @@ def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.R
     tensors, meta = checkpoint.load(path)
     network = NetworkSpec.from_plain(meta["record"])
     model = network.build(space)
-    chosen: dict[str, Tensor] = {k.removeprefix(f"{weights}."): v for k, v in tensors.items() if k.startswith(f"{weights}.")}
+    chosen = with_prefix(tensors, f"{weights}.")
     checkpoint.require_match(path, chosen, model.state_dict())
     model.load_state_dict(chosen)
     return model.to(runtime.device, memory_format=runtime.memory_format).eval(), meta["record"]

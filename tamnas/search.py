@@ -27,12 +27,12 @@ from torch import Tensor
 
 from tamnas import device
 from tamnas.batchnorm import recalibrate
+from tamnas.compute import Compute
 from tamnas.data import Split, batches, load_split
 from tamnas.evaluation import accuracy, pgd_accuracy
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
 from tamnas.network import Subnet, Supernet
-from tamnas.compute import Compute
 from tamnas.plan import Augment, RowPlan, Search
 from tamnas.progress import Progress
 from tamnas.sampling import bounds, genes_parameters, sample_genes
@@ -105,13 +105,18 @@ def evaluate_subnet(spec: dict, context: SearchContext) -> tuple[float, float]:
     return accuracy(subnet, context.validation), pgd_accuracy(subnet, context.validation, plan.search.attack, key)
 
 
+Evaluated = tuple[Architecture, Fitness]
+
+
 class Memo:
     """Fitness per architecture, in a JSON-lines file that survives a kill.
 
     `evaluate` yields (architecture, fitness) in any order, each written as it comes.
     """
 
-    def __init__(self, path: Path, evaluate: Callable[[Sequence[Architecture]], Iterable[tuple[Architecture, Fitness]]]):
+    def __init__(
+        self, path: Path, evaluate: Callable[[Sequence[Architecture]], Iterable[tuple[Architecture, Fitness]]]
+    ):
         self.path, self._evaluate = path, evaluate
         self.known: dict[Architecture, Fitness] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
@@ -300,7 +305,7 @@ def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_
         Progress(f"search {plan.row}", total) as progress,
     ):
 
-        def evaluate(archs: Sequence[Architecture]) -> Iterator[tuple[Architecture, Fitness]]:
+        def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
             for index, (clean, robust) in jobs.run_jobs(evaluate_subnet, [arch.plain() for arch in archs]):
                 progress.step(clean=clean, robust=robust)
                 yield archs[index], Fitness(clean, robust, space.parameters(archs[index]))

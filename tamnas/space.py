@@ -43,9 +43,7 @@ BLOCKS: tuple[BlockKind, ...] = (
     *(
         BlockKind(3 * group + i, branch, kernel, attention)
         for group, (branch, attention) in enumerate(
-            (branch, attention)
-            for attention in (None, "embedded", "gaussian")
-            for branch in ("shuffle", "xception")
+            (branch, attention) for attention in (None, "embedded", "gaussian") for branch in ("shuffle", "xception")
         )
         for i, kernel in enumerate((3, 5, 7))
     ),
@@ -70,22 +68,24 @@ class Architecture:
         object.__setattr__(self, "ratios", tuple(_ratio(ratio) for ratio in self.ratios))
         if len(self.blocks) != len(self.ratios) or not self.blocks:
             raise InputError(
-                f"architecture: {len(self.blocks)} blocks and {len(self.ratios)} ratios; "
-                "each layer needs one of both"
+                f"architecture: {len(self.blocks)} blocks and {len(self.ratios)} ratios; each layer needs one of both"
             )
 
     def __str__(self) -> str:
         """Compact and unique, `15@1.8 0@0.2 ...`; `Architecture.parse` reads it back."""
-        return " ".join(f"{block}@{ratio:g}" for block, ratio in zip(self.blocks, self.ratios, strict=True))
+        return " ".join(
+            f"{block}@{ratio!r}".removesuffix(".0") for block, ratio in zip(self.blocks, self.ratios, strict=True)
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Architecture":
         """The inverse of `str`. Raises InputError."""
         try:
             pairs = [part.split("@") for part in text.split()]
-            return cls(tuple(int(block) for block, _ in pairs), tuple(float(ratio) for _, ratio in pairs))
+            genes = [(int(block), float(ratio)) for block, ratio in pairs]
         except (ValueError, AttributeError):
             raise InputError(f"architecture: cannot read {text!r:.80}; expected e.g. '15@1.8 0@0.2'") from None
+        return cls(tuple(block for block, _ in genes), tuple(ratio for _, ratio in genes))
 
     def plain(self) -> dict:
         return {"blocks": list(self.blocks), "ratios": list(self.ratios)}
@@ -317,8 +317,7 @@ class SearchSpace:
         """The inverse of `decode`; int64 of length 2 x layers. Raises InputError if not legal."""
         self.require_legal(arch)
         return np.array(
-            [self.blocks.index(block) for block in arch.blocks]
-            + [self.ratios.index(ratio) for ratio in arch.ratios]
+            [self.blocks.index(block) for block in arch.blocks] + [self.ratios.index(ratio) for ratio in arch.ratios]
         )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tamnas.checkpoint import Store, file_digest, key_of
 from tamnas.codedeps import code_digest
 from tamnas.errors import DivergenceError, InputError
+from tamnas.store import Store, file_digest, key_of
 
 log = logging.getLogger(__name__)
 LOGS = Path("logs")

@@ -151,7 +151,7 @@ def test_extract_takes_the_mode(small, train):
     assert all(part.training == train for part in small.train(train).extract(arch_of(small, 0)).modules())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_extract_then_absorb_is_the_identity(small, seed):
     before = state(small)
     subnet, optimiser = small.extract(arch_of(small, seed), lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9))
@@ -161,7 +161,7 @@ def test_extract_then_absorb_is_the_identity(small, seed):
     assert_same(state(small), before)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_absorb_touches_the_path_alone(small, seed):
     arch, sentinel = arch_of(small, seed), 12_345
     before = state(small)
@@ -290,8 +290,8 @@ def test_generator_decides_the_weights(space):
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_stride_1_stage_transitions_work(activation):
-    space = dataclasses.replace(
-        SearchSpace.paper(), strides=(1, 2, 2), repeats=(1, 2, 1), channels=(32, 48, 64), activation=activation
+    space = SearchSpace(
+        channels=(32, 48, 64), repeats=(1, 2, 1), strides=(1, 2, 2), blocks=(0, 3, 6, 15, 20), activation=activation
     )
     supernet = Supernet(space, torch.Generator().manual_seed(0)).eval()
     first = supernet.rest.layers[0]["0"]
@@ -307,12 +307,11 @@ def test_stride_1_stage_transitions_work(activation):
 def test_shapes_of_every_block():
     for layer in set(SearchSpace.paper().layers):
         for block in filter(layer.allows, range(22)):
-            for ratio in (0.2, 2.0):
-                module = choice_block(layer, block, ratio).eval()
-                with torch.no_grad():
-                    out = module(torch.rand(1, layer.cin, 4, 4))
-                assert out.shape == (1, layer.cout, 4 // layer.stride, 4 // layer.stride)
-                assert isinstance(module, PureRobustBlock if block >= 18 else TinyBlock)
+            module = choice_block(layer, block, 0.2).eval()
+            with torch.no_grad():
+                out = module(torch.rand(1, layer.cin, 4, 4))
+            assert out.shape == (1, layer.cout, 4 // layer.stride, 4 // layer.stride)
+            assert isinstance(module, PureRobustBlock if block >= 18 else TinyBlock)
 
 
 def test_stride_1_block_passes_one_half(randomise):

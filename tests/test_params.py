@@ -57,13 +57,16 @@ def test_fractions_are_exact(written, value):
     assert parse_fraction(written) == value
 
 
-@pytest.mark.parametrize(("value", "text"), [("8/255", "8/255"), ("5/510", "2.5/255"), ("1/3", "85/255"), ("1/7", "1/7")])
+@pytest.mark.parametrize(
+    ("value", "text"), [("8/255", "8/255"), ("5/510", "2.5/255"), ("1/3", "85/255"), ("1/7", "1/7")]
+)
 def test_fractions_are_written_over_255_where_that_is_short(value, text):
     assert format_fraction(Fraction(value)) == text
 
 
 @pytest.mark.parametrize(
-    "written", ["", "8", "0", "-1/255", "1/0", "256/255", "eight", "8/", "/255", "8/255/2", "nan", "inf", True, None, [], NAN]
+    "written",
+    ["", "8", "0", "-1/255", "1/0", "256/255", "eight", "8/", "/255", "8/255/2", "nan", "inf", True, None, [], NAN],
 )
 def test_bad_fractions_are_refused(written):
     with pytest.raises(ValueError, match="fraction of the pixel range"):

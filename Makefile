@@ -1,0 +1,38 @@
+# Two commands: `make` computes everything, `make test` tests it. Both make the environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+
+.PHONY: all env test lint check deps clean
+
+all: env
+	$(DVC) repro
+	@echo "the report is in reports/index.html"
+
+env: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON=python3.11 or newer" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# dvc.lock, parameters and code agree. `dvc repro plan` first: plan/ is not in git, and without
+# it the dry run would compare nothing (docs/pipeline.md).
+check: env
+	$(DVC) repro --quiet plan
+	git diff --exit-code dvc.lock
+	$(DVC) repro --allow-missing --dry | tee /dev/stderr | grep -q "up to date"
+
+# Bring the code dependencies in dvc.yaml up to date after changing an import.
+deps: env
+	$(BIN)/python -m tamnas.codedeps

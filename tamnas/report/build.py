@@ -1,0 +1,46 @@
+"""All files of reports/, as bytes by path, and writing them."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tamnas.report.collect import Dataset
+from tamnas.report.figures import pictures
+from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
+from tamnas.report.page import html, readme
+from tamnas.report.published import paper_tables
+from tamnas.report.table import latex, markdown, to_csv
+from tamnas.report.tables import run_tables
+
+
+def build(datasets: Sequence[Dataset]) -> dict[str, bytes]:
+    """Path below reports/ -> contents; the same results give the same bytes."""
+    tables, drawn = [*run_tables(datasets), *paper_tables(datasets)], pictures(datasets)
+    texts = {
+        "index.html": html(datasets, tables, drawn),
+        "README.md": readme(datasets, tables, drawn),
+        "metrics.json": json.dumps(metrics(datasets), indent=1) + "\n",
+        "plots/hypervolume.csv": hypervolume_csv(datasets),
+        "plots/curves.csv": curves_csv(datasets),
+    }
+    for table in tables:
+        for suffix, form in (("md", markdown), ("csv", to_csv), ("tex", latex)):
+            texts[f"tables/{table.name}.{suffix}"] = form(table)
+    files = {name: text.encode() for name, text in texts.items()}
+    for one in drawn:
+        files |= {f"figures/{one.name}.svg": one.svg, f"figures/{one.name}.png": one.png}
+    return files
+
+
+def write(files: Mapping[str, bytes], folder: Path) -> None:
+    """Replace what this stage owns in `folder`; nothing of an earlier run stays in its subfolders."""
+    for name in sorted({Path(name).parts[0] for name in files if "/" in name}):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name, contents in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(contents)
+        os.replace(temporary, path)

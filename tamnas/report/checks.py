@@ -1,0 +1,123 @@
+"""Intervals, paired differences and signs that an attack was too weak. Accuracies are shares."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from scipy.stats import t as student
+from scipy.stats import wilcoxon
+
+from tamnas.fields import format_fraction
+from tamnas.report.collect import Dataset, Row, Test, Trained
+
+MASKING = "a sign of gradient masking"
+Z95 = 1.959963984540054
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of `share` correct among `n` images."""
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of paired differences with its 95% t interval and Wilcoxon's p; None where n is too small."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    n: int
+
+
+def paired(differences: Sequence[float]) -> Paired:
+    n, mean = len(differences), sum(differences) / len(differences)
+    if n < 2:
+        return Paired(mean, None, None, None, n)
+    deviation = math.sqrt(sum((one - mean) ** 2 for one in differences) / (n - 1))
+    half = float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    # Wilcoxon's test has no answer where every pair is equal.
+    p_value = float(wilcoxon(differences).pvalue) if any(differences) else None
+    return Paired(mean, mean - half, mean + half, p_value, n)
+
+
+def scratch_minus_finetune(row: Row, cell) -> dict[str, Paired]:
+    """Paired over the networks of a row, on test: clean, and robust under `cell`."""
+    finetuned = {network.id: network.test for network in row.finetune}
+    pairs = [(network.test, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
+    differences = {"clean": [a.clean - b.clean for a, b in pairs]}
+    if all(cell in test.grid for pair in pairs for test in pair):
+        differences["robust"] = [a.grid[cell] - b.grid[cell] for a, b in pairs]
+    return {name: paired(values) for name, values in differences.items() if values}
+
+
+def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
+    """(where it belongs, network) of every network that saw test images."""
+    for row in dataset.rows:
+        for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", [row.lego.network])):
+            for network in networks:
+                yield f"{row.name} {network.id} {kind}".strip(), network
+    if dataset.pooled:
+        yield "pooled lego", dataset.pooled.network
+    for network in dataset.baselines:
+        yield network.id, network
+
+
+def warnings(dataset: Dataset) -> list[str]:
+    """What a reader should know before believing the numbers; one line each."""
+    found = []
+    if dataset.plan.data.merge_validation:
+        found.append(
+            "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
+            "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
+        )
+    signs = [f"{name}: {line}" for name, network in tested(dataset) for line in suspicious(network.test)]
+    found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
+    chance = 1.5 / len(dataset.card["classes"])
+    found += [
+        f"{name}: clean accuracy {100 * network.test.clean:.2f}% is close to chance; the training did not succeed."
+        for name, network in tested(dataset)
+        if network.test.clean <= chance
+    ]
+    return found
+
+
+def suspicious(test: Test) -> list[str]:
+    """Signs of gradient masking or of an attack that has not converged.
+
+    A rise by one image, or by 0.25 points on large test sets, is the noise of random starts.
+    """
+    tolerance = max(1.0001 / test.images, 0.0025)
+    lines = []
+    for (eps, steps), share in sorted(test.grid.items()):
+        if share > test.clean + 1e-9:
+            lines.append(
+                f"accuracy under PGD-{steps} at {format_fraction(eps)} ({100 * share:.2f}%) is above clean accuracy "
+                f"({100 * test.clean:.2f}%): {MASKING}."
+            )
+    for steps in sorted({steps for _, steps in test.grid}):
+        line = [(eps, test.grid[eps, steps]) for eps in sorted({e for e, s in test.grid if s == steps})]
+        lines += [
+            f"accuracy under PGD-{steps} rises from {100 * a:.2f}% at {format_fraction(low)} to {100 * b:.2f}% at "
+            f"{format_fraction(high)}: {MASKING}."
+            for (low, a), (high, b) in pairwise(line)
+            if b > a + tolerance
+        ]
+    for eps in sorted({eps for eps, _ in test.grid}):
+        line = [(steps, test.grid[eps, steps]) for steps in sorted({s for e, s in test.grid if e == eps})]
+        lines += [
+            f"accuracy at {format_fraction(eps)} rises from {100 * a:.2f}% under PGD-{few} to {100 * b:.2f}% under "
+            f"PGD-{many}: {MASKING}."
+            for (few, a), (many, b) in pairwise(line)
+            if b > a + tolerance
+        ]
+        (few, first), (many, final) = line[0], line[-1]
+        if first - final > 0.05:
+            lines.append(
+                f"at {format_fraction(eps)} PGD-{few} leaves {100 * first:.2f}%, PGD-{many} {100 * final:.2f}%: the "
+                "shorter attack has not converged; read the longer one."
+            )
+    return lines

@@ -1,0 +1,152 @@
+"""Figures over all rows of a dataset. Each `draw_*` returns a matplotlib figure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from tamnas.report.checks import wilson
+from tamnas.report.collect import Cell, Dataset, Trained
+from tamnas.report.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    VERMILLION,
+    freeze,
+    label_points,
+    legend_above,
+    new,
+    series,
+    size_unit,
+)
+from tamnas.report.tables import lego_networks
+from tamnas.report.terms import cell_name, name_of
+
+# What a marker stands for: marker, colour, area in square points.
+KINDS = {
+    "best": ("o", BLUE, 46),
+    "Lego-Net": ("D", ORANGE, 46),
+    "Lego-Net, pooled": ("*", VERMILLION, 110),
+    "hand-made": ("s", GREEN, 40),
+}
+BARS = 6  # more networks than that, and their intervals hide each other
+
+
+def draw_overview(datasets: Sequence[Dataset]) -> Figure:
+    figure = new(PAGE, 2.9 * len(datasets) + 0.3)
+    panels = figure.subplots(len(datasets), 2, squeeze=False)
+    waiting = []
+    for dataset, (left, right) in zip(datasets, panels, strict=True):
+        cell = dataset.key_cell
+        counts = [network.parameters for row in dataset.rows for network in row.scratch]
+        named = _named(dataset)
+        unit, word = size_unit(counts + [network.parameters for _, network, _ in named])
+        for axes, which in ((left, None), (right, cell)):
+            axes.scatter([count / unit for count in counts],
+                         [100 * _share(network, which) for row in dataset.rows for network in row.scratch],
+                         s=14, color=BLUE, alpha=0.55, linewidths=0, label="searched subnets")  # fmt: skip
+            for kind, network, _ in named:
+                marker, colour, size = KINDS[kind]
+                share = _share(network, which)
+                low, high = wilson(share, network.test.images)
+                title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
+                axes.errorbar(network.parameters / unit, 100 * share, [[100 * (share - low)], [100 * (high - share)]],
+                              fmt="none", ecolor="#A8A8A8", elinewidth=0.8, zorder=2)  # fmt: skip
+                axes.scatter([network.parameters / unit], [100 * share], s=size, marker=marker, color=colour,
+                             edgecolors=BLACK, linewidths=0.9, zorder=3, label=title)  # fmt: skip
+            _size_axis(axes, unit, word, [network.parameters for _, network, _ in named] + counts)
+            axes.set_ylabel("clean accuracy (%)" if which is None else f"accuracy under {cell_name(cell)} (%)")
+            axes.margins(x=0.12, y=0.12)
+            points = [(network.parameters / unit, 100 * _share(network, which)) for _, network, _ in named]
+            dots = [
+                (network.parameters / unit, 100 * _share(network, which))
+                for row in dataset.rows
+                for network in row.scratch
+            ]
+            waiting.append((axes, points, [label for _, _, label in named], dots))
+        left.set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
+    legend_above(figure, columns=5)
+    freeze(figure)
+    for axes, points, texts, dots in waiting:
+        label_points(axes, points, texts, [4.5] * len(points), dots)
+    return figure
+
+
+def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
+    """(kind, network, label) of the networks that get a marker of their own; with several rows few get a label."""
+    several = len(dataset.rows) > 1
+    found = [("Lego-Net", row.lego.network, "" if several else "Lego-Net") for row in dataset.rows]
+    if dataset.pooled and several:
+        found.append(("Lego-Net, pooled", dataset.pooled.network, "pooled Lego-Net"))
+    found += [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
+    return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
+
+
+def _share(network: Trained, cell: Cell | None) -> float:
+    return network.test.clean if cell is None else network.test.grid.get(cell, float("nan"))
+
+
+def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
+    axes.set_xlabel(f"parameters ({word})")
+    if max(counts) > 4 * min(counts):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def draw_robustness(dataset: Dataset) -> Figure:
+    """Accuracy against eps of the final networks."""
+    steps = max(dataset.plan.eval.steps)
+    networks = [(name_of(one.id), one) for one in dataset.baselines]
+    networks += [(name, network) for name, network, _ in lego_networks(dataset)
+                 if network and name.startswith("Lego")]  # fmt: skip
+    networks += [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
+    figure = new(PAGE, 3.4)
+    axes = figure.subplots()
+    for index, (name, network) in enumerate(networks):
+        cells = sorted(cell for cell in network.test.grid if cell[1] == steps)
+        shares = np.array([network.test.clean, *(network.test.grid[cell] for cell in cells)])
+        eps = np.array([0.0, *(float(cell[0]) * 255 for cell in cells)])
+        bounds = np.array([wilson(share, network.test.images) for share in shares]).T
+        shift = (index - (len(networks) - 1) / 2) * 0.12 if len(networks) <= BARS else 0
+        if len(networks) <= BARS:
+            axes.errorbar(
+                eps + shift,
+                100 * shares,
+                100 * abs(bounds - shares),
+                fmt="none",
+                elinewidth=0.7,
+                ecolor=series(index)["color"],
+            )
+        axes.plot(eps + shift, 100 * shares, label=name, **series(index))
+    axes.set_xlabel("radius eps of the attack (1/255 of the pixel range)")
+    axes.set_ylabel(f"accuracy under PGD-{steps} (%)")
+    axes.set_xticks([0, *(float(one) * 255 for one in dataset.plan.eval.eps)])
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
+    return figure
+
+
+def draw_hypervolume(dataset: Dataset) -> Figure:
+    figure = new(PAGE, 2.8)
+    axes = figure.subplots()
+    for index, row in enumerate(dataset.rows):
+        style = series(index)
+        generations = [line["generation"] for line in row.hypervolume]
+        axes.plot(generations, [line["hypervolume"] for line in row.hypervolume], label=row.name, **style,
+                  markevery=max(1, len(generations) // 20))  # fmt: skip
+        axes.plot(
+            generations, [line["archive_hypervolume"] for line in row.hypervolume], color=style["color"], linewidth=0.7
+        )
+    axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("generation")
+    axes.set_ylabel("hypervolume (share of the box)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
+    return figure

@@ -1,0 +1,146 @@
+"""All figures of a run with their titles and captions; what is drawn is in the plot modules and in `drawing`."""
+
+from collections.abc import Sequence
+
+from tamnas.report.collect import Dataset, Lego, Row
+from tamnas.report.dataset_plots import draw_hypervolume, draw_overview, draw_robustness
+from tamnas.report.drawing import draw_architectures, draw_layers
+from tamnas.report.row_plots import draw_fronts, draw_ranks, draw_retraining, draw_scratch_and_finetune, draw_supernet
+from tamnas.report.style import Picture, picture
+from tamnas.report.terms import cell_name, max_half_width, selection_images
+
+
+def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
+    """All figures, the overview first."""
+    shown = [dataset for dataset in datasets if dataset.rows]
+    found = [_overview(shown)] if shown else []
+    for dataset in shown:
+        found += _of_dataset(dataset)
+        for row in dataset.rows:
+            found += _of_row(dataset, row)
+    return found
+
+
+def _overview(datasets: Sequence[Dataset]) -> Picture:
+    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {cell_name(one.key_cell)}" for one in datasets)
+    caption = (
+        f"Parameters against clean (left) and robust (right) accuracy on test images ({tests}). Small circles: all "
+        "subnets trained from scratch; ringed: the best of each row by validation. Bars: 95% Wilson intervals."
+    )
+    return picture("overview", None, "Size against accuracy", caption, draw_overview, datasets)
+
+
+def _of_dataset(dataset: Dataset) -> list[Picture]:
+    name, n = dataset.name, dataset.images["test"]
+    robustness = (
+        f"Accuracy of the final networks on n = {n:,} test images against the radius of "
+        f"PGD-{max(dataset.plan.eval.steps)}; radius 0 is clean accuracy. 95% Wilson intervals reach at most "
+        f"{100 * max_half_width(n):.1f} points to either side; they are drawn where few networks leave room, with the "
+        "points shifted sideways to keep them apart."
+    )
+    architecture = (
+        "One network a strip, one choice block a column. Height: channel ratio, the outline is the largest of the "
+        "space; the number above a column counts the channels behind the selector. Below: block id, branch with kernel "
+        "size (S: ShuffleNetV2, SX: Shuffle-Xception), attention (NE, NG: non-local, embedded Gaussian or Gaussian; + "
+        "with BatchNorm). Dashed lines: a stage begins."
+    )
+    hypervolume = (
+        "Share of the objective box that the front dominates, per generation (0: the initial population). Lines with "
+        f"markers: front of the population; thin lines: of all evaluated. Objectives on {selection_images(dataset)}."
+    )
+    found = [
+        picture(f"{name}-robustness", name, f"Accuracy under attack, {name}", robustness, draw_robustness, dataset),
+        picture(f"{name}-architectures", name, f"Architectures, {name}", architecture, draw_architectures,
+                architectures(dataset)),
+        picture(f"{name}-hypervolume", name, f"Hypervolume, {name}", hypervolume, draw_hypervolume, dataset),
+    ]  # fmt: skip
+    if dataset.pooled and len(dataset.rows) > 1:
+        title = f"Blocks and ratios per layer, all rows of {name} (form of Figures 8 and 9)"
+        caption = _layers_caption(dataset.pooled)
+        found.append(picture(f"{name}-figure-08-09", name, title, caption, draw_layers, dataset.space, dataset.pooled))
+    return found
+
+
+def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
+    images, networks = selection_images(dataset), len(row.scratch)
+    before, after = row.plan.search.attack.text, row.plan.retrain.validation.attack.text
+
+    def one(suffix: str, title: str, caption: str, draw, *args) -> Picture:
+        return picture(f"{row.name}-{suffix}", dataset.name, title, caption, draw, *args)
+
+    return [
+        one(
+            "figure-05",
+            f"From scratch and fine-tuned, {row.name} (form of Figure 5)",
+            f"The {networks} retrained subnets in the three objectives on n = {dataset.images['test']:,} test images, "
+            f"robust error under {cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: fine-tuned "
+            "from inherited weights; a line joins the same architecture.",
+            draw_scratch_and_finetune,
+            row,
+            dataset.key_cell,
+        ),
+        one(
+            "figure-06-07",
+            f"The front before and after training, {row.name} (form of Figures 6 and 7)",
+            f"Left: all {len(row.front)} subnets of the front with inherited weights ({before}); right: the {networks} "
+            f"of them that were trained from scratch ({after}); {images}. Area grows with the number of parameters. "
+            "Label and shade are the network's in both panels, dark for a low robust error before training; white "
+            "networks were not retrained. The axes of the two panels differ.",
+            draw_fronts,
+            row,
+        ),
+        one(
+            "figure-08-09",
+            f"Blocks and ratios per layer, {row.name} (form of Figures 8 and 9)",
+            _layers_caption(row.lego),
+            draw_layers,
+            row.space,
+            row.lego,
+        ),
+        one(
+            "rank",
+            f"Inherited and trained rank, {row.name}",
+            f"Rank of each retrained subnet by accuracy on {images} (1 is best, ties share a rank) with inherited "
+            f"weights and after training from scratch; robust: {before}, then {after}. On the diagonal the supernet "
+            "predicts the order.",
+            draw_ranks,
+            row,
+        ),
+        one(
+            "supernet",
+            f"Training of the supernet, {row.name}",
+            "Accuracy on training batches (clean, and under the training attack) and loss, per epoch, averaged over "
+            "the paths drawn in it. The dashed line marks where the block phase ends and the joint phase begins.",
+            draw_supernet,
+            row,
+        ),
+        one(
+            "retraining",
+            f"Retraining, {row.name}",
+            f"Accuracy per epoch on {images}; robust under {after}, from the epoch on that retrain.validation.start "
+            "sets. Thin lines: single subnets; thick: their mean.",
+            draw_retraining,
+            row,
+        ),
+    ]
+
+
+def _layers_caption(lego: Lego) -> str:
+    return (
+        f"The two most frequent blocks (left) and channel ratios (right) of each layer among the {len(lego.voters)} "
+        "best subnets by validation; area: how many use it. Several squares are tied for second; a second choice of a "
+        "single subnet is left out. Dashed lines: a stage begins."
+    )
+
+
+def architectures(dataset: Dataset) -> list[tuple]:
+    """(name, what, architecture, space) of what the drawing compares."""
+    found = [(row.name, f"best subnet, {row.best.id}", row.best, row.space) for row in dataset.rows]
+    found += [(row.name, "Lego-Net", row.lego.network, row.space) for row in dataset.rows]
+    # With one row the pooled Lego-Net has the row's own architecture.
+    if dataset.pooled and len(dataset.rows) > 1:
+        found.append(("pooled", "Lego-Net", dataset.pooled.network, dataset.space))
+    return [
+        (name, f"{what}, {network.parameters:,} parameters", network.architecture, space)
+        for name, what, network, space in found
+    ]

@@ -1,0 +1,115 @@
+"""Tables of what the search did and of what its best subnets have in common."""
+
+from collections.abc import Sequence
+
+from tamnas.report.checks import scratch_minus_finetune
+from tamnas.report.collect import Dataset, Lego, Row
+from tamnas.report.table import Column, Table, Value
+from tamnas.report.terms import cell_name, tau_text
+
+
+def search(dataset: Dataset) -> Table:
+    """Per row: front, hypervolume, does the supernet predict, does scratch beat fine-tuning."""
+    cell = dataset.key_cell
+    columns = [
+        Column("row", "Row"), Column("evaluated", "Subnets evaluated", "count"), Column("front", "Front", "count"),
+        Column("archive_front", "Front of all evaluated", "count"),
+        Column("hypervolume", "Hypervolume", "number", "max"),
+        Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"),
+        Column("tau_clean", "Kendall's tau, clean"), Column("tau_robust", "Kendall's tau, robust"),
+        Column("scratch_minus_finetune_clean", "Scratch minus fine-tuned, clean (points)"),
+        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {cell_name(cell)} (points)"),
+        Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"),
+        Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"),
+    ]  # fmt: skip
+    rows = []
+    for row in dataset.rows:
+        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, cell), validation_gap(row, dataset)
+        rows.append(
+            [
+                Value(row.name), Value(last["evaluated"]), Value(len(row.front)), Value(len(row.archive_front)),
+                Value(float(last["hypervolume"])), Value(float(last["archive_hypervolume"])),
+                Value(tau_text(row.lego.tau["clean"])), Value(tau_text(row.lego.tau["robust"])),
+                *(Value(paired_text(differences.get(which))) for which in ("clean", "robust")),
+                *(Value(gap[which]) for which in ("clean", "robust")),
+            ]
+        )  # fmt: skip
+    notes = [
+        "Hypervolume: share of the box up to (100% clean error, 100% robust error, the space's largest network).",
+        "Kendall's tau-b between validation accuracies with inherited weights and after training from scratch, over "
+        "all retrained subnets; p from the null hypothesis of no relation.",
+        f"Scratch minus fine-tuned: mean of paired differences on {dataset.images['test']:,} test images, 95% t "
+        "interval over subnets, p of Wilcoxon's signed-rank test. Both share seed and images, so the interval covers "
+        "the choice of subnets alone.",
+        "Validation minus test: mean over the subnets trained from scratch; empty where the test grid lacks the "
+        "validation attack.",
+    ]
+    return Table(
+        f"{dataset.name}-search", f"The search, row by row, {dataset.name}", columns, rows, notes, dataset.name
+    )
+
+
+def validation_gap(row: Row, dataset: Dataset) -> dict[str, float | None]:
+    """Mean validation minus test accuracy in points, over subnets trained from scratch."""
+    reference, weights = dataset.plan.validation.attack, row.plan.eval.weights
+    cell = (reference.eps, reference.steps)
+
+    def mean(values: Sequence[float]) -> float:
+        return round(100 * sum(values) / len(values), 2)
+
+    gaps = {"clean": mean([one.validation[weights]["clean"] - one.test.clean for one in row.scratch]), "robust": None}
+    if all(cell in one.test.grid for one in row.scratch):
+        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[cell] for one in row.scratch])
+    return gaps
+
+
+def paired_text(found) -> str | None:
+    if found is None:
+        return None
+    text = f"{100 * found.mean:+.2f}"
+    if found.low is not None:
+        p_value = f", p {found.p_value:.2g}" if found.p_value is not None else ""
+        text += f" ({100 * found.low:+.2f} to {100 * found.high:+.2f}{p_value})"
+    return text.replace("-", "−")
+
+
+def layers(dataset: Dataset) -> Table:
+    """The lower part of Table VII: which blocks and ratios the best subnets use per layer."""
+    scopes = [(row.name, row.lego) for row in dataset.rows]
+    if dataset.pooled:
+        scopes.insert(0, ("pooled", dataset.pooled))
+    rows = []
+    for name, found in scopes:
+        for layer in sorted({line["layer"] for line in found.counts}):
+            texts = []
+            for gene in ("block", "ratio"):
+                own = [line for line in found.counts if (line["layer"], line["gene"]) == (layer, gene)]
+                texts.append(", ".join(f"{line['value']:g} ({line['count']})" for line in own))
+            rows.append([Value(name), Value(str(layer)), *map(Value, texts)])
+    notes = [
+        "Each entry: block id or ratio, and how many of the voters use it; the most frequent first, ties by mean "
+        "robust validation accuracy.",
+        *votes(dataset),
+    ]
+    columns = [Column("scope", "Subnets of"), Column("layer", "Layer"), Column("blocks", "Blocks (count)"),
+               Column("ratios", "Ratios (count)")]  # fmt: skip
+    title = f"Blocks and ratios of the best subnets per layer, {dataset.name} (lower part of Table VII)"
+    return Table(f"{dataset.name}-layers", title, columns, rows, notes, dataset.name)
+
+
+def votes(dataset: Dataset) -> list[str]:
+    """Who voted for each Lego-Net."""
+    lines = [pooled_votes(dataset)] if dataset.pooled else []
+    return lines + [f"Lego-Net of {row.name}: {_voters(row.lego)}." for row in dataset.rows]
+
+
+def pooled_votes(dataset: Dataset) -> str:
+    return f"Lego-Net, pooled: {_voters(dataset.pooled)}; width and training attack of mode {dataset.plan.pooled.mode}."
+
+
+def _voters(lego: Lego) -> str:
+    by_row: dict[str, list[str]] = {}
+    for voter in lego.voters:
+        by_row.setdefault(voter["row"], []).append(voter["id"])
+    names = "; ".join(f"{row} {', '.join(ids)}" for row, ids in by_row.items())
+    return f"the most frequent legal block and ratio per layer of {len(lego.voters)} subnets ({names})"

@@ -1,0 +1,169 @@
+"""The report as one HTML file that needs no network, and as a README for a git host.
+
+Figures go in as base64, styles inline; the page follows the reader's light or dark mode.
+"""
+
+import base64
+from collections.abc import Sequence
+
+from jinja2 import Environment, StrictUndefined
+
+from tamnas.fields import format_fraction
+from tamnas.plan import Attack, RowPlan
+from tamnas.report.checks import warnings, wilson
+from tamnas.report.collect import Dataset, Trained
+from tamnas.report.style import Picture
+from tamnas.report.table import Table, show, show_paper
+from tamnas.report.template import TEMPLATE
+from tamnas.report.terms import attack_text, by_validation, cell_name, in_order, name_of, weights_text
+
+REPRODUCE = (
+    ("make", "the whole run, as params.yaml says"),
+    ("dvc repro tables", "these reports alone, from plan/ and results/"),
+    ("dvc repro --dry", "what would run, and why"),
+    ("dvc metrics diff", "what changed against the last commit"),
+)
+
+
+def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
+    """(network, parameters, clean, robust) with 95% intervals: the best subnets, Lego-Nets, hand-made networks."""
+    networks = []
+    for row in dataset.rows:
+        networks += [
+            (f"{row.name}: best subnet, {row.best.id}", row.best),
+            (f"{row.name}: best fine-tuned subnet, {row.best_finetuned.id}", row.best_finetuned),
+            (f"{row.name}: Lego-Net", row.lego.network),
+        ]
+    networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
+    networks += [(name_of(one.id), one) for one in dataset.baselines]
+    return [
+        (name, f"{one.parameters:,}", _interval(one, None), _interval(one, dataset.key_cell)) for name, one in networks
+    ]
+
+
+def _interval(network: Trained, cell) -> str:
+    share = network.test.clean if cell is None else network.test.grid.get(cell)
+    if share is None:
+        return "–"
+    low, high = wilson(share, network.test.images)
+    return f"{100 * share:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
+    return [*lines[:most], *([f"… and {len(lines) - most:,} more like these."] if len(lines) > most else [])]
+
+
+def settings(dataset: Dataset) -> list[tuple[str, str]]:
+    """What was run on a dataset, as (term, description)."""
+    plan, images = dataset.plan, dataset.images
+    lines = [
+        ("Images", f"{images['train']:,} training, {images['validation']:,} validation, {images['test']:,} test; "
+                   f"{plan.data.size} x {plan.data.size} pixels, {len(dataset.card['classes'])} classes, source "
+                   f"{plan.data.source}"),
+        ("Seed", f"{plan.seed}; split seed {plan.data.split_seed}"),
+        ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
+        ("Selection", by_validation(dataset)),
+    ]  # fmt: skip
+    for row, measured in in_order(dataset):
+        lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run"))
+    if plan.baselines.names:
+        training = plan.baselines.training
+        names = ", ".join(map(name_of, plan.baselines.names))
+        lines.append(("Hand-made", f"{names}: {training.recipe.epochs} epochs, {_attack(training.attack)}"))
+    return lines
+
+
+def _row_setting(plan: RowPlan) -> str:
+    supernet, search, retrain = plan.supernet, plan.search, plan.retrain
+    front = "the front" if retrain.max_subnets is None else f"the front, at most {retrain.max_subnets}"
+    return (
+        f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {supernet.block.recipe.epochs} epochs over blocks, "
+        f"{supernet.joint.recipe.epochs} over blocks and ratios, {_attack(supernet.attack)}. Search: NSGA-II, "
+        f"{search.population} individuals, {search.generations} generations, {search.attack.text}. Retrained: {front}; "
+        f"from scratch {retrain.scratch.recipe.epochs} epochs, {_attack(retrain.scratch.attack)}; fine-tuned "
+        f"{retrain.finetune.recipe.epochs} epochs, {_attack(retrain.finetune.attack)}."
+    )
+
+
+def _attack(attack: Attack) -> str:
+    eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
+    return f"TRADES-YOPO-{attack.m}-{attack.n} at eps {eps}, inner step {step}, lambda {attack.lam:g}"
+
+
+def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(TEMPLATE).render(
+        datasets=[
+            {
+                "name": dataset.name, "key": cell_name(dataset.key_cell), "n": dataset.images["test"],
+                "headline": headline(dataset), "settings": settings(dataset), "warnings": shortened(warnings(dataset)),
+                "tables": [_table(table) for table in tables if table.dataset == dataset.name],
+                "pictures": [_picture(one) for one in pictures if one.dataset == dataset.name],
+            }
+            for dataset in datasets
+        ],
+        merged=any(dataset.plan.data.merge_validation for dataset in datasets),
+        overview=[_picture(one) for one in pictures if one.dataset is None],
+        paper_tables=[_table(table) for table in tables if table.of_paper],
+        space_tables=[_table(table) for table in tables if table.dataset is None and not table.of_paper],
+        reproduce=REPRODUCE,
+    )  # fmt: skip
+
+
+def _table(table: Table) -> dict:
+    best = table.best
+    return {
+        "name": table.name,
+        "title": table.title,
+        "columns": [(column.title, column.kind) for column in table.columns],
+        "rows": [
+            [
+                (show(value, column.kind), show_paper(value, column.kind), column.kind, (j, i) in best)
+                for i, (value, column) in enumerate(zip(row, table.columns, strict=True))
+            ]
+            for j, row in enumerate(table.rows)
+        ],
+        "notes": table.notes,
+    }
+
+
+def _picture(one: Picture) -> dict:
+    return {
+        "name": one.name,
+        "title": one.title,
+        "caption": one.caption,
+        "data": base64.b64encode(one.svg).decode(),
+    }
+
+
+def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
+    """Headline numbers, links to the tables, and the figures, for reading on a git host."""
+    parts = [
+        "# Reports\n\nWritten by `dvc repro tables`; do not edit. [index.html](index.html) has all of it in one page.\n"
+    ]
+    for dataset in datasets:
+        parts.append(f"## {dataset.name}\n")
+        parts.append("".join(f"- **{term}**: {text}\n" for term, text in settings(dataset)))
+        lines = headline(dataset)
+        if lines:
+            head = f"| Network | Parameters | Clean (%) | {cell_name(dataset.key_cell)} (%) |\n"
+            parts.append(
+                head + "| --- | ---: | ---: | ---: |\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            )
+            parts.append(f"In brackets: 95% Wilson intervals on n = {dataset.images['test']:,} test images.\n")
+        if found := shortened(warnings(dataset)):
+            parts.append("### Warnings\n\n" + "".join(f"- {line}\n" for line in found))
+    parts.append("## Tables\n")
+    parts.append(
+        "".join(
+            f"- {table.title}: [Markdown](tables/{table.name}.md), [CSV](tables/{table.name}.csv), "
+            f"[LaTeX](tables/{table.name}.tex)\n"
+            for table in tables
+        )
+    )
+    parts.append("## Figures\n")
+    parts += [
+        f"### {one.title}\n\n![{one.title}](figures/{one.name}.png)\n\n{one.caption} ([SVG](figures/{one.name}.svg))\n"
+        for one in pictures
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,59 @@
+"""The paper's own results tables, row for row, with what this run measured beside them."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from tamnas.paper import TABLES, Published
+from tamnas.report.collect import Cell, Dataset, Trained
+from tamnas.report.findings import pooled_votes
+from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables import network_values
+from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, by_validation, cell_column, name_of, setting
+
+NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}
+
+
+def paper_tables(datasets: Sequence[Dataset]) -> list[Table]:
+    """Tables II to VI and VIII to X of the datasets in this run, in the paper's order."""
+    by_name = {dataset.name: dataset for dataset in datasets}
+    return [
+        _table(name, by_name[TABLES[name].dataset])
+        for name in sorted(NUMBERS, key=NUMBERS.get)
+        if TABLES[name].dataset in by_name
+    ]
+
+
+def _table(name: str, dataset: Dataset) -> Table:
+    printed = TABLES[name]
+    cells = [_cell(cell) for cell in printed.rows[0].grid]
+    cells.sort(key=lambda cell: (-cell[0], cell[1])) if name == "X" else cells.sort(key=lambda cell: (cell[1], cell[0]))
+    rows = []
+    for row in printed.rows:
+        network = _measured(row, dataset)
+        quoted = "quoted" if row.mode.startswith("robnet") else "not run"
+        rows.append([Value(name_of(row.label)), *network_values(network, cells, row, quoted)])
+    own = [by_validation(dataset)]
+    if any(row.lego and _measured(row, dataset) for row in printed.rows):
+        own = [pooled_votes(dataset), *own]
+    if any(row.mode.startswith("robnet") for row in printed.rows):
+        own.append("Quoted: taken from the literature, never trained here.")
+    return Table(
+        f"table-{NUMBERS[name]:02d}",
+        f"Table {name}. {printed.title}",
+        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        rows,
+        [*setting(dataset), *own, f"{BOLD} {PAPER}"],
+        of_paper=True,
+    )
+
+
+def _cell(cell: tuple[int, int]) -> Cell:
+    return Fraction(cell[0], 255), cell[1]
+
+
+def _measured(row: Published, dataset: Dataset) -> Trained | None:
+    """This run's network for a row of the paper; the pooled Lego-Net only where its mode is the paper's."""
+    if row.lego:
+        return dataset.pooled.network if dataset.pooled and dataset.plan.pooled.mode == row.mode else None
+    baseline = next((network for network in dataset.baselines if network.id == row.mode), None)
+    return baseline or next((one.best for one in dataset.rows if one.plan.mode == row.mode), None)

@@ -1,0 +1,104 @@
+"""The search space from the code that defines it, so that the tables cannot drift: Table I, upper part of VII."""
+
+from collections.abc import Sequence
+
+from tamnas.paper import TABLE_VII_MISPRINTS
+from tamnas.report.collect import Dataset
+from tamnas.report.table import Column, Table, Value
+from tamnas.report.terms import in_order
+from tamnas.space import BLOCKS, SearchSpace, block_parameters, se_parameters
+
+
+def geometry(datasets: Sequence[Dataset]) -> Table:
+    """Table I from the plans' own search spaces; one part per distinct geometry."""
+    parts: dict[tuple, list[str]] = {}
+    for dataset in datasets:
+        for plan, _ in in_order(dataset):
+            parts.setdefault((SearchSpace.from_params(plan), plan.data.size), []).append(plan.row)
+    several = [Column("rows", "Network of")] if len(parts) > 1 else []
+    columns = [*several, *(Column(key, title) for key, title in (
+        ("input", "Input"), ("layer", "Layer"), ("channels", "Channels"), ("repeat", "Repeat"), ("stride", "Stride"),
+        ("parameters", "Parameters"),
+    ))]  # fmt: skip
+    rows = [
+        [Value(", ".join(names)), *values] if several else values
+        for (space, size), names in parts.items()
+        for values in _geometry_rows(space, size)
+    ]
+    notes = [
+        "CB: choice block, its parameters from the smallest to the largest choice. Every convolution of the head is "
+        "1x1."
+    ]
+    notes += [
+        f"{', '.join(names)}: {low:,} to {high:,} parameters in all, {space.head_parameters:,} of them in the head."
+        for (space, _), names in parts.items()
+        for low, high in [space.parameter_range()]
+    ]
+    return Table("space-geometry", "The network (form of Table I)", columns, rows, notes)
+
+
+def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
+    stem, (conv, hidden, out), last = space.stem_channels, space.head, space.layers[-1].cout
+    lines = [
+        (size, 3, "3x3 Conv", stem, 1, 1, f"{27 * stem:,}"),
+        (size, stem, "BN, activation", stem, 1, None, f"{2 * stem:,}"),
+    ]
+    index, legal = 0, [table[table >= 0] for table in space.table.reshape(len(space.layers), -1)]
+    for repeat in space.repeats:
+        for count, first in ((1, index), (repeat - 1, index + 1)):
+            if count:
+                layer, sizes = space.layers[first], legal[first]
+                text = f"{sizes.min():,} to {sizes.max():,}" + (" each" if count > 1 else "")
+                lines.append((size, layer.cin, "CB", layer.cout, count, layer.stride, text))
+                size = -(-size // layer.stride)
+        index += repeat
+    lines += [
+        (size, last, "1x1 Conv", conv, 1, 1, f"{last * conv:,}"),
+        (size, conv, "BN, activation", conv, 1, None, f"{2 * conv:,}"),
+        (size, conv, "Pooling", conv, 1, None, "0"),
+        (1, conv, "1x1 Conv, activation", hidden, 1, 1, f"{conv * hidden + hidden:,}"),
+        (1, hidden, "SE", hidden, 1, None, f"{se_parameters(hidden):,}"),
+        (1, hidden, "1x1 Conv, activation", out, 1, 1, f"{hidden * out + out:,}"),
+        (1, out, "FC", space.num_classes, 1, None, f"{out * space.num_classes + space.num_classes:,}"),
+    ]  # fmt: skip
+    return [
+        [Value(f"{pixels}² × {cin}"), *(Value(None if value is None else str(value)) for value in rest)]
+        for pixels, cin, *rest in lines
+    ]
+
+
+def blocks(datasets: Sequence[Dataset]) -> Table:
+    """The upper part of Table VII, from the code's own block table."""
+    names = {
+        "shuffle": "ShuffleNetV2",
+        "xception": "Shuffle-Xception",
+        "embedded": "embedded Gaussian",
+        "gaussian": "Gaussian",
+    }
+    used = {block for dataset in datasets for plan, _ in in_order(dataset) for block in plan.space.blocks}
+    space = SearchSpace.paper()
+    first, inner = space.layers[4], space.layers[5]
+    rows = [
+        [
+            Value(str(kind.id)), Value(kind.name), Value(names.get(kind.branch)),
+            Value(f"{kind.kernel}x{kind.kernel}" if kind.kernel else None), Value(names.get(kind.attention)),
+            Value(("yes" if kind.attention_norm else "no") if kind.attention else None), Value(kind.family),
+            Value("yes" if first.allows(kind.id) else "no"), Value("yes" if kind.id in used else "no"),
+            Value(block_parameters(inner, kind.id, 1.0)),
+        ]
+        for kind in BLOCKS
+    ]  # fmt: skip
+    columns = [Column("block", "Block"), Column("name", "Name"), Column("branch", "Branch"), Column("kernel", "Kernel"),
+               Column("non_local", "Non-local"), Column("norm", "BN in non-local"), Column("family", "Family"),
+               Column("transition", "Where a stage begins"), Column("used", "In this run"),
+               Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count")]  # fmt: skip
+    wrong = "; ".join(
+        f"{name}: " + ", ".join([f"{i} ticked" for i in ticked] + [f"{i} not ticked" for i in unticked])
+        for name, (ticked, unticked) in TABLE_VII_MISPRINTS.items()
+    )
+    notes = [
+        "S: ShuffleNetV2 branch, SX: Shuffle-Xception branch, NE, NG: non-local with an embedded Gaussian or a "
+        "Gaussian. Every block ends in squeeze-and-excitation.",
+        f"The paper's table differs in five cells, taken for misprints ({wrong}).",
+    ]
+    return Table("space-blocks", "The choice blocks (upper part of Table VII)", columns, rows, notes)

@@ -1,0 +1,188 @@
+"""One look for all figures, files that are the same bytes every time, and labels that do not overlap.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; no figure tells things apart
+by colour alone. Sizes are inches and points as printed: 3.4 in is a column, 7 in a page.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#767676"
+# Series are told apart by all three: seven colours, markers and dashes, of different cycle lengths.
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+DASHES = ("-", "--", "-.", ":")
+PAGE, COLUMN = 7.0, 3.4
+SETTINGS = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7.5, "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5, "figure.titlesize": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.6, "lines.linewidth": 1.3, "lines.markersize": 4.5,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "hatch.linewidth": 0.8, "legend.frameon": False,
+    "axes.titlelocation": "left", "figure.facecolor": "white", "savefig.facecolor": "white",
+    "svg.hashsalt": "tamnas", "svg.fonttype": "path",
+}  # fmt: skip
+PNG_DPI = 200
+HALO = withStroke(linewidth=2, foreground="white")  # keeps a text readable over lines
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure: file stem, caption (plain text), both files' bytes; `dataset` as in `Table`."""
+
+    name: str
+    dataset: str | None
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # no user's matplotlibrc may change the bytes
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def picture(name: str, dataset: str | None, title: str, caption: str, draw: Callable[..., Figure], *args) -> Picture:
+    """Draw and render; no clock, no version and no random id gets into the files."""
+    with styled():
+        figure = draw(*args)
+        freeze(figure)  # both files from one layout
+        return Picture(name, dataset, title, caption, _render(figure, "svg"), _render(figure, "png"))
+
+
+def _render(figure: Figure, form: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if form == "svg" else {"Software": None}
+    figure.savefig(buffer, format=form, dpi=PNG_DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def new(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # gives the figure a renderer, which placing labels needs
+    return figure
+
+
+def series(index: int) -> dict:
+    """Colour, marker and dash of the series with this number."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
+
+
+def legend_above(figure: Figure, handles=None, columns: int = 4, **options) -> None:
+    """One legend over all panels, each label once."""
+    if handles is None:
+        found = {}
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        handles, labels = list(found.values()), list(found)
+    else:
+        labels = [handle.get_label() for handle in handles]
+    columns = min(columns, len(labels))
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, handletextpad=0.5, columnspacing=1.4, **options
+    )
+
+
+def freeze(figure: Figure) -> None:
+    """Settle the layout, so that labels placed next stay where they are; does nothing the second time."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.get_xlim(), axes.get_ylim()  # autoscaling is lazy, and transforms do not ask for it
+
+
+def label_points(
+    axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    radii: Sequence[float],
+    avoid: Sequence[tuple[float, float]] = (),
+) -> None:
+    """A text beside each point (data coordinates; radii in points), clear of the others where there is room.
+
+    `avoid`: small markers without a label. Call `freeze` before. Tries growing distances in eight directions and
+    takes the first free place, with a thin line to its point from the second distance on; without a free place, the
+    least crowded one.
+    """
+    figure = axes.figure
+    scale = 72 / figure.dpi  # pixels to points
+    renderer = figure.canvas.get_renderer()
+    centres = [axes.transData.transform(point) * scale for point in points]
+    frame = axes.get_window_extent(renderer)
+    inside = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
+    taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
+    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (axes.transData.transform(point) * scale for point in avoid)]
+    for (x, y), text, radius, point in zip(centres, texts, radii, points, strict=True):
+        if not text or not all(map(math.isfinite, point)):
+            continue
+        probe = axes.text(*point, text, fontsize=7)
+        extent = probe.get_window_extent(renderer)
+        probe.remove()
+        width, height = extent.width * scale, extent.height * scale
+        best = None
+        for distance in (2, 8, 16, 26, 38):
+            for angle in (45, 135, 315, 225, 0, 90, 180, 270):
+                cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+                # the label's centre, so that its near side is `distance` from the marker
+                dx = cos * (radius + distance) + width / 2 * _sign(cos)
+                dy = sin * (radius + distance) + height / 2 * _sign(sin)
+                box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
+                crowding = sum(_overlap(box, other) for other in taken) + _outside(box, inside)
+                if best is None or crowding < best[0] - 1e-6:
+                    best = (crowding, dx, dy, box, distance)
+            if best[0] <= 1e-6:
+                break
+        _, dx, dy, box, distance = best
+        taken.append(box)
+        line = (
+            {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": radius}
+            if distance > 2
+            else None
+        )
+        note = axes.annotate(text, point, (dx, dy), textcoords="offset points", ha="center", va="center", fontsize=7,
+                             arrowprops=line, annotation_clip=False, zorder=5, path_effects=[HALO])  # fmt: skip
+        note.set_in_layout(False)
+
+
+def _sign(value: float) -> float:
+    return 0.0 if abs(value) < 1e-9 else math.copysign(1.0, value)
+
+
+def _overlap(a, b) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box, frame) -> float:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return 10 * (area - _overlap(box, frame))
+
+
+def short_count(count: int) -> str:
+    """1.85M, 133K."""
+    return f"{count / 1e6:.3g}M" if count >= 1e6 else f"{count / 1e3:.3g}K"
+
+
+def size_unit(counts: Sequence[int]) -> tuple[float, str]:
+    """(divisor, unit) for an axis of parameter counts."""
+    return (1e6, "millions") if max(counts) >= 1e6 else (1e3, "thousands")

@@ -1,0 +1,187 @@
+"""A table as a value, and its forms: Markdown, CSV and LaTeX (the page writes its own HTML).
+
+A cell holds a measured value, a published one beside it, or text. Each form marks the best
+measured value of a column in bold.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """`kind`: text, count (thousands), millions (of parameters), percent (values are shares) or number.
+
+    `better` is max or min where a best value makes sense. `key` names the column in the CSV,
+    `latex` its heading there.
+    """
+
+    key: str
+    title: str
+    kind: str = "text"
+    better: str | None = None
+    latex: str | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """`measured` in the column's unit or None; `paper` as printed: percent, millions."""
+
+    measured: float | int | str | None = None
+    paper: float | None = None
+    text: str | None = None  # stands in the measured value's place, e.g. "not run"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`dataset`: in whose chapter it stands, None for a chapter of its own; `of_paper`: one of the paper's ten."""
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Value]]
+    notes: Sequence[str] = ()
+    dataset: str | None = None
+    of_paper: bool = False
+
+    @property
+    def has_paper(self) -> frozenset[int]:
+        """Columns in which some cell has a published value."""
+        return frozenset(i for row in self.rows for i, value in enumerate(row) if value.paper is not None)
+
+    @property
+    def best(self) -> frozenset[tuple[int, int]]:
+        """(row, column) of the best measured values, as shown; none where fewer than two were measured."""
+        found = set()
+        for i, column in enumerate(self.columns):
+            shown = {j: _rounded(row[i].measured, column.kind) for j, row in enumerate(self.rows)
+                     if isinstance(row[i].measured, (int, float))}  # fmt: skip
+            if column.better and len(shown) > 1:
+                target = (max if column.better == "max" else min)(shown.values())
+                found |= {(j, i) for j, value in shown.items() if value == target}
+        return frozenset(found)
+
+
+def _rounded(value: float, kind: str) -> float:
+    return round(100 * value, 2) if kind == "percent" else round(value / 1e6, 4) if kind == "millions" else value
+
+
+def show(value: Value, kind: str) -> str:
+    """The measured value as text."""
+    measured = value.measured
+    if measured is None:
+        return value.text or DASH
+    if isinstance(measured, str):
+        return measured
+    if kind == "percent":
+        return f"{100 * measured:.2f}"
+    if kind == "millions":
+        return f"{measured / 1e6:.4f}M"
+    return f"{measured:,}" if kind == "count" else f"{measured:.4g}" if kind == "number" else str(measured)
+
+
+def show_paper(value: Value, kind: str) -> str | None:
+    """`(paper 31.01)`, digits as printed; None without a published value."""
+    if value.paper is None:
+        return None
+    # The paper prints its own networks' sizes with four decimals, others' with two; accuracies with two or more.
+    if kind == "millions":
+        two = round(value.paper, 2) == value.paper
+        return f"(paper {value.paper:.2f}M)" if two else f"(paper {value.paper:.4f}M)"
+    return f"(paper {max(f'{value.paper:g}', f'{value.paper:.2f}', key=len)})"
+
+
+def markdown(table: Table) -> str:
+    """With the title as a heading and the notes as a list."""
+    best = table.best
+
+    def cell(j: int, i: int, value: Value) -> str:
+        kind = table.columns[i].kind
+        text, paper = show(value, kind).replace("|", "\\|"), show_paper(value, kind)
+        return (f"**{text}**" if (j, i) in best else text) + (f" {paper}" if paper else "")
+
+    rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
+    lines = [[column.title for column in table.columns], rule]
+    lines += [[cell(j, i, value) for i, value in enumerate(row)] for j, row in enumerate(table.rows)]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = "".join(f"- {note}\n" for note in table.notes)
+    return f"# {table.title}\n\n{text}" + (f"\n{notes}" if notes else "")
+
+
+def to_csv(table: Table) -> str:
+    """Percent and counts as numbers; a published value in a column of its own, `<key>_paper`.
+
+    Where a row was not measured, `status` says why.
+    """
+    papers = table.has_paper
+    header = []
+    for i, column in enumerate(table.columns):
+        header += [column.key, f"{column.key}_paper"] if i in papers else [column.key]
+    status = any(value.text for row in table.rows for value in row)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header + (["status"] if status else []))
+    for row in table.rows:
+        line = []
+        for i, (column, value) in enumerate(zip(table.columns, row, strict=True)):
+            line.append(_plain(value.measured, column.kind))
+            if i in papers:
+                line.append("" if value.paper is None else value.paper)
+        reason = next((value.text for value in row if value.text), "measured")
+        writer.writerow(line + ([reason] if status else []))
+    return buffer.getvalue()
+
+
+def _plain(value, kind: str):
+    if value is None:
+        return ""
+    return round(100 * value, 4) if kind == "percent" and not isinstance(value, str) else value
+
+
+_ESCAPES = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+            "^": r"\^{}", "~": r"\~{}", "$": r"\$", DASH: "--", "×": r"$\times$", "±": r"$\pm$", "−": "$-$",
+            "²": r"\textsuperscript{2}"}  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """Plain text for LaTeX."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def latex(table: Table) -> str:
+    """A table float for booktabs, published values in a second, smaller line of the cell's text."""
+    best = table.best
+
+    def cell(j: int, i: int, value: Value) -> str:
+        kind = table.columns[i].kind
+        text, paper = escape(show(value, kind)), show_paper(value, kind)
+        text = rf"\textbf{{{text}}}" if (j, i) in best else text
+        return text + (rf" {{\scriptsize {escape(paper)}}}" if paper else "")
+
+    align = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    lines = [column.latex or escape(column.title) for column in table.columns]
+    body = [" & ".join(cell(j, i, value) for i, value in enumerate(row)) + r" \\" for j, row in enumerate(table.rows)]
+    return "\n".join(
+        [
+            "% needs booktabs and graphicx",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{escape(table.title)}}}",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(lines) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}" for note in table.notes),
+            r"\end{table*}",
+            "",
+        ]
+    )

@@ -1,0 +1,159 @@
+"""The tables of test accuracies, and the list of all tables; the paper's own are in `published`."""
+
+from collections.abc import Sequence
+
+from tamnas.paper import Published, published
+from tamnas.report.collect import Cell, Dataset, Row, Trained
+from tamnas.report.findings import layers, search, votes
+from tamnas.report.space_tables import blocks, geometry
+from tamnas.report.table import Column, Table, Value
+from tamnas.report.terms import (
+    CLEAN,
+    SIZE,
+    by_validation,
+    cell_column,
+    cell_key,
+    cell_name,
+    final_cells,
+    grid_cells,
+    in_order,
+    key_of,
+    name_of,
+    notes_of,
+    selection_images,
+)
+
+
+def run_tables(datasets: Sequence[Dataset]) -> list[Table]:
+    """All tables but the paper's own, in reading order."""
+    tables = []
+    for dataset in datasets:
+        tables += [grid(dataset), lego(dataset), benchmark(dataset), subnets(dataset), search(dataset), layers(dataset)]
+    return [table for table in tables if table.rows] + [geometry(datasets), blocks(datasets)]
+
+
+def paper_cell(cell: Cell) -> tuple:
+    """The key of `tamnas.paper`: eps x 255."""
+    return cell[0] * 255, cell[1]
+
+
+def network_values(network: Trained | None, cells: Sequence[Cell], paper: Published | None, missing="not run") -> list:
+    """Size, clean, and `cells` on test, each with the published value; without a network, `missing`."""
+    beside = paper.grid if paper else {}
+    papers = [paper.size if paper else None, paper.clean if paper else None]
+    papers += [beside.get(paper_cell(cell)) for cell in cells]
+    if network is None:
+        return [Value(paper=papers[0], text=missing)] + [Value(paper=value) for value in papers[1:]]
+    measured = [network.parameters, network.test.clean, *(network.test.grid.get(cell) for cell in cells)]
+    return [Value(value, one) for value, one in zip(measured, papers, strict=True)]
+
+
+def grid(dataset: Dataset) -> Table:
+    """The form of Tables II to VI: one row per mode."""
+    cells = grid_cells(dataset.plan.eval)
+    rows = [
+        [Value(plan.row), Value(row.best.id if row else None),
+         *network_values(row.best if row else None, cells, published(dataset.name, plan.mode))]
+        for plan, row in in_order(dataset)
+    ]  # fmt: skip
+    return Table(
+        f"{dataset.name}-grid",
+        f"The best subnet of each mode under attack, {dataset.name} (form of Tables II to VI)",
+        [Column("row", "Row"), Column("subnet", "Subnet"), SIZE, CLEAN, *map(cell_column, cells)],
+        rows,
+        notes_of(dataset, [by_validation(dataset)], key_of(dataset, dataset.key_cell)),
+        dataset.name,
+    )
+
+
+def lego(dataset: Dataset) -> Table:
+    """The form of Tables VIII and IX: Lego-Nets beside the best searched subnet."""
+    cells = grid_cells(dataset.plan.eval)
+    rows = [[Value(name), *network_values(network, cells, paper)] for name, network, paper in lego_networks(dataset)]
+    return Table(
+        f"{dataset.name}-lego",
+        f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
+        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        rows,
+        notes_of(dataset, [*votes(dataset), by_validation(dataset)], key_of(dataset, dataset.key_cell)),
+        dataset.name,
+    )
+
+
+def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published | None]]:
+    """(name, network, published) of the Lego-Nets and the best subnet of all rows; no network: not run."""
+    found, mode = [], dataset.plan.pooled.mode
+    if dataset.pooled or dataset.missing:
+        network = dataset.pooled.network if dataset.pooled else None
+        found.append(("Lego-Net, pooled", network, published(dataset.name, mode, lego=True)))
+    found += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows]
+    if row := dataset.best_row:
+        found.append((f"{row.name} {row.best.id}", row.best, published(dataset.name, row.plan.mode)))
+    return found
+
+
+def benchmark(dataset: Dataset) -> Table:
+    """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
+    cells = final_cells(dataset)
+    rows = [[Value(name_of(n.id)), *network_values(n, cells, published(dataset.name, n.id))] for n in dataset.baselines]
+    rows += [[Value(name), *network_values(network, cells, paper)] for name, network, paper in lego_networks(dataset)
+             if name.startswith("Lego")]  # fmt: skip
+    for plan, row in in_order(dataset):
+        name = f"{plan.row} {row.best.id}" if row else plan.row
+        rows.append(
+            [Value(name), *network_values(row.best if row else None, cells, published(dataset.name, plan.mode))]
+        )
+    return Table(
+        f"{dataset.name}-benchmark",
+        f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
+        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        rows,
+        notes_of(dataset, [by_validation(dataset)], key_of(dataset, cells[0])),
+        dataset.name,
+    )
+
+
+def subnets(dataset: Dataset) -> Table:
+    """Every retrained subnet: where its parameters are, and its accuracies at each stage."""
+    cell = dataset.key_cell
+    columns = [
+        Column("row", "Row"), Column("subnet", "Subnet"),
+        Column("architecture", "Architecture (block@ratio per layer)"),
+        Column("parameters", "Parameters", "count", "min"), Column("head", "of these in the head", "count"),
+        Column("body", "in stem and blocks", "count", "min"),
+    ]  # fmt: skip
+    for key, title in (
+        ("inherited", "inherited"), ("scratch_best", "scratch, best epoch"), ("scratch_last", "scratch, last epoch"),
+        ("finetune_best", "fine-tuned, best epoch"), ("finetune_last", "fine-tuned, last epoch"),
+    ):  # fmt: skip
+        columns += [Column(f"validation_{key}_{which}", f"Validation, {title}: {which} (%)", "percent", "max")
+                    for which in ("clean", "robust")]  # fmt: skip
+    for key, title in (("scratch", "scratch"), ("finetune", "fine-tuned")):
+        columns += [Column(f"test_{key}_clean", f"Test, {title}: clean (%)", "percent", "max"),
+                    Column(f"test_{key}_{cell_key(cell)}", f"Test, {title}: {cell_name(cell)} (%)", "percent",
+                           "max")]  # fmt: skip
+    rows = [_subnet(row, network, cell) for row in dataset.rows for network in row.scratch]
+    reference = dataset.plan.validation.attack.text
+    searches = sorted({row.plan.search.attack.text for row in dataset.rows})
+    own = [
+        f"Validation: {selection_images(dataset)}. Robust: {reference} after training, {' or '.join(searches)} with "
+        "inherited weights."
+    ]
+    title = f"Every retrained subnet, {dataset.name}"
+    return Table(
+        f"{dataset.name}-subnets", title, columns, rows, notes_of(dataset, own, key_of(dataset, cell)), dataset.name
+    )
+
+
+def _subnet(row: Row, network: Trained, cell: Cell) -> list[Value]:
+    inherited = next(one for one in row.selected if one.id == network.id)
+    finetuned = next((one for one in row.finetune if one.id == network.id), None)
+    head = row.space.head_parameters
+    values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head]
+    values += [inherited.clean, inherited.robust]
+    for one in (network, finetuned):
+        for weights in ("best", "last"):
+            values += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
+    for one in (network, finetuned):
+        values += [one.test.clean, one.test.grid.get(cell)] if one else [None, None]
+    return [Value(value) for value in values]

@@ -1,0 +1,124 @@
+"""What tables, figures and the page call things, and the notes that say under which setting a number holds."""
+
+from collections.abc import Iterable
+
+from tamnas.fields import format_fraction
+from tamnas.plan import Eval
+from tamnas.report.checks import wilson
+from tamnas.report.collect import Cell, Dataset, Trained
+from tamnas.report.table import Column
+
+NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
+         "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
+         "robnet-small": "RobNet-small"}  # fmt: skip
+SIZE = Column("parameters", "Parameters", "millions", "min")
+CLEAN = Column("clean", "Clean (%)", "percent", "max")
+BOLD = "Bold: the best measured value of a column."
+PAPER = "(paper …): the published value."
+
+
+def name_of(network: str) -> str:
+    """A hand-made network's name as people write it."""
+    return NAMES.get(network, network)
+
+
+def cell_name(cell: Cell) -> str:
+    """`PGD-10 at 8/255`."""
+    return f"PGD-{cell[1]} at {format_fraction(cell[0])}"
+
+
+def cell_key(cell: Cell) -> str:
+    """`pgd10_8_255`, as in results/."""
+    return f"pgd{cell[1]}_{format_fraction(cell[0]).replace('/', '_')}"
+
+
+def cell_column(cell: Cell) -> Column:
+    eps = format_fraction(cell[0])
+    return Column(cell_key(cell), f"PGD-{cell[1]} {eps} (%)", "percent", "max", rf"$P_{{{eps}}}^{{{cell[1]}}}$")
+
+
+def grid_cells(plan: Eval) -> list[Cell]:
+    """In the paper's order: by steps, then by eps."""
+    return [(eps, steps) for steps in sorted(plan.steps) for eps in sorted(plan.eps)]
+
+
+def final_cells(dataset: Dataset) -> list[Cell]:
+    """The columns of Table X: the extra attacks of final networks."""
+    return [(cell.eps, cell.steps) for cell in dataset.plan.eval.final] or [dataset.key_cell]
+
+
+def in_order(dataset: Dataset) -> list[tuple]:
+    """(plan, row or None) in the order of params.yaml."""
+    rows = {row.name: row for row in dataset.rows}
+    plans = {**{row.name: row.plan for row in dataset.rows}, **{plan.row: plan for plan in dataset.missing}}
+    return [(plans[name], rows.get(name)) for name in dataset.plan.pooled.rows]
+
+
+def attack_text(plan: Eval) -> str:
+    count = {"any": "an image is lost as soon as any iterate fools the network", "last": "the last iterate decides"}
+    divisor = f"{plan.step_divisor:g}"
+    return f"PGD on the cross-entropy, L-infinity, random start, step size eps / {divisor}; {count[plan.success]}"
+
+
+def weights_text(weights: str) -> str:
+    return {
+        "best": "those of the epoch with the best robust accuracy on validation",
+        "last": "those of the last epoch",
+    }[weights]
+
+
+def selection_images(dataset: Dataset) -> str:
+    n = dataset.images["validation"]
+    merged = dataset.plan.data.merge_validation
+    return f"{n:,} test images (data.merge_validation)" if merged else f"{n:,} validation images"
+
+
+def by_validation(dataset: Dataset) -> str:
+    reference = dataset.plan.validation.attack.text
+    return (
+        f"A row's subnet is the one of its front with the best robust accuracy ({reference}) on "
+        f"{selection_images(dataset)} after training from scratch."
+    )
+
+
+def max_half_width(n: int) -> float:
+    low, high = wilson(0.5, n)
+    return (high - low) / 2
+
+
+def setting(dataset: Dataset, key: tuple[str, Trained, Cell] | None = None) -> list[str]:
+    """Notes of a table of test accuracies. `key`: (name, network, cell) whose interval is shown."""
+    n, plan = dataset.images["test"], dataset.plan
+    interval = f"95% Wilson intervals reach at most {100 * max_half_width(n):.1f} points to either side"
+    if key and key[2] in key[1].test.grid:
+        share = key[1].test.grid[key[2]]
+        low, high = wilson(share, n)
+        interval += f"; {key[0]}, {cell_name(key[2])}: {100 * share:.2f}%, {100 * low:.2f} to {100 * high:.2f}"
+    notes = [
+        f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
+        f"Attack: {attack_text(plan.eval)}.",
+        f"Weights: {weights_text(plan.eval.weights)}.",
+    ]
+    # A mode may patch `eval` too.
+    notes += [
+        f"{row.name} differs: {attack_text(row.plan.eval)}; {weights_text(row.plan.eval.weights)}."
+        for row in dataset.rows
+        if (attack_text(row.plan.eval), row.plan.eval.weights) != (attack_text(plan.eval), plan.eval.weights)
+    ]
+    return notes
+
+
+def notes_of(dataset: Dataset, own: Iterable[str], key=None) -> list[str]:
+    known = [PAPER] if dataset.name in ("cifar10", "svhn") else []
+    return [*setting(dataset, key), *own, " ".join([BOLD, *known])]
+
+
+def key_of(dataset: Dataset, cell: Cell) -> tuple[str, Trained, Cell] | None:
+    row = dataset.best_row
+    return (f"{row.name} {row.best.id}", row.best, cell) if row else None
+
+
+def tau_text(tau) -> str:
+    if tau["tau"] is None:
+        return f"undefined ({tau['networks']} networks)"
+    return f"{tau['tau']:.2f} (p {tau['p_value']:.2g}, {tau['networks']} networks)".replace("-", "−")

@@ -1,0 +1,70 @@
+"""Where checkpoints lie: keyed folders outside a stage's outputs, one lock per stage instance.
+
+DVC deletes a stage's outputs before it runs again, so checkpoints have a folder of their own,
+`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`. The key hashes what the results depend on: a
+changed parameter starts fresh, an unchanged one goes on. Nothing here needs torch.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tamnas.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, or of all files below a folder. Raises InputError if it is missing."""
+    if not path.exists():
+        raise InputError(f"{path}: is missing; `dvc repro` makes what a stage needs")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def key_of(parts: Mapping) -> str:
+    """A folder name for what results depend on: 16 hex digits of the parts' sha256."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Store:
+    """The checkpoint folder of one stage instance under one key; holds its lock while open.
+
+    Opening removes what other keys of the same instance left. Use as a context manager.
+    """
+
+    def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
+        root = root or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
+        self.folder = root / stage / instance / key
+        self._lock = FileLock(root / stage / f"{instance}.lock")
+        self._who = f"{stage} {instance}"
+
+    def __enter__(self) -> "Store":
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("%s: another process runs this stage; waiting for it to end", self._who)
+            self._lock.acquire()
+        for other in self.folder.parent.iterdir():
+            if other != self.folder:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
