@@ -14,6 +14,8 @@ from tamnas.blocks import initialise
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a parameter-free shortcut (He et al. 2016, option A)."""
 
+    conv_norm = (("conv1", "bn1"), ("conv2", "bn2"))
+
     def __init__(self, cin: int, cout: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
@@ -31,6 +33,8 @@ class BasicBlock(nn.Module):
 
 class CifarResNet(nn.Module):
     """ResNet-(6n+2) for small images: 16, 32, 64 channels, n blocks a stage."""
+
+    conv_norm = (("first_layer", "rest.0"),)
 
     def __init__(self, n: int, num_classes: int):
         super().__init__()

@@ -47,6 +47,10 @@ class NonLocal(nn.Module):
         self.out = nn.Conv2d(inner, channels, 1)
         self.norm = nn.BatchNorm2d(channels) if norm else None
 
+    @property
+    def conv_norm(self) -> tuple[tuple[str, str], ...]:
+        return () if self.norm is None else (("out", "norm"),)
+
     def zero_last(self) -> None:
         last = self.norm if self.norm is not None else self.out
         nn.init.zeros_(last.weight)

@@ -1,12 +1,17 @@
-"""Clean and robust accuracy of one model, and of many. Always in float32 and eval mode."""
+"""Clean and robust accuracy of one model. Always in float32 and eval mode.
 
-from collections.abc import Mapping, Sequence
+Networks are evaluated as a folded, channels-last copy: the same function up to rounding, and
+1.5 times as fast under PGD on CPU (benchmarks). The model given is never touched.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tamnas.attacks import survivors
+from tamnas.batchnorm import folded
 from tamnas.data import Split, chunks
 from tamnas.plan import Eval, Pgd, Validation
 from tamnas.seeding import torch_generator
@@ -15,13 +20,20 @@ CHUNK = 512  # images in one pass
 
 
 def accuracy(model: nn.Module, split: Split) -> float:
-    """Share of `split` classified correctly; the model's mode is restored."""
-    training = model.training
-    model.eval()
+    """Share of `split` classified correctly."""
+    model = _fast(model)
     with torch.no_grad():
-        correct = sum((model(x).argmax(1) == y).sum() for x, y in chunks(split, CHUNK))
-    model.train(training)
+        correct = sum((model(x).argmax(1) == y).sum() for x, y in _chunks(split))
     return int(correct) / len(split)
+
+
+def _fast(model: nn.Module) -> nn.Module:
+    return folded(model).to(memory_format=torch.channels_last)
+
+
+def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in chunks(split, CHUNK):
+        yield x.to(memory_format=torch.channels_last), y
 
 
 def robust_accuracy(
@@ -46,7 +58,8 @@ def robust_accuracy(
 
 def robust_accuracies(model: nn.Module, split: Split, *, steps: Sequence[int], **attack) -> list[float]:
     """As `robust_accuracy` for several step counts, at the price of the longest."""
-    standing = sum(survivors(model, x, y, steps=steps, **attack).sum(1) for x, y in chunks(split, CHUNK))
+    model = _fast(model)
+    standing = sum(survivors(model, x, y, steps=steps, **attack).sum(1) for x, y in _chunks(split))
     return [count / len(split) for count in standing.tolist()]
 
 

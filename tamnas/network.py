@@ -17,6 +17,8 @@ from tamnas.space import Architecture, SearchSpace
 class Head(nn.Module):
     """Table I from the last choice block on: 1x1 conv, pooling, SE stage, 1x1 conv, classes."""
 
+    conv_norm = (("conv", "norm"),)
+
     def __init__(self, space: SearchSpace, act_layer=nn.ReLU):
         super().__init__()
         conv, hidden, out = space.head
@@ -56,6 +58,8 @@ class Subnet(nn.Module):
     `generator` initialises the weights; without one they are torch's defaults.
     Raises InputError if `arch` is not legal in `space`.
     """
+
+    conv_norm = (("first_layer", "rest.norm"),)
 
     def __init__(self, space: SearchSpace, arch: Architecture, generator: torch.Generator | None = None):
         super().__init__()

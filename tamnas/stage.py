@@ -96,12 +96,13 @@ def write_json(path: Path, plain) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
-    """One line per row; the columns are the first row's. None is an empty cell."""
+    """One line per row; the columns are the first row's (no rows: an empty file). None is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        if rows:
+            writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, path)
 

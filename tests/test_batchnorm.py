@@ -3,7 +3,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tamnas.batchnorm import recalibrate
+from tamnas.baselines import baseline
+from tamnas.batchnorm import folded, recalibrate
+from tamnas.network import Subnet
+from tamnas.space import Architecture, SearchSpace
 
 
 @pytest.fixture
@@ -67,3 +70,34 @@ def test_mode_weights_and_momentum_are_kept(model, training):
 
 def test_model_without_batchnorm_is_left_alone():
     recalibrate(nn.Linear(2, 2), [torch.rand(3, 2)])
+
+
+def statistics_away_from_the_identity(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (part.weight.data, 0.5, 1.5),
+                (part.bias.data, -0.5, 0.5),
+                (part.running_mean, -0.5, 0.5),
+                (part.running_var, 0.5, 2.0),
+            ):
+                tensor.uniform_(low, high, generator=generator)
+
+
+@pytest.mark.parametrize("name", ["all blocks", "resnet20"])
+def test_folded_copies_compute_the_same_function(name):
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    if name == "resnet20":
+        models = [baseline("resnet20", 10)]
+    else:
+        space = SearchSpace.paper()
+        legal = [space.allowed_blocks(layer) for layer in range(16)]
+        archs = [tuple(blocks[(7 * i + k) % len(blocks)] for i, blocks in enumerate(legal)) for k in range(22)]
+        models = [Subnet(space, Architecture(blocks, (1.0,) * 16)) for blocks in archs[::4]]
+    for model in models:
+        statistics_away_from_the_identity(model)
+        fast = folded(model.eval())
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
+        assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())  # the original is left as found

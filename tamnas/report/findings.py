@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tamnas.report.checks import scratch_minus_finetune
 from tamnas.report.collect import Dataset, Lego, Row
 from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import cell_name, tau_text
+from tamnas.report.terms import cell_name, selection_images, tau_text
 
 
 def search(dataset: Dataset) -> Table:
@@ -35,6 +35,7 @@ def search(dataset: Dataset) -> Table:
             ]
         )  # fmt: skip
     notes = [
+        _data(dataset),
         "Hypervolume: share of the box up to (100% clean error, 100% robust error, the space's largest network).",
         "Kendall's tau-b between validation accuracies with inherited weights and after training from scratch, over "
         "all retrained subnets; p from the null hypothesis of no relation.",
@@ -73,6 +74,14 @@ def paired_text(found) -> str | None:
     return text.replace("-", "−")
 
 
+def _data(dataset: Dataset) -> str:
+    reference = dataset.plan.validation.attack.text
+    return (
+        f"Dataset {dataset.name}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
+        f"otherwise, robust under {reference} after training."
+    )
+
+
 def layers(dataset: Dataset) -> Table:
     """The lower part of Table VII: which blocks and ratios the best subnets use per layer."""
     scopes = [(row.name, row.lego) for row in dataset.rows]
@@ -87,6 +96,7 @@ def layers(dataset: Dataset) -> Table:
                 texts.append(", ".join(f"{line['value']:g} ({line['count']})" for line in own))
             rows.append([Value(name), Value(str(layer)), *map(Value, texts)])
     notes = [
+        _data(dataset),
         "Each entry: block id or ratio, and how many of the voters use it; the most frequent first, ties by mean "
         "robust validation accuracy.",
         *votes(dataset),

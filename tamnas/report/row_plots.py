@@ -56,7 +56,7 @@ def draw_scratch_and_finetune(row: Row, cell: Cell) -> Figure:
                      facecolors="white", edgecolors=BLUE, linewidths=1.2, label="fine-tuned", zorder=2)  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(0.1)
     legend_above(figure)
     return figure

@@ -6,7 +6,7 @@ TEMPLATE = """\
 {% macro table(one) %}
 <section class="table" id="{{ one.name }}">
 <h3>{{ one.title }}</h3>
-<div class="scroll"><table>
+<div class="scroll"><table{% if one.columns|length > 12 %} class="wide"{% endif %}>
 <thead><tr>{% for title, kind in one.columns %}<th{% if kind != "text" %} class="number"{% endif %}>{{ title }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in one.rows %}
@@ -59,6 +59,7 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 th, td { padding: .38rem .7rem; text-align: left; vertical-align: top; }
 td { white-space: nowrap; border-top: 1px solid var(--line); }
 th { background: var(--head); font-weight: 600; min-width: 5.4rem; vertical-align: bottom; }
+.wide th.number { min-width: 7.5rem; }
 .number { text-align: right; }
 .paper { color: var(--muted); font-size: .92em; white-space: nowrap; }
 .notes { color: var(--muted); font-size: .84rem; margin: .6rem 0 0; padding-left: 1.2rem; }

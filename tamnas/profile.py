@@ -1,0 +1,81 @@
+"""Apply a profile: merge an overlay from profiles/ into params.yaml, keeping its comments.
+
+    python -m tamnas.profile paper-cifar10
+    git checkout params.yaml                  # undoes it
+
+Prints every value that changes. Unknown keys are refused and nothing is written then. Mappings
+are merged key by key; only those of free names (rows, modes) are replaced whole.
+"""
+
+import io
+from pathlib import Path
+
+import click
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from tamnas.errors import InputError
+from tamnas.fields import read_yaml
+from tamnas.params import parse_params
+from tamnas.stage import one_line_errors, write_text
+
+PROFILES = Path("profiles")
+REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them
+
+
+def round_trip() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def overlay(params: CommentedMap, patch: dict, path: str = "") -> list[str]:
+    """Merge `patch` into `params` in place; returns one line per changed value."""
+    changes = []
+    for key, value in patch.items():
+        here = f"{path}{key}"
+        if here in REPLACED or not (isinstance(value, dict) and isinstance(params.get(key), dict)):
+            old = params.get(key)
+            if old != value:
+                # Validation of the merged whole refuses what no section knows.
+                changes.append(f"{here}: {_shown(old)} -> {_shown(value)}")
+                params[key] = value
+        else:
+            changes += overlay(params[key], value, f"{here}.")
+    return changes
+
+
+def _shown(value) -> str:
+    text = str(value if not isinstance(value, dict) else ", ".join(value))
+    return text if len(text) < 100 else text[:97] + "..."
+
+
+def apply(name: str, path: Path = Path("params.yaml")) -> list[str]:
+    """Merge profiles/<name>.yaml into `path` and validate the result before writing it."""
+    source = PROFILES / f"{name}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"profile {name!r} does not exist; there are: {known}")
+    yaml = round_trip()
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    changes = overlay(params, read_yaml(source))
+    text = io.StringIO()
+    yaml.dump(params, text)
+    parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")
+    write_text(path, text.getvalue())
+    return changes
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.argument("name")
+@one_line_errors
+def main(name: str) -> None:
+    changes = apply(name)
+    for line in changes:
+        click.echo(line)
+    click.echo(f"{len(changes)} values of params.yaml changed; `git checkout params.yaml` undoes it")
+
+
+if __name__ == "__main__":
+    main()
