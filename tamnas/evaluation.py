@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tamnas.attacks import survivors
 from tamnas.batchnorm import folded
 from tamnas.data import Split, chunks
+from tamnas.device import MEMORY_FORMAT
 from tamnas.plan import Eval, Pgd, Validation
 from tamnas.seeding import torch_generator
 
@@ -28,12 +29,12 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def _fast(model: nn.Module) -> nn.Module:
-    return folded(model).to(memory_format=torch.channels_last)
+    return folded(model).to(memory_format=MEMORY_FORMAT)
 
 
 def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     for x, y in chunks(split, CHUNK):
-        yield x.to(memory_format=torch.channels_last), y
+        yield x.to(memory_format=MEMORY_FORMAT), y
 
 
 def robust_accuracy(

@@ -110,7 +110,7 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     if spec.get("inherited"):
         stored, _ = checkpoint.load(Path(spec["inherited"]))
         model.load_state_dict(with_prefix(stored, f"{network.id}."))
-    model = model.to(context.runtime.device, memory_format=context.runtime.memory_format)
+    model = model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT)
     recipe = context.training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
         outcome = train(
@@ -173,4 +173,4 @@ def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.R
     chosen = with_prefix(tensors, f"{weights}.")
     checkpoint.require_match(path, chosen, model.state_dict())
     model.load_state_dict(chosen)
-    return model.to(runtime.device, memory_format=runtime.memory_format).eval(), meta["record"]
+    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), meta["record"]

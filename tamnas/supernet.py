@@ -7,7 +7,7 @@ from torch import Tensor
 from tamnas import checkpoint
 from tamnas.data import Split
 from tamnas.data.loader import steps_per_epoch
-from tamnas.device import Runtime
+from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.network import Supernet
 from tamnas.plan import JointPhase, RowPlan
 from tamnas.progress import Progress
@@ -39,6 +39,7 @@ class SampledPaths:
             self._return()
             self._draw = draw
             self._subnet, self._optimiser = self.supernet.extract(self.architecture(draw), self.make_optimiser)
+            self._subnet.to(memory_format=MEMORY_FORMAT)
         return self._subnet, self._optimiser
 
     def architecture(self, draw: int) -> Architecture:

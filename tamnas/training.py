@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tamnas import checkpoint
 from tamnas.data import Split, batches
 from tamnas.data.loader import steps_per_epoch
-from tamnas.device import Runtime
+from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.errors import DivergenceError
 from tamnas.plan import Attack, Augment, Recipe
 from tamnas.progress import Progress
@@ -174,7 +174,7 @@ def _epoch(trainee, split, recipe, attack, augment, key, epoch, runtime) -> dict
     sums = torch.zeros(3, device=runtime.device)
     first_bad = torch.full((), steps, device=runtime.device)
     for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
-        x = x.to(memory_format=runtime.memory_format)
+        x = x.to(memory_format=MEMORY_FORMAT)
         noise = start_noise(x, float(attack.eps), generator)
         model, optimiser = trainee.at(epoch, step)
         for group in optimiser.param_groups:

@@ -1,5 +1,6 @@
 """The committed parameters, shrunk until a whole run takes seconds; and a project to run them in."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-ROW = "digits-S_8_1"
+ROW = "digits-base"
 
 
 def tiny_params() -> dict:
@@ -42,14 +43,17 @@ def stage(folder: Path, *arguments: str, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
 
 
-def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
-    """The output of a real `dvc` command; the stages' `python` is this interpreter."""
-    import os
+def environment() -> dict[str, str]:
+    """For `dvc`: the stages' `python` is this interpreter, and no outer DVC run is seen."""
+    found = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    found.pop("DVC_ROOT", None)
+    return found
 
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("DVC_ROOT", None)
+
+def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
+    """The output of a real `dvc` command."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
     )
     if check and done.returncode:
         raise AssertionError(f"dvc {' '.join(arguments)}: {done.stdout}\n{done.stderr}")

@@ -1,0 +1,279 @@
+"""Accuracies against a brute-force attack, one image at a time, and the grid against its cells."""
+
+import copy
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tamnas import checkpoint, evaluation
+from tamnas.compute import Compute
+from tamnas.data import Split
+from tamnas.evaluation import (
+    Validator,
+    accuracy,
+    evaluate_grid,
+    grid_cells,
+    pgd_accuracy,
+    robust_accuracies,
+    robust_accuracy,
+)
+from tamnas.grid import GridTask, evaluate_kind
+from tamnas.network import Subnet
+from tamnas.plan import Eval, Numerics, Pgd, Validation
+from tamnas.seeding import torch_generator
+from tamnas.space import Architecture
+
+EPS = Fraction(8, 255)
+
+
+def plan(**changed) -> Eval:
+    setting = {"eps": ("4/255", "8/255"), "steps": (1, 3), "success": "any", "weights": "last"}
+    return Eval(**(setting | changed))
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """60 images of four quadrants, each with a brightness of its own, and some noise."""
+    generator = torch.Generator().manual_seed(0)
+    quadrants = (
+        torch.randint(0, 200, (60, 3, 2, 2), generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    )
+    return (quadrants + torch.randint(0, 56, (60, 3, 8, 8), generator=generator)).to(torch.uint8)
+
+
+@torch.no_grad()
+def centred(model: nn.Module, last: nn.Linear, images: torch.Tensor) -> nn.Module:
+    """So that all classes are guessed: an untrained network favours one."""
+    last.bias -= copy.deepcopy(model).eval()(images / 255).mean(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(randomise, images) -> nn.Module:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4),
+    )  # fmt: skip
+    return centred(randomise(layers), layers[-1], images).train()
+
+
+def labelled(model: nn.Module, images: torch.Tensor) -> Split:
+    """The label is what the network says, another one for every fifth image."""
+    with torch.no_grad():
+        logits = copy.deepcopy(model).eval()(images / 255)
+    labels = logits.argmax(1)
+    assert len(labels.unique()) > 2
+    labels[::5] = logits[::5].argmin(1)
+    return Split(images, labels, 255)
+
+
+@pytest.fixture(scope="module")
+def split(model, images) -> Split:
+    return labelled(model, images)
+
+
+def brute_force(model, split, eps, step_size, steps, success, generator) -> float:
+    """PGD written out, one image after another; the noise is drawn as one block."""
+    model = copy.deepcopy(model).eval()
+    noise = (2 * torch.rand(split.images.shape, generator=generator) - 1) * eps
+    held = 0
+    for image, label, start in zip(split.images, split.labels, noise, strict=True):
+        x = image[None] / 255
+        moved = (x + start).clamp(0, 1)
+        right = []
+        for _ in range(steps + 1):
+            moved.requires_grad_(True)
+            logits = model(moved)
+            right.append(logits.argmax(1).item() == label)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, label[None]), moved)
+            moved = (moved.detach() + step_size * gradient.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+        held += all(right) if success == "any" else right[-1]
+    return held / len(split)
+
+
+def test_accuracy_by_brute_force(model, split):
+    with torch.no_grad():
+        guesses = [copy.deepcopy(model).eval()(image[None] / 255).argmax().item() for image in split.images]
+    expected = sum(guess == label for guess, label in zip(guesses, split.labels.tolist(), strict=True)) / 60
+    assert accuracy(model, split) == expected == 0.8
+
+
+@pytest.mark.parametrize("success", ["any", "last"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_robust_accuracy_by_brute_force(model, split, steps, success):
+    attack = {"eps": 8 / 255, "step_size": 4 / 255, "steps": steps, "success": success}
+    ours = robust_accuracy(model, split, **attack, generator=torch_generator("noise"))
+    theirs = brute_force(model, split, **attack, generator=torch_generator("noise"))
+    assert ours == pytest.approx(theirs)
+    assert 0.1 < ours < 0.75
+
+
+def test_last_iterate_forgives_what_any_counts(model, split):
+    # a step as long as the box is wide jumps about: some images fall on the way and recover
+    attack = {"eps": 8 / 255, "step_size": 16 / 255, "steps": 5}
+    shares = {
+        success: robust_accuracy(model, split, **attack, success=success, generator=torch_generator("noise"))
+        for success in ("any", "last")
+    }
+    assert shares["any"] <= shares["last"]
+
+
+def test_several_step_counts_equal_each_alone(model, split):
+    for success in ("any", "last"):
+        attack = {"eps": 8 / 255, "step_size": 2 / 255, "success": success}
+        together = robust_accuracies(model, split, steps=(1, 2, 5), **attack, generator=torch_generator(0))
+        alone = [
+            robust_accuracy(model, split, steps=steps, **attack, generator=torch_generator(0)) for steps in (1, 2, 5)
+        ]
+        assert together == alone
+        assert len(set(together)) > 1
+
+
+def test_planned_attack(model, split):
+    attack = Pgd(eps="8/255", step_size="2/255", steps=3)
+    expected = robust_accuracy(
+        model, split, eps=8 / 255, step_size=2 / 255, steps=3, generator=torch_generator(0, "key")
+    )
+    assert pgd_accuracy(model, split, attack, (0, "key")) == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 60])
+def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
+    attack = {"eps": 8 / 255, "step_size": 2 / 255, "steps": (0, 2, 4)}
+    whole = robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
+    sizes = []
+    chunks = evaluation.chunks
+    monkeypatch.setattr(evaluation, "CHUNK", chunk)
+    monkeypatch.setattr(evaluation, "chunks", lambda split, size: (sizes.append(size), chunks(split, size))[1])
+    assert (
+        robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
+    ) == whole  # fmt: skip
+    assert sizes == [chunk] * 2
+
+
+# -- the grid -----------------------------------------------------------------------------------
+
+
+def test_grid_cells_merge_the_final_ones():
+    cells = plan(
+        eps=("8/255", "2/255"), steps=(30, 10),
+        final=({"eps": "8/255", "steps": 20}, {"eps": "8/255", "steps": 10}, {"eps": "16/255", "steps": 100}),
+    )  # fmt: skip
+    plain = {Fraction(2, 255): [10, 30], EPS: [10, 30]}
+    assert grid_cells(cells, final=False) == plain
+    assert grid_cells(cells, final=True) == plain | {EPS: [10, 20, 30], Fraction(16, 255): [100]}
+    assert list(grid_cells(cells, final=True)) == [Fraction(2, 255), EPS, Fraction(16, 255)]
+
+
+@pytest.mark.parametrize("success", ["any", "last"])
+def test_grid_equals_every_cell_alone(model, split, success):
+    grid = plan(success=success, final=({"eps": "8/255", "steps": 5},), step_divisor=2.0)
+    rows = evaluate_grid(model, split, grid, grid_cells(grid, final=True), (0, "key"))
+    half = Fraction(4, 255)
+    assert [row[:2] for row in rows] == [(half, 1), (half, 3), (EPS, 1), (EPS, 3), (EPS, 5)]
+    for eps, steps, share in rows:
+        alone = robust_accuracy(
+            model, split, eps=float(eps), step_size=float(eps) / 2, steps=steps, success=success,
+            generator=torch_generator(0, "key", str(eps)),
+        )  # fmt: skip
+        assert share == alone
+    # a cell does not depend on which others there are
+    assert evaluate_grid(model, split, grid, {EPS: [3]}, (0, "key")) == [rows[3]]
+    assert rows[0][2] > rows[4][2]
+
+
+@pytest.mark.parametrize("which", ["accuracy", "robust", "grid", "validator"])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_model_as_found(model, split, which, training):
+    model = copy.deepcopy(model).train(training)
+    model[1].eval()  # a part in another mode than the whole
+    modes = [part.training for part in model.modules()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attack = Pgd(eps="8/255", step_size="2/255", steps=1)
+    {
+        "accuracy": lambda: accuracy(model, split),
+        "robust": lambda: pgd_accuracy(model, split, attack, (0,)),
+        "grid": lambda: evaluate_grid(model, split, plan(), grid_cells(plan(), False), (0,)),
+        "validator": lambda: Validator(split, Validation(attack=attack, start=0.0), 2, (0,))(model, 1),
+    }[which]()
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+# -- validation during training -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "first"), [(0.0, 4, 0), (0.25, 4, 1), (0.67, 10, 7), (1.0, 4, 3), (1.0, 1, 0), (0.9, 2, 1)]
+)
+def test_validator_attacks_from_start_on_and_at_the_end(model, split, monkeypatch, start, epochs, first):
+    attacked = []
+    monkeypatch.setattr(evaluation, "pgd_accuracy", lambda *args: attacked.append(args[3]) or 0.25)
+    attack = Pgd(eps="8/255", step_size="2/255", steps=1)
+    validator = Validator(split, Validation(attack=attack, start=start), epochs, (0, "key"))
+    rows = [validator(model, epoch) for epoch in range(epochs)]
+    assert [row["validation_robust"] for row in rows] == [None] * first + [0.25] * (epochs - first)
+    assert [row["validation_clean"] for row in rows] == [0.8] * epochs
+    assert len(set(attacked)) == 1  # the same noise in every epoch
+
+
+# -- many networks ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def networks(space, randomise, images):
+    archs = [Architecture((0,) * len(space.layers), (ratio,) * len(space.layers)) for ratio in (0.2, 0.4, 0.6)]
+    made = [randomise(Subnet(space, arch), seed=i) for i, arch in enumerate(archs)]
+    for network in made:
+        centred(network, network.rest.head.classes, images)
+    return {f"n{i}": pair for i, pair in enumerate(zip(archs, made, strict=True))}
+
+
+def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch") -> dict[str, list[dict]]:
+    """Rows per network, through the files a stage reads."""
+    for index, (name, (arch, network)) in enumerate(networks.items()):
+        state = {f"last.{key}": tensor for key, tensor in network.state_dict().items()}
+        figures = {"epoch": 1, "clean": 0.9, "robust": index / 10}
+        record = {"id": name, "architecture": arch.plain(), "baseline": None, "parameters": space.parameters(arch)}
+        checkpoint.write_weights(
+            folder / "weights" / f"{name}.safetensors", state, {"record": {**record, "last": figures}}
+        )
+    monkeypatch.setattr("tamnas.grid.load_split", lambda path, which, device: {"test": split}[which])
+    task = GridTask(
+        key=(0, "evaluate"), space=space, data=folder / "none.npz",
+        plan=plan(final=({"eps": "8/255", "steps": 4},)),
+        numerics=Numerics(precision="float32", threads=1, deterministic=False),
+        compute=Compute(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
+    )  # fmt: skip
+    rows, metrics = evaluate_kind(task, kind, folder / "weights", "test")
+    assert set(metrics["networks"]) == set(networks)
+    for row in rows:
+        name = f"pgd{row['steps']}_{row['eps'].replace('/', '_')}" if row["steps"] else "clean"
+        assert metrics["networks"][row["network"]][name] == row["accuracy"]
+    return {name: [row for row in rows if row["network"] == name] for name in networks}
+
+
+def test_a_network_scores_the_same_in_any_company(space, split, networks, tmp_path, monkeypatch):
+    test = labelled(networks["n1"][1], split.images)
+    together = evaluated(space, test, networks, tmp_path / "all", monkeypatch)
+    for name in networks:
+        renamed = {f"z{name}": networks[name]}
+        (alone,) = evaluated(space, test, renamed, tmp_path / name, monkeypatch).values()
+        figures = {(row["eps"], row["steps"]): row["accuracy"] for row in alone}
+        assert figures.items() >= {(row["eps"], row["steps"]): row["accuracy"] for row in together[name]}.items()
+        assert ("0/255", 0) in figures
+    assert len({row["accuracy"] for rows in together.values() for row in rows}) > 2
+
+
+@pytest.mark.parametrize(("kind", "final"), [("scratch", ["n2"]), ("finetune", []), ("legonet", ["n0", "n1", "n2"])])
+def test_final_networks_get_the_extra_cells(space, split, networks, tmp_path, monkeypatch, kind, final):
+    rows = evaluated(space, split, networks, tmp_path, monkeypatch, kind)
+    for name, own in rows.items():
+        assert all(row["final"] == (name in final) for row in own)
+        cells = [("0/255", 0), ("4/255", 1), ("4/255", 3), ("8/255", 1), ("8/255", 3)]
+        assert [(row["eps"], row["steps"]) for row in own] == cells + [("8/255", 4)] * (name in final)
+        assert all(row["images"] == 60 and row["parameters"] == space.parameters(networks[name][0]) for row in own)

@@ -1,0 +1,130 @@
+"""Jobs in this process and in several: the same results, one context a worker, errors with their type."""
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tamnas.compute import Compute
+from tamnas.errors import DivergenceError, InputError
+from tamnas.jobs import Jobs
+
+INLINE = Compute(engine="inline", workers=2, device="cpu")
+PROCESSES = Compute(engine="processes", workers=2, device="cpu")
+ENGINES = pytest.mark.parametrize("compute", [INLINE, PROCESSES], ids=lambda compute: compute.engine)
+
+
+def load(folder: Path, factor: int) -> dict:
+    """A context, and a mark in `folder` for every time that one is loaded."""
+    (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    return {"factor": factor, "process": os.getpid(), "used": 0}
+
+
+def multiply(spec: int, context: dict) -> tuple[int, int, int]:
+    context["used"] += 1
+    return spec * context["factor"], context["process"], os.getpid()
+
+
+ERRORS = {"InputError": InputError, "DivergenceError": DivergenceError, "ValueError": ValueError}
+
+
+def fail(spec: dict, context: dict) -> int:
+    if "error" in spec:
+        # the others finish first
+        time.sleep(spec.get("sleep", 0))
+        raise ERRORS[spec["error"]]("epoch 3, step 2 of 9")
+    return spec["value"]
+
+
+def die(spec: int, context: dict) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def refuse(folder: Path) -> dict:
+    raise InputError("data/digits.npz: no prepared train split")
+
+
+def running(folder: Path, compute: Compute) -> Jobs:
+    return Jobs(partial(load, folder, 10), compute)
+
+
+def test_engines_agree_and_workers_load_their_context_once(tmp_path):
+    found = {}
+    for compute in (INLINE, PROCESSES):
+        folder = tmp_path / compute.engine
+        folder.mkdir()
+        with running(folder, compute) as jobs:
+            first = dict(jobs.run_jobs(multiply, list(range(12))))
+            second = dict(jobs.run_jobs(multiply, [7]))
+        found[compute.engine] = [{index: value for index, (value, *_) in one.items()} for one in (first, second)]
+        users = {process for one in (first, second) for _, _, process in one.values()}
+        assert all(loaded == process for one in (first, second) for _, loaded, process in one.values())
+        loads = list(folder.iterdir())
+        if compute is INLINE:
+            assert users == {os.getpid()}
+            assert len(loads) == 1
+        else:
+            assert os.getpid() not in users
+            # a worker with nothing to do may be there as well
+            assert len(users) <= len(loads) == len({path.name.partition("-")[0] for path in loads}) <= 2
+    assert found["inline"] == found["processes"] == [{index: 10 * index for index in range(12)}, {0: 70}]
+
+
+@pytest.mark.parametrize(
+    ("specs", "compute"), [([4], PROCESSES), ([4, 5], PROCESSES.model_copy(update={"workers": 1})), ([], PROCESSES)]
+)
+def test_no_process_is_started_for_one_job_or_worker(tmp_path, specs, compute):
+    with running(tmp_path, compute) as jobs:
+        results = dict(jobs.run_jobs(multiply, specs))
+    assert all(process == os.getpid() for _, _, process in results.values())
+    assert [value for value, *_ in results.values()] == [10 * spec for spec in specs]
+    assert len(list(tmp_path.iterdir())) == (1 if specs else 0)
+
+
+@ENGINES
+@pytest.mark.parametrize("name", ["InputError", "DivergenceError"])
+def test_an_exception_is_raised_with_its_type_after_what_was_finished(tmp_path, compute, name):
+    specs = [{"value": 1}, {"value": 2}, {"error": name, "sleep": 0.3}, *({"value": i} for i in range(3, 6))]
+    yielded = {}
+
+    def consume(jobs):
+        for index, value in jobs.run_jobs(fail, specs):
+            yielded[index] = value
+
+    with running(tmp_path, compute) as jobs, pytest.raises(ERRORS[name], match=r"^epoch 3, step 2 of 9$"):
+        consume(jobs)
+    assert yielded.items() >= {0: 1, 1: 2}.items()
+    assert all(value == specs[index]["value"] for index, value in yielded.items())
+    if compute is INLINE:
+        assert set(yielded) == {0, 1}
+
+
+def test_a_killed_worker_is_told_from_a_bug(tmp_path):
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(RuntimeError, match="a worker process was killed"):
+        list(jobs.run_jobs(die, [1, 2]))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        INLINE,
+        pytest.param(
+            PROCESSES,
+            marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an error in a worker's start is lost"),
+        ),
+    ],
+    ids=lambda compute: compute.engine,
+)
+def test_bad_input_found_by_the_context_keeps_its_type(tmp_path, compute):
+    with Jobs(partial(refuse, tmp_path), compute) as jobs, pytest.raises(InputError, match="no prepared train split"):
+        list(jobs.run_jobs(multiply, [1, 2]))
+
+
+@ENGINES
+def test_no_worker_outlives_the_jobs(tmp_path, compute):
+    with running(tmp_path, compute) as jobs:
+        processes = {process for _, (_, _, process) in jobs.run_jobs(multiply, [1, 2, 3])}
+    processes -= {os.getpid()}
+    assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
