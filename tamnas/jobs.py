@@ -72,14 +72,18 @@ class Jobs:
 
 
 _worker_context: Any = None
+_start_error: Exception | None = None
 
 
 def _initialise(load_context: Callable[[], Any]) -> None:
-    global _worker_context
+    global _worker_context, _start_error
     # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_driver, daemon=True).start()
-    _worker_context = load_context()
+    try:
+        _worker_context = load_context()
+    except Exception as error:  # told by the first job: an error here would read as a killed worker
+        _start_error = error
 
 
 def _die_with_driver() -> None:
@@ -89,4 +93,6 @@ def _die_with_driver() -> None:
 
 
 def _run(function, spec):
+    if _start_error is not None:
+        raise _start_error
     return function(spec, _worker_context)

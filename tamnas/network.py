@@ -142,7 +142,9 @@ class Supernet(nn.Module):
         for name, home, index in self.slices(subnet, subnet.arch):
             self._tensors[home][index] = tensors[name]
             if optimiser is not None and home in self.momentum:
-                self.momentum[home][index] = optimiser.state[tensors[name]]["momentum_buffer"]
+                momentum = optimiser.state[tensors[name]].get("momentum_buffer")
+                if momentum is not None:  # SGD without momentum keeps none
+                    self.momentum[home][index] = momentum
 
     def forward(self, x: Tensor, arch: Architecture) -> Tensor:
         """The path of `arch` in place: gradients and BatchNorm statistics reach the supernet."""

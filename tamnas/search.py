@@ -243,6 +243,8 @@ def search(
     generations, rows = [], []
     while algorithm.has_next() and not _stagnant(rows, plan.stagnation):
         offspring = algorithm.ask()
+        if offspring is None or len(offspring) == 0:
+            break  # every architecture within the budget has been evaluated
         archs = [space.decode(genes) for genes in offspring.get("X")]
         fitness |= dict(zip(archs, evaluate(archs), strict=True))
         objectives = np.array([fitness[arch].objectives for arch in archs])

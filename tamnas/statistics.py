@@ -5,8 +5,8 @@ All choices look at validation accuracies only.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import fsum
 
-import numpy as np
 from scipy.stats import kendalltau
 
 from tamnas.space import Architecture, SearchSpace
@@ -39,11 +39,13 @@ def layer_counts(records: Sequence[dict], weights: str) -> list[dict]:
             robust = defaultdict(list)
             for record in records:
                 robust[record["architecture"][kind][layer]].append(record[weights]["robust"])
-            ranked = sorted(robust, key=lambda value: (-len(robust[value]), -np.mean(robust[value]), value))
+            # fsum: equal sets of accuracies have equal means, whatever the order of the networks
+            means = {value: fsum(found) / len(found) for value, found in robust.items()}
+            ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))
             rows += [
                 {
                     "layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank,
-                    "count": len(robust[value]), "mean_robust": float(np.mean(robust[value])),
+                    "count": len(robust[value]), "mean_robust": means[value],
                 }
                 for rank, value in enumerate(ranked)
             ]  # fmt: skip

@@ -51,13 +51,15 @@ class Single:
     def tensors(self) -> dict[str, Tensor]:
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, p in self.model.named_parameters():
-            named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+            if "momentum_buffer" in self.optimiser.state[p]:  # SGD without momentum keeps none
+                named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
         return named
 
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         self.model.load_state_dict(with_prefix(tensors, "model."))
-        for name, p in self.model.named_parameters():
-            self.optimiser.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device)
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in with_prefix(tensors, "momentum.").items():
+            self.optimiser.state[parameters[name]]["momentum_buffer"] = tensor.to(parameters[name].device)
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -253,9 +253,6 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     assert isinstance(result.exception, AttributeError)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="jobs.py: an error in a worker's start becomes a traceback about a killed worker"
-)
 def test_bad_input_found_by_a_worker_exits_with_2(prepared):
     import torch
 

@@ -106,17 +106,7 @@ def test_a_killed_worker_is_told_from_a_bug(tmp_path):
         list(jobs.run_jobs(die, [1, 2]))
 
 
-@pytest.mark.parametrize(
-    "compute",
-    [
-        INLINE,
-        pytest.param(
-            PROCESSES,
-            marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an error in a worker's start is lost"),
-        ),
-    ],
-    ids=lambda compute: compute.engine,
-)
+@ENGINES
 def test_bad_input_found_by_the_context_keeps_its_type(tmp_path, compute):
     with Jobs(partial(refuse, tmp_path), compute) as jobs, pytest.raises(InputError, match="no prepared train split"):
         list(jobs.run_jobs(multiply, [1, 2]))

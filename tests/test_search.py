@@ -202,7 +202,6 @@ def test_without_crossover_a_child_is_a_parent_with_one_gene_changed(space):
     assert (nearest == 1).all()
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="pymoo's ask() is None when no new individual is left")
 @pytest.mark.parametrize("budget", [None, (None, TINY.parameter_range()[0])], ids=["space", "budget"])
 def test_an_exhausted_space_ends_the_search(budget):
     plan = planned(population=60, offspring=60, budget=budget)

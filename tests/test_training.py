@@ -307,7 +307,6 @@ def test_a_finished_run_is_not_trained_again(undisturbed, split, tmp_path, monke
     assert outcome.history == undisturbed[1].history
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="SGD without momentum has no buffer to save")
 def test_training_without_momentum_can_be_saved(split, tmp_path):
     plan = recipe(2, momentum=0.0)
     expected, trainee = Single(network(), plan), Single(network(), plan)
