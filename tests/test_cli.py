@@ -121,7 +121,7 @@ def test_wrong_usage_exits_with_2(folder, script, arguments):
 
 
 def test_an_unknown_row_from_a_real_process(tmp_path):
-    process = stage(tmp_path, "start_points.py", "nowhere")
+    process = stage(tmp_path, "prepare.py", "nowhere")
     output, errors = process.communicate()
     assert process.returncode == 2
     assert output == ""
@@ -260,7 +260,6 @@ def test_bad_input_found_by_a_worker_exits_with_2(prepared):
         pytest.skip("this machine has what the test asks for in vain")
     raw = tiny_params()
     raw["compute"].update(engine="processes", workers=2, device="cuda")
-    raw["baselines"]["names"] = ["resnet20"]
     write_params(prepared, raw)
     assert invoke("supernet", "block", ROW).exit_code == 2  # in the stage's own process it is told
     (prepared / "runs" / ROW).mkdir(parents=True)

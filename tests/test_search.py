@@ -276,6 +276,16 @@ def test_mutation_brings_children_inside_the_budget(unit):
     assert len(np.unique(children[~inside], axis=0)) > 10
 
 
+def test_a_child_outside_the_budget_is_drawn_again_from_its_parent():
+    smallest, largest = SMALL.parameter_range()
+    budget = (None, (smallest + largest) // 2)
+    random = np.random.default_rng(0)
+    parents = sample_genes(SMALL, random, 500, budget)
+    children = GeneMutation(SMALL, 1.0, "individual", budget, tries=500)._do(None, parents, random_state=random)
+    assert (genes_parameters(SMALL, children) <= budget[1]).all()
+    assert ((children != parents).sum(1) <= 1).all()
+
+
 def population(rank, crowding) -> Population:
     pop = Population.new("X", np.arange(len(rank))[:, None])
     pop.set("rank", np.array(rank))
