@@ -12,14 +12,17 @@ import click
 
 from tamnas.fields import write_yaml
 from tamnas.params import load_params, resolve_all
-from tamnas.stage import one_line_errors
+from tamnas.stage import one_line_errors, timed
 
 
 def run(params: str = "params.yaml") -> None:
-    plans = resolve_all(load_params(params))
-    for name, plan in plans.items():
-        write_yaml(Path("plan") / f"{name}.yaml", plan.plain())
-        click.echo(f"plan/{name}.yaml")
+    with timed("plan", "run"):
+        plans = resolve_all(load_params(params))
+        for stale in Path("plan").glob("*.yaml"):  # DVC removes these itself, the runner does not
+            stale.unlink()
+        for name, plan in plans.items():
+            write_yaml(Path("plan") / f"{name}.yaml", plan.plain())
+            click.echo(f"plan/{name}.yaml")
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -20,7 +20,8 @@ def run(row: str) -> None:
     data, joint = prepared(plan.dataset), weights(row, "joint.safetensors")
     parameters = {
         "seed": plan.seed, "network": plan.network.plain(), "space": plan.space.plain(),
-        "search": plan.search.plain(), "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
+        "search": plan.search.plain(), "batch_size": plan.supernet.joint.recipe.batch_size,
+        "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, joint]) as store:
         found, fitness = run_search(plan, joint, data, compute, store.folder / "evaluated.jsonl")

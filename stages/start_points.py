@@ -12,21 +12,25 @@ import click
 
 from tamnas import checkpoint
 from tamnas.compute import load_compute
+from tamnas.fields import FORMAT
 from tamnas.plan import load_row
 from tamnas.search import inherited_weights, load_context
-from tamnas.stage import one_line_errors, prepared, read_json, results, weights, write_json
+from tamnas.stage import one_line_errors, prepared, read_json, results, stage_run, weights, write_json
 from tamnas.statistics import spread
 
 
 def run(row: str) -> None:
     plan = load_row(row)
-    front = read_json(results(plan.dataset, "search", row) / "fronts.json")["front"]
-    chosen = [front[index] for index in spread(len(front), plan.retrain.max_subnets)]
-    context = load_context(plan, weights(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
-    start = {"networks": [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]}
-    write_json(weights(row, "start-scratch.json"), start)
-    checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited_weights(context, chosen), start)
-    write_json(results(plan.dataset, "select", row) / "selected.json", {"format": 1, "networks": chosen})
+    joint, data, found = weights(row, "joint.safetensors"), prepared(plan.dataset), results(plan.dataset, "search", row)
+    with stage_run(__file__, row, {"max_subnets": plan.retrain.max_subnets}, [data, joint, found]):
+        front = read_json(found / "fronts.json")["front"]
+        chosen = [front[index] for index in spread(len(front), plan.retrain.max_subnets)]
+        context = load_context(plan, joint, data, load_compute())
+        specs = [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]
+        start = {"format": FORMAT, "networks": specs}
+        write_json(weights(row, "start-scratch.json"), start)
+        checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited_weights(context, chosen), start)
+        write_json(results(plan.dataset, "select", row) / "selected.json", {"format": FORMAT, "networks": chosen})
     click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the front")
 
 

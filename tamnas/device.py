@@ -42,6 +42,8 @@ def start(numerics: Numerics, device: str = "auto") -> Runtime:
     # Attacks count on gradients that repeat; cuBLAS needs its workspace fixed for that.
     if numerics.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # TF32 keeps 10 bits: the 0.001 start noise would be at its resolution, and float32 would not be.
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(numerics.deterministic)
     precision = numerics.precision
     if precision == "auto":

@@ -1,5 +1,6 @@
 """The final grid: trained networks under PGD on test images (paper, Section IV; Tables II to X)."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from tamnas import checkpoint, device
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
+from tamnas.errors import InputError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.jobs import Jobs
@@ -17,6 +19,8 @@ from tamnas.retraining import NetworkSpec, load_network
 from tamnas.space import SearchSpace
 from tamnas.stage import read_json, write_json
 from tamnas.statistics import best
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,10 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
     task, path = context.task, Path(spec["weights"])
     finished = task.folder / f"{path.stem}.json"
     if finished.exists():
-        return read_json(finished)
+        try:
+            return read_json(finished)
+        except InputError as error:
+            log.warning("%s; evaluating it again", error)
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     key = (*task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]

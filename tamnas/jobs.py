@@ -34,8 +34,12 @@ class Jobs:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if self._pool is None:
+            return
+        if kind is not None:  # running jobs have checkpoints; the stage's lock must not be let go before they end
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        self._pool.shutdown(cancel_futures=True)
 
     def run_jobs(self, function: Callable[[Any, Any], Any], specs: Sequence) -> Iterator[tuple[int, Any]]:
         """Yields (index, function(spec, context)) as jobs finish, in any order.
@@ -47,9 +51,17 @@ class Jobs:
                 yield index, function(spec, self.context)
             return
         futures = {self._start().submit(_run, function, spec): index for index, spec in enumerate(specs)}
+        waiting = set(futures)
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                if future.exception() is None:
+                    waiting.remove(future)
+                    yield futures[future], future.result()
+                    continue
+                for other in waiting:  # what finished beside the failure is not lost
+                    if other.done() and other.exception() is None:
+                        yield futures[other], other.result()
+                future.result()
         except BrokenProcessPool:
             raise RuntimeError("a worker process was killed (out of memory?); run again to go on") from None
         finally:

@@ -223,6 +223,7 @@ def resolve_all(params: Params, source: str = "params.yaml") -> dict[str, Sectio
 def resolve_row(params: Params, name: str) -> plans.RowPlan:
     """Every derived default of one row, written out. Raises InputError."""
     row, base = params.run.rows[name], params.row(name)
+    _require_shared(params, name, base)
     source = f"params.yaml: modes.{row.mode}"
     supernet, search = base.supernet, base.search
     per_step = supernet.resample_every.steps is not None
@@ -241,7 +242,6 @@ def resolve_row(params: Params, name: str) -> plans.RowPlan:
         "search": search.plain() | {"attack": _pgd(search.attack, supernet.eps)},
         "retrain": {
             "max_subnets": base.retrain.max_subnets,
-            "bn_calibration_images": search.bn_calibration_images,
             "validation": _validation(base),
             "scratch": _training(base.retrain.scratch, trained),
             "finetune": _training(base.retrain.finetune, trained),
@@ -269,7 +269,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
     raw = {
         "dataset": dataset, "seed": params.seed,
         "data": params.data[dataset].plain(),
-        "space": params.space.plain(),
+        "space": model.space.plain(),
         "pooled": {
             "rows": list(own), "mode": mode,
             "network": model.network.plain(),
@@ -289,6 +289,21 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
     if len({*depths.values(), sum(model.network.repeats)}) > 1:
         raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
     return plan
+
+
+def _require_shared(params: Params, name: str, base: Base) -> None:
+    """A mode may not patch what rows of a dataset share: they are prepared and pooled together."""
+    row = params.run.rows[name]
+    shared = {"seed": (base.seed, params.seed), "baselines": (base.baselines, params.baselines)}
+    shared |= {"compute": (base.compute, params.compute), "legonet": (base.legonet, params.legonet)}
+    for dataset, data in params.data.items():
+        patched = base.data[dataset].model_copy(update={"augment": data.augment})
+        shared[f"data.{dataset} (other than augment)"] = (patched, data)
+    for section, (patched, own) in shared.items():
+        if patched != own:
+            raise InputError(
+                f"params.yaml: modes.{row.mode}: {section}: cannot differ between modes; set it in the base"
+            )
 
 
 def _attack(given: TrainingAttack, lam: float, bn: str, forced_bn: str | None = None) -> plans.Attack:

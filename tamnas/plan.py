@@ -228,7 +228,6 @@ class Training(Section):
 
 class RetrainPlan(Section):
     max_subnets: Positive | None
-    bn_calibration_images: Count
     validation: Validation
     scratch: Training
     finetune: Training

@@ -7,6 +7,7 @@ Prints every value that changes. Unknown keys are refused and nothing is written
 are merged key by key; only those of free names (rows, modes) are replaced whole.
 """
 
+import copy
 import io
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def overlay(params: CommentedMap, patch: dict, path: str = "") -> list[str]:
             if old != value:
                 # Validation of the merged whole refuses what no section knows.
                 changes.append(f"{here}: {_shown(old)} -> {_shown(value)}")
-                params[key] = value
+                params[key] = copy.deepcopy(value)  # an alias in the profile must not become one here
         else:
             changes += overlay(params[key], value, f"{here}.")
     return changes

@@ -13,10 +13,10 @@ LINE_SECONDS = 15  # between plain lines
 class Progress:
     """Counts `total` units of `what`; use as a context manager and call `step`."""
 
-    def __init__(self, what: str, total: int, done: int = 0, show: bool = True):
-        self.what, self.total, self.done, self.show = what, total, done, show
-        self._bar = tqdm(total=total, initial=done, desc=what) if show and sys.stderr.isatty() else None
-        self._start, self._first, self._last = time.monotonic(), done, 0.0
+    def __init__(self, what: str, total: int, show: bool = True):
+        self.what, self.total, self.done, self.show = what, total, 0, show
+        self._bar = tqdm(total=total, desc=what) if show and sys.stderr.isatty() else None
+        self._start, self._first, self._last = time.monotonic(), 0, 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -25,8 +25,14 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def skip(self, done: int) -> None:
+        """`done` units were finished by an earlier run; they do not count for the time left."""
+        self.done = self._first = done
+        if self._bar is not None:
+            self._bar.update(done)
+
     def step(self, **figures) -> None:
-        """One more unit is done; `figures` are shown beside it, floats as percentages' digits."""
+        """One more unit is done; `figures` are shown beside it, floats with four digits."""
         self.done += 1
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
         if self._bar is not None:

@@ -103,8 +103,9 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     """
     network = NetworkSpec.from_plain(spec)
     finished = context.folder / f"{network.id}.safetensors"
-    if finished.exists():
-        return checkpoint.load(finished)[1]["record"]
+    state = checkpoint.load_latest(finished)  # a damaged file is told, and the network trained again
+    if state is not None:
+        return state[1]["record"]
     key = (*context.key, network.identity)
     model = network.build(context.space, torch_generator(*key, "weights"))
     if spec.get("inherited"):

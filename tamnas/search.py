@@ -313,6 +313,7 @@ def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_
                 yield archs[index], Fitness(clean, robust, space.parameters(archs[index]))
 
         memo = Memo(memo_path, evaluate)
+        progress.skip(len(memo.known))
         return search(space, plan.search, memo, search_seed(plan)), memo.known
 
 

@@ -55,14 +55,19 @@ def stage_run(script: str, instance: str, parameters: Mapping, inputs: Sequence[
             "code": code_digest(Path("stages") / Path(script).name),
         }
     )
-    started = time.time()
-    with Store(stage, instance, key) as store:
+    with Store(stage, instance, key) as store, timed(stage, instance):
         yield store
-    _log_time(stage, instance, time.time() - started)
 
 
-def _log_time(stage: str, instance: str, seconds: float) -> None:
-    """Wall times differ from run to run: they go beside the results, into logs/times.csv."""
+@contextmanager
+def timed(stage: str, instance: str) -> Iterator[None]:
+    """Log the wall time of a stage's own work, imports apart, if it finishes.
+
+    Wall times differ from run to run: they go beside the results, into logs/times.csv.
+    """
+    started = time.time()
+    yield
+    seconds = time.time() - started
     LOGS.mkdir(exist_ok=True)
     with (LOGS / "times.csv").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')},{stage},{instance},{seconds:.1f}\n")
@@ -110,7 +115,10 @@ def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
 def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

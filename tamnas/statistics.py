@@ -9,6 +9,7 @@ from math import fsum
 
 from scipy.stats import kendalltau
 
+from tamnas.errors import InputError
 from tamnas.space import Architecture, SearchSpace
 
 
@@ -60,8 +61,17 @@ def lego_net(space: SearchSpace, counts: Sequence[dict]) -> Architecture:
             gene: [row["value"] for row in counts if row["layer"] == layer and row["gene"] == gene]
             for gene in ("block", "ratio")
         }
-        blocks.append(next(value for value in ranked["block"] if value in space.allowed_blocks(layer)))
-        ratios.append(next(value for value in ranked["ratio"] if value in space.ratios))
+        legal = {
+            "block": [value for value in ranked["block"] if value in space.allowed_blocks(layer)],
+            "ratio": [value for value in ranked["ratio"] if value in space.ratios],
+        }
+        for gene, values in legal.items():
+            if not values:
+                raise InputError(
+                    f"legonet: layer {layer}: no voter's {gene} is in the space of the mode that shapes it"
+                )
+        blocks.append(legal["block"][0])
+        ratios.append(legal["ratio"][0])
     return space.require_legal(Architecture(tuple(blocks), tuple(ratios)))
 
 

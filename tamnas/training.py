@@ -59,7 +59,8 @@ class Single:
         self.model.load_state_dict(with_prefix(tensors, "model."))
         parameters = dict(self.model.named_parameters())
         for name, tensor in with_prefix(tensors, "momentum.").items():
-            self.optimiser.state[parameters[name]]["momentum_buffer"] = tensor.to(parameters[name].device)
+            p = parameters[name]  # empty_like keeps its memory layout: other layouts sum in another order
+            self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensor)
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -150,10 +151,16 @@ def train(
     accuracy, then clean accuracy, then the later. Raises DivergenceError.
     """
     outcome, first = _resumed(trainee, resume)
+    if progress is not None:
+        progress.skip(first)
     saved = time.monotonic()
     for epoch in range(first, recipe.epochs):
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
-        row |= _epoch(trainee, split, recipe, attack, augment, (*key, "epoch", epoch), epoch, runtime)
+        try:
+            row |= _epoch(trainee, split, recipe, attack, augment, (*key, "epoch", epoch), epoch, runtime)
+        except DivergenceError as error:
+            kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
+            raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}") from None
         if validate is not None:
             model, _ = trainee.at(epoch, 0)
             row |= validate(model, epoch)
@@ -184,9 +191,11 @@ def _epoch(trainee, split, recipe, attack, augment, key, epoch, runtime) -> dict
         figures = train_step(model, optimiser, x, y, noise, attack, recipe.clip_norm, runtime)
         sums += figures
         first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
-    bad = int(first_bad)
+    # The loss of the next step would show weights that the last step broke; there is none.
+    whole = torch.stack([p.isfinite().all() for p in model.parameters()]).all()
+    bad = int(torch.where(whole, first_bad, first_bad.clamp(max=steps - 1)))
     if bad < steps:
-        raise DivergenceError(f"the loss became NaN or infinite at epoch {epoch}, step {bad} of {steps}")
+        raise DivergenceError(f"loss or weights became NaN or infinite at epoch {epoch}, step {bad} of {steps}")
     images = steps * len(y)
     loss, clean, robust = sums.tolist()
     return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}

@@ -193,7 +193,6 @@ def test_twins_are_refused(yopo):
         {"supernet": {"yopo": {"m": 1, "n": 2, "step_size": "4/255"}}},
         {"supernet": {"eps": "4/255"}},
         {"network": {"width": 2}},
-        {"seed": 1},
         {"retrain": {"scratch": {"attack": {"eps": "8/255", "attack_steps": 10}}}},
     ],
     ids=str,
@@ -383,3 +382,26 @@ def test_validation_takes_plain_values_back():
 def test_reading_parameters_needs_no_torch():
     code = "import sys, tamnas.params; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"seed": 1}, "modes.base: seed"),
+        ({"data": {"digits": {"validation": 100}}}, "modes.base: data.digits"),
+        ({"baselines": {"names": []}}, "modes.base: baselines"),
+        ({"compute": {"workers": 3}}, "modes.base: compute"),
+        ({"legonet": {"top": 3}}, "modes.base: legonet"),
+    ],
+)
+def test_a_mode_may_not_patch_what_rows_share(patch, words):
+    raw = read_yaml(ROOT / "params.yaml")
+    raw["modes"]["base"] = patch
+    with pytest.raises(InputError, match=words):
+        parse_params(raw)
+
+
+def test_a_mode_may_augment_otherwise():
+    raw = read_yaml(ROOT / "params.yaml")
+    raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
+    assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1

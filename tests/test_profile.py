@@ -26,6 +26,7 @@ def project(tmp_path, monkeypatch):
 def test_profiles_are_valid_and_change_what_they_print(project, name):
     changes = profile.apply(name)
     assert changes
+    assert "&" not in Path("params.yaml").read_text()  # no anchors: `dvc exp run -S` writes them out
     resolve_all(load_params("params.yaml"))
     assert "# everything random derives from it" in Path("params.yaml").read_text()
     assert profile.apply(name) == []  # applied already

@@ -480,6 +480,6 @@ def test_the_page_escapes_and_shortens(project):
     assert "<script" not in page
     assert "A &lt;b&gt; &amp; c" in page
     assert "None: no accuracy under attack" in page
-    assert "dvc repro tables" in page
+    assert "dvc repro --single-item tables" in page
     assert "### Warnings" not in readme(datasets, [table], [])
     assert shortened(["x"] * 32)[-1] == "… and 2 more like these."

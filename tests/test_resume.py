@@ -76,9 +76,11 @@ def progressed(name: str):
     return ready
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_stages_end_with_the_same_bits(undisturbed, tmp_path, how):
-    write_params(tmp_path, tiny_params())
+@pytest.mark.parametrize(("how", "engine"), [(signal.SIGKILL, "inline"), (signal.SIGTERM, "processes")])
+def test_killed_stages_end_with_the_same_bits(undisturbed, tmp_path, how, engine):
+    raw = tiny_params()
+    raw["compute"].update(engine=engine, workers=2)
+    write_params(tmp_path, raw)
     killed = 0
     for arguments in UNTIL_SEARCH:
         if arguments in KILLED:
@@ -98,26 +100,29 @@ def test_workers_and_engine_do_not_change_bits(undisturbed, tmp_path):
     assert outputs(tmp_path) == outputs(undisturbed)
 
 
-def test_workers_die_with_a_killed_driver(undisturbed, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_driver(undisturbed, tmp_path, how):
     raw = tiny_params()
     raw["compute"].update(engine="processes", workers=2)
-    raw["retrain"]["scratch"]["epochs"] = 500
+    raw["retrain"]["scratch"]["epochs"] = 5000
     write_params(tmp_path, raw)
     copy(undisturbed, tmp_path, "data", "runs", "results")
     run(tmp_path, "plan.py")
     process = stage(tmp_path, "retrain.py", "scratch", ROW)
-    children: list[int] = []
-    while len(children) < 2:
-        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        children = [int(pid) for pid in text.split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    while not list(tmp_path.glob(".checkpoints/retrain-scratch/*/*/*.state.safetensors")):
         time.sleep(0.05)
-    time.sleep(1)
-    process.kill()
-    process.wait()
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    children = [int(pid) for pid in text.split()]
+    assert len(children) >= 2
+    process.send_signal(how)
+    process.wait(timeout=60)
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in children)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "goes on from the last checkpoint" in process.stderr.read()
 
 
 def alive(pid: int) -> bool:

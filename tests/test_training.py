@@ -273,6 +273,9 @@ class Validation:
 class StopAfter:
     """A progress bar that stops the run in epoch `stop`, after its checkpoint was written."""
 
+    def skip(self, done):
+        pass
+
     def __init__(self, stop: int):
         self.left = stop
 
@@ -282,10 +285,13 @@ class StopAfter:
         self.left -= 1
 
 
+QUICK = recipe(batch_size=26)  # two steps an epoch
+
+
 @pytest.fixture(scope="module")
 def undisturbed(split):
-    trainee = Single(network(), recipe())
-    outcome = run(trainee, split, validate=Validation())
+    trainee = Single(network(), QUICK)
+    outcome = run(trainee, split, recipe=QUICK, validate=Validation())
     return trainee.tensors(), outcome
 
 
@@ -298,14 +304,14 @@ def test_interrupted_and_resumed_gives_the_same_bits(undisturbed, split, tmp_pat
     resume = Resume(tmp_path / "state.safetensors", seconds)
     with pytest.raises(StopError):
         run(
-            Single(network(), recipe()), split, resume=resume,
+            Single(network(), QUICK), split, recipe=QUICK, resume=resume,
             validate=Validation(stop if when == "before" else None),
             progress=StopAfter(stop) if when == "after" else None,
         )  # fmt: skip
     # a new process: other weights until the checkpoint is read, or the same fresh start
     fresh = network(seed=0 if checkpoint.load_latest(resume.path) is None else 99)
-    trainee, validation = Single(fresh, recipe()), Validation()
-    outcome = run(trainee, split, resume=resume, validate=validation)
+    trainee, validation = Single(fresh, QUICK), Validation()
+    outcome = run(trainee, split, recipe=QUICK, resume=resume, validate=validation)
     tensors, expected = undisturbed
     assert equal(trainee.tensors(), tensors)
     assert (outcome.history, outcome.best_epoch) == (expected.history, expected.best_epoch)
@@ -319,10 +325,10 @@ def test_interrupted_and_resumed_gives_the_same_bits(undisturbed, split, tmp_pat
 
 def test_a_finished_run_is_not_trained_again(undisturbed, split, tmp_path, monkeypatch):
     resume = Resume(tmp_path / "state.safetensors", 1000)
-    run(Single(network(), recipe()), split, resume=resume, validate=Validation())
+    run(Single(network(), QUICK), split, recipe=QUICK, resume=resume, validate=Validation())
     monkeypatch.setattr(training, "train_step", None)
-    trainee = Single(network(seed=99), recipe())
-    outcome = run(trainee, split, resume=resume, validate=Validation())
+    trainee = Single(network(seed=99), QUICK)
+    outcome = run(trainee, split, recipe=QUICK, resume=resume, validate=Validation())
     assert equal(trainee.tensors(), undisturbed[0])
     assert outcome.history == undisturbed[1].history
 

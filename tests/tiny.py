@@ -71,6 +71,7 @@ def project(folder: Path, raw: dict) -> Path:
     write_params(folder, raw)
     git(folder, "init", "--quiet", "--initial-branch=main")
     dvc(folder, "init", "--quiet")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots", dirs_exist_ok=True)
     dvc(folder, "config", "core.analytics", "false")
     dvc(folder, "config", "core.autostage", "false")
     commit(folder, "start")

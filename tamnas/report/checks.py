@@ -93,7 +93,7 @@ def suspicious(test: Test) -> list[str]:
     tolerance = max(1.0001 / test.images, 0.0025)
     lines = []
     for (eps, steps), share in sorted(test.grid.items()):
-        if share > test.clean + 1e-9:
+        if share > test.clean + tolerance:
             lines.append(
                 f"accuracy under PGD-{steps} at {format_fraction(eps)} ({100 * share:.2f}%) is above clean accuracy "
                 f"({100 * test.clean:.2f}%): {MASKING}."

@@ -19,7 +19,7 @@ from tamnas.report.terms import attack_text, by_validation, cell_name, in_order,
 
 REPRODUCE = (
     ("make", "the whole run, as params.yaml says"),
-    ("dvc repro tables", "these reports alone, from plan/ and results/"),
+    ("dvc repro --single-item tables", "these reports alone, from plan/ and results/"),
     ("dvc repro --dry", "what would run, and why"),
     ("dvc metrics diff", "what changed against the last commit"),
 )
@@ -139,7 +139,8 @@ def _picture(one: Picture) -> dict:
 def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
     """Headline numbers, links to the tables, and the figures, for reading on a git host."""
     parts = [
-        "# Reports\n\nWritten by `dvc repro tables`; do not edit. [index.html](index.html) has all of it in one page.\n"
+        "# Reports\n\nWritten by `dvc repro --single-item tables`; do not edit. "
+        "[index.html](index.html) has all of it in one page.\n"
     ]
     for dataset in datasets:
         parts.append(f"## {dataset.name}\n")
