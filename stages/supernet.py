@@ -30,7 +30,7 @@ def run(phase: str, row: str) -> None:
         "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, *([start] if start else [])]) as store:
-        runtime = device.start(plan.numerics, compute.device)
+        runtime = device.start(plan.numerics, compute)
         resume = Resume(store.path("state"), compute.checkpoint_seconds)
         trained, outcome = train_phase(plan, phase, load_split(data, "train", runtime.device), start, runtime, resume)
         checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})

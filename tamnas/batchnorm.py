@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torch.optim.swa_utils import update_bn
 
 
@@ -24,25 +25,57 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             module.training = training
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """A copy of `model` for evaluation: eval mode, each BatchNorm folded into its convolution.
+class Folded:
+    """A frozen twin of `model` in eval mode, each BatchNorm folded into its convolution.
 
-    The same function up to float32 rounding, and 1.4 times as fast under PGD on CPU. Pairs are
-    neighbours in an `nn.Sequential`, and those that a module names in `conv_norm`.
+    `network` computes the same function up to float32 rounding, and is 1.4 times as fast under
+    attack on CPU. It shares every other tensor with the model; after the model's weights have
+    changed in place, `refresh` folds again. Pairs are neighbours in an `nn.Sequential`, and
+    those that a module names in `conv_norm`.
     """
-    copied = copy.deepcopy(model).eval()
-    for module in list(copied.modules()):
-        for conv, norm in _pairs(module):
-            fused = fuse_conv_bn_eval(module.get_submodule(conv), module.get_submodule(norm))
-            module.set_submodule(conv, fused)
-            module.set_submodule(norm, nn.Identity())
-    return copied
+
+    def __init__(self, model: nn.Module):
+        shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+        shared |= {id(buffer): buffer for buffer in model.buffers()}
+        self.network = copy.deepcopy(model, shared).eval()
+        self._pairs = [
+            (model.get_submodule(conv), model.get_submodule(norm), self._fold(conv, norm))
+            for conv, norm in list(_pairs(model))
+        ]
+        self.refresh()
+
+    def _fold(self, conv: str, norm: str) -> nn.Conv2d:
+        """Put a convolution with a bias in the place of a pair; its weights come with `refresh`."""
+        network = self.network
+        fused = fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(norm))
+        network.set_submodule(conv, fused)
+        network.set_submodule(norm, nn.Identity())
+        return fused
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fold the model's weights and running statistics of this moment."""
+        for conv, norm, fused in self._pairs:
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            fused.weight.copy_(weight)
+            fused.bias.copy_(bias)
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    named = list(module.named_children()) if isinstance(module, nn.Sequential) else []
-    for (first, conv), (second, norm) in pairwise(named):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            yield first, second
-    for conv, norm in getattr(module, "conv_norm", ()):
-        yield conv, norm
+def folded(model: nn.Module) -> nn.Module:
+    """The network of a `Folded` twin, for as long as the model's weights stay as they are."""
+    return Folded(model).network
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of a convolution and the BatchNorm that directly follows it."""
+    for prefix, module in model.named_modules():
+        named = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        neighbours = [
+            (first, second)
+            for (first, conv), (second, norm) in pairwise(named)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        ]
+        for pair in (*neighbours, *getattr(module, "conv_norm", ())):
+            yield tuple(f"{prefix}.{name}".lstrip(".") for name in pair)

@@ -62,12 +62,13 @@ class NonLocal(nn.Module):
         value = self.g(x)
         if min(x.shape[2:]) >= 2:
             key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        # (N, C, H, W) -> (N, H*W, C); attention in fp32, whatever autocast says
+        # (N, C, H, W) -> (N, 1, H*W, C): one head; attention in fp32 at least, whatever autocast says
         with torch.autocast(x.device.type, enabled=False):
-            query, key, value = (t.flatten(2).transpose(1, 2).float() for t in (query, key, value))
-            mixed = torch.softmax(query @ key.transpose(1, 2), dim=2) @ value
-        mixed = mixed.to(x.dtype).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
-        mixed = self.out(mixed)
+            wide = torch.promote_types(x.dtype, torch.float32)
+            query, key, value = (t.flatten(2).transpose(1, 2)[:, None].to(wide) for t in (query, key, value))
+            mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
+        # channels-last as it is: (N, H*W, C) -> (N, H, W, C), seen as (N, C, H, W)
+        mixed = self.out(mixed.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
         return x + (mixed if self.norm is None else self.norm(mixed))
 
 
@@ -105,10 +106,21 @@ def xception_branch(layer: Layer, m: int, kernel: int, act_layer=nn.ReLU) -> lis
 BRANCHES = {"shuffle": shuffle_branch, "xception": xception_branch}
 
 
-def channel_shuffle(x: Tensor) -> Tensor:
-    """Interleave the two halves of the channels (two groups)."""
+def shuffled_halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Interleave the two halves of the channels, then split in two again: ShuffleNet's shuffle and split.
+
+    Interleaved, channel 2i is channel i of the first half and 2i + 1 channel i of the second.
+    Works on channels-last memory and leaves it so: a shuffle along the leading axes would copy
+    to contiguous memory, and every convolution behind it would copy back.
+    """
     n, c, h, w = x.shape
-    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)  # (N, 2, C/2, ...) -> (N, C/2, 2, ...)
+    pairs = x.permute(0, 2, 3, 1).unflatten(3, (2, c // 2)).transpose(3, 4)  # (N, H, W, C/2, 2)
+    if c % 4 == 0:  # each half holds whole pairs: two copies of half the size, both dense
+        halves = (half.flatten(3) for half in pairs.chunk(2, dim=3))
+    else:
+        halves = pairs.flatten(3).chunk(2, dim=3)
+    kept, worked = (half.permute(0, 3, 1, 2) for half in halves)
+    return kept, worked
 
 
 class TinyBlock(nn.Module):
@@ -132,7 +144,7 @@ class TinyBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.projection is not None:
             return torch.cat((self.projection(x), self.branch(x)), dim=1)
-        kept, worked = channel_shuffle(x).chunk(2, dim=1)
+        kept, worked = shuffled_halves(x)
         return torch.cat((kept, self.branch(worked)), dim=1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tamnas.compute import Compute
 from tamnas.errors import InputError
 from tamnas.plan import Numerics
 
@@ -16,10 +17,11 @@ MEMORY_FORMAT = torch.channels_last
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where tensors live and in which precision networks run."""
+    """Where tensors live, in which precision networks train, and whether steps become CUDA graphs."""
 
     device: torch.device
-    autocast_dtype: torch.dtype | None
+    autocast_dtype: torch.dtype | None = None
+    graphs: bool = False
 
     def autocast(self):
         """For training passes; reported accuracies are computed outside, in float32."""
@@ -28,14 +30,16 @@ class Runtime:
         return torch.autocast(self.device.type, self.autocast_dtype)
 
 
-def start(numerics: Numerics, device: str = "auto") -> Runtime:
+def start(numerics: Numerics, compute: Compute) -> Runtime:
     """Apply threads and determinism to this process and pick device and precision.
 
     Raises InputError when a CUDA device is asked for and there is none.
     """
+    device = compute.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    cuda = device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
         raise InputError(f"compute.device is {device!r}: this machine has no CUDA device; allowed: auto, cpu")
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
@@ -47,5 +51,6 @@ def start(numerics: Numerics, device: str = "auto") -> Runtime:
     torch.use_deterministic_algorithms(numerics.deterministic)
     precision = numerics.precision
     if precision == "auto":
-        precision = "bfloat16" if device.startswith("cuda") else "float32"
-    return Runtime(torch.device(device), torch.bfloat16 if precision == "bfloat16" else None)
+        precision = "bfloat16" if cuda else "float32"
+    autocast_dtype = torch.bfloat16 if precision == "bfloat16" else None
+    return Runtime(torch.device(device), autocast_dtype, graphs=cuda and compute.graphs)

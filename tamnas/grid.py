@@ -57,7 +57,7 @@ class GridTask:
     folder: Path
 
     def context(self) -> "GridContext":
-        runtime = device.start(self.numerics, self.compute.device)
+        runtime = device.start(self.numerics, self.compute)
         return GridContext(self, runtime, load_split(self.data, "test", runtime.device))
 
 

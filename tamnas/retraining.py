@@ -87,7 +87,7 @@ class TrainingTask:
     folder: Path
 
     def context(self) -> TrainingContext:
-        runtime = device.start(self.numerics, self.compute.device)
+        runtime = device.start(self.numerics, self.compute)
         return TrainingContext(
             self.space, load_split(self.data, "train", runtime.device),
             load_split(self.data, "validation", runtime.device), self.training, self.reference,

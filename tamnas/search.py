@@ -68,7 +68,7 @@ class SearchContext:
 
 
 def load_context(plan: RowPlan, weights: Path, data: Path, compute: Compute) -> SearchContext:
-    runtime = device.start(plan.numerics, compute.device)
+    runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
     return SearchContext(plan, load_supernet(plan, weights, runtime), *splits)
 

@@ -22,7 +22,8 @@ from tamnas.errors import DivergenceError
 from tamnas.plan import Attack, Augment, Recipe
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
-from tamnas.yopo import perturb, start_noise, trades_loss
+from tamnas.step import Stepper
+from tamnas.yopo import start_noise
 
 
 class Trainee(Protocol):
@@ -68,10 +69,19 @@ def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
-    """A factory of the recipe's optimiser; the loop sets the learning rate."""
-    return lambda parameters: torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    """A factory of the recipe's optimiser; the loop sets the learning rate.
+
+    On CUDA one fused kernel, its learning rate a tensor that a captured step can read.
+    """
+
+    def make(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        where, cuda = parameters[0].device, parameters[0].is_cuda
+        lr = torch.tensor(recipe.lr, device=where) if cuda else recipe.lr
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=cuda or None
+        )
+
+    return make
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
@@ -84,31 +94,6 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
         return recipe.lr * schedule.factor ** sum(now >= milestone for milestone in schedule.milestones)
     share = (now - schedule.warmup) / (total - schedule.warmup)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def train_step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    noise: Tensor,
-    attack: Attack,
-    clip_norm: float | None,
-    runtime: Runtime,
-) -> Tensor:
-    """One TRADES-YOPO step; returns (loss, clean correct, robust correct), float32, on device."""
-    with runtime.autocast():
-        eta = perturb(
-            model, x, noise, eps=float(attack.eps), step_size=float(attack.step_size),
-            m=attack.m, n=attack.n, bn=attack.bn,
-        )  # fmt: skip
-        loss, clean, robust = trades_loss(model, x, y, eta, lam=attack.lam)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimiser.step()
-    return torch.stack((loss.detach(), (clean.argmax(1) == y).sum(), (robust.argmax(1) == y).sum()))
 
 
 Validate = Callable[[nn.Module, int], dict[str, float | None]]
@@ -151,13 +136,14 @@ def train(
     accuracy, then clean accuracy, then the later. Raises DivergenceError.
     """
     outcome, first = _resumed(trainee, resume)
+    stepper = Stepper(attack, recipe.clip_norm, runtime)
     if progress is not None:
         progress.skip(first)
     saved = time.monotonic()
     for epoch in range(first, recipe.epochs):
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:
-            row |= _epoch(trainee, split, recipe, attack, augment, (*key, "epoch", epoch), epoch, runtime)
+            row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)
         except DivergenceError as error:
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
             raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}") from None
@@ -176,19 +162,18 @@ def train(
     return outcome
 
 
-def _epoch(trainee, split, recipe, attack, augment, key, epoch, runtime) -> dict[str, float]:
+def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[str, float]:
     """One pass over the data; reads the device once, at its end."""
-    generator = torch_generator(*key, device=runtime.device)
+    device = split.images.device
+    generator = torch_generator(*key, device=device)
     steps = steps_per_epoch(split, recipe.batch_size)
-    sums = torch.zeros(3, device=runtime.device)
-    first_bad = torch.full((), steps, device=runtime.device)
+    sums = torch.zeros(3, device=device)
+    first_bad = torch.full((), steps, device=device)
     for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
         x = x.to(memory_format=MEMORY_FORMAT)
-        noise = start_noise(x, float(attack.eps), generator)
+        noise = start_noise(x, float(eps), generator)
         model, optimiser = trainee.at(epoch, step)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, epoch + step / steps)
-        figures = train_step(model, optimiser, x, y, noise, attack, recipe.clip_norm, runtime)
+        figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
         sums += figures
         first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
     # The loss of the next step would show weights that the last step broke; there is none.

@@ -101,31 +101,36 @@ def test_the_architectures_cover_every_block():
         assert {arch.blocks[i] for arch in ARCHITECTURES for i in positions} == set(blocks)
 
 
+@pytest.fixture
+def float64():
+    """16 layers of gates amplify float32 rounding to more than a comparison can bear."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("index", range(6))
-def test_three_readings_of_a_path_agree(paper, index, train):
-    arch, x = ARCHITECTURES[index], images(seed=index)
+def test_three_readings_of_a_path_agree(paper, float64, index, train):
+    paper = copy.deepcopy(paper).double()
+    arch, x = ARCHITECTURES[index], images(seed=index).double()
     full = Architecture(arch.blocks, (2.0,) * 16)
     before = {name: tensor.clone() for name, tensor in paper.named_buffers()}
     paper.train(train)
     subnet, masked = paper.extract(arch), paper.extract(full)
-    try:
-        with torch.no_grad():
-            extracted = subnet(x)
-            with zero_masked(masked, arch):
-                zeroed = masked(x)
-            in_place = paper(x, arch)
-        assert extracted.std() > 0.01  # logits that tell networks apart
-        assert_close(in_place, extracted, rtol=1e-5, atol=1e-5)
-        assert_close(zeroed, extracted, rtol=1e-3, atol=1e-3)
-        if train:
-            # Running statistics reach the supernet in place, and are those of the subnet.
-            assert_same(state(paper.extract(arch)), state(subnet), tolerance=1e-5)
-        else:
-            assert_same(dict(paper.named_buffers()), before)
-    finally:
-        for name, tensor in paper.named_buffers():
-            tensor.copy_(before[name])
+    with torch.no_grad():
+        extracted = subnet(x)
+        with zero_masked(masked, arch):
+            zeroed = masked(x)
+        in_place = paper(x, arch)
+    assert extracted.std() > 0.01  # logits that tell networks apart
+    assert_close(in_place, extracted, rtol=1e-12, atol=1e-12)
+    assert_close(zeroed, extracted, rtol=1e-9, atol=1e-9)
+    if train:
+        # Running statistics reach the supernet in place, and are those of the subnet.
+        assert_same(state(paper.extract(arch)), state(subnet), tolerance=1e-12)
+    else:
+        assert_same(dict(paper.named_buffers()), before)
 
 
 def test_the_ratio_changes_the_logits(paper):
@@ -321,7 +326,7 @@ def test_stride_1_block_passes_one_half(randomise):
     x = torch.rand(2, 48, 4, 4)
     interleaved = torch.stack((x[:, :24], x[:, 24:]), 2).flatten(1, 2)
     assert torch.equal(block(x)[:, :24], interleaved[:, :24])
-    assert torch.equal(block(x)[:, 24:], block.branch(interleaved[:, 24:]))
+    assert_close(block(x)[:, 24:], block.branch(interleaved[:, 24:]))  # another memory layout, other rounding
 
 
 def test_moving_the_supernet_moves_momentum(small):

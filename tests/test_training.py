@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tamnas import checkpoint, supernet, training
+from tamnas import checkpoint, supernet
+from tamnas import step as step_module
 from tamnas.data import Split
 from tamnas.device import Runtime
 from tamnas.errors import DivergenceError
@@ -20,7 +21,8 @@ from tamnas.params import parse_params, resolve_row
 from tamnas.plan import Attack, Augment, Recipe, RowPlan, Schedule
 from tamnas.space import Architecture, SearchSpace
 from tamnas.supernet import SampledPaths, supernet_tensors, train_phase
-from tamnas.training import Outcome, Resume, Single, learning_rate, train, train_step
+from tamnas.step import train_step
+from tamnas.training import Outcome, Resume, Single, learning_rate, train
 from tamnas.yopo import start_noise
 
 CPU = Runtime(torch.device("cpu"), None)
@@ -131,7 +133,7 @@ def test_every_step_uses_its_learning_rate(split, monkeypatch):
         used.append([group["lr"] for group in optimiser.param_groups])
         return torch.ones(3)
 
-    monkeypatch.setattr(training, "train_step", spy)
+    monkeypatch.setattr(step_module, "train_step", spy)
     plan = recipe(3, {"kind": "cosine", "warmup": 1})
     outcome = run(Single(network(), plan), split, recipe=plan)
     assert used == [[learning_rate(plan, epoch + step / 3)] for epoch in range(3) for step in range(3)]
@@ -213,7 +215,7 @@ def test_loss_falls(split):
 
 def test_training_curve_is_the_mean_over_steps(split, monkeypatch):
     figures = iter(torch.tensor([[1.0, 16, 8], [2, 8, 0], [6, 0, 4]] * 2))
-    monkeypatch.setattr(training, "train_step", lambda *args: next(figures))
+    monkeypatch.setattr(step_module, "train_step", lambda *args: next(figures))
     outcome = run(Single(network(), recipe(2)), split, recipe=recipe(2))
     for row in outcome.history:
         assert (row["loss"], row["train_clean"], row["train_robust"]) == (3, 0.5, 0.25)
@@ -237,7 +239,7 @@ def test_every_epoch_has_its_own_order_and_noise(split, monkeypatch):
         seen.append((x, y, noise))
         return torch.ones(3)
 
-    monkeypatch.setattr(training, "train_step", spy)
+    monkeypatch.setattr(step_module, "train_step", spy)
     for _ in range(2):
         run(Single(network(), recipe(2)), split, recipe=recipe(2))
     first, second, again = seen[:3], seen[3:6], seen[6:]
@@ -326,7 +328,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(undisturbed, split, tmp_pat
 def test_a_finished_run_is_not_trained_again(undisturbed, split, tmp_path, monkeypatch):
     resume = Resume(tmp_path / "state.safetensors", 1000)
     run(Single(network(), QUICK), split, recipe=QUICK, resume=resume, validate=Validation())
-    monkeypatch.setattr(training, "train_step", None)
+    monkeypatch.setattr(step_module, "train_step", None)
     trainee = Single(network(seed=99), QUICK)
     outcome = run(trainee, split, recipe=QUICK, resume=resume, validate=Validation())
     assert equal(trainee.tensors(), undisturbed[0])

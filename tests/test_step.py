@@ -1,0 +1,131 @@
+"""The fast path of a training step against the plain one; graphs need a GPU."""
+
+import copy
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tamnas import step
+from tamnas.baselines import baseline
+from tamnas.device import MEMORY_FORMAT, Runtime
+from tamnas.network import Subnet
+from tamnas.plan import Attack
+from tamnas.space import SearchSpace
+from tamnas.step import Stepper, train_step
+from tamnas.yopo import start_noise
+
+ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
+CPU = Runtime(torch.device("cpu"))
+
+
+def networks() -> list[nn.Module]:
+    space = SearchSpace.paper()
+    archs = [space.sample(np.random.default_rng(seed)) for seed in range(3)]
+    models = [Subnet(space, arch, torch.Generator().manual_seed(0)) for arch in archs]
+    return [*models, baseline("resnet20", 10, torch.Generator().manual_seed(0))]
+
+
+def sgd(model: nn.Module, **options) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, **options)
+
+
+def batch(seed: int, device="cpu", size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(8, 3, size, size, generator=generator).to(memory_format=MEMORY_FORMAT)
+    noise = start_noise(x, 8 / 255, generator)
+    y = torch.randint(0, 10, (8,), generator=generator)
+    return tuple(tensor.to(device) for tensor in (x, y, noise))
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Signs of gradients near zero turn on float32 rounding: compare where rounding is far away."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_the_fast_step_is_the_plain_step(float64, index, bn):
+    attack = ATTACK.model_copy(update={"bn": bn})
+    plain = networks()[index]
+    fast = copy.deepcopy(plain)
+    optimisers, stepper = (sgd(plain), sgd(fast)), Stepper(attack, 1.0, CPU)
+    for seed in range(3):  # weights and statistics of earlier steps reach the twin
+        x, y, noise = (tensor.double() if tensor.is_floating_point() else tensor for tensor in batch(seed))
+        expected = train_step(plain.train(), optimisers[0], x, y, noise, attack, 1.0, CPU)
+        assert_close(stepper(fast.train(), optimisers[1], x, y, noise, 0.01), expected)
+    for (name, theirs), ours in zip(plain.state_dict().items(), fast.state_dict().values(), strict=True):
+        assert_close(ours, theirs, rtol=1e-8, atol=1e-10, msg=lambda text, at=name: f"{at}: {text}")
+
+
+def test_float32_steps_agree_to_rounding():
+    # in float32 a few pixels, whose gradient is nearly zero, go the other way
+    plain = baseline("resnet20", 10, torch.Generator().manual_seed(0)).train()
+    fast = copy.deepcopy(plain)
+    x, y, noise = batch(0)
+    expected = train_step(plain, sgd(plain), x, y, noise, ATTACK, None, CPU)
+    assert_close(Stepper(ATTACK, None, CPU)(fast, sgd(fast), x, y, noise, 0.01), expected, rtol=2e-3, atol=1e-4)
+
+
+def test_a_twin_lasts_as_long_as_its_network(monkeypatch):
+    made = []
+
+    class Counted(step.Folded):
+        def __init__(self, model):
+            made.append(model)
+            super().__init__(model)
+
+    monkeypatch.setattr(step, "Folded", Counted)
+    first, second = networks()[:2]
+    stepper, optimisers = Stepper(ATTACK, None, CPU), {first: sgd(first), second: sgd(second)}
+    for model in (first, first, second, first):
+        stepper(model.train(), optimisers[model], *batch(0), 0.01)
+    assert made == [first, second, first]
+
+
+def test_a_step_leaves_mode_and_gradients_to_the_model():
+    model = networks()[0].train()
+    Stepper(ATTACK, None, CPU)(model, sgd(model), *batch(0), 0.01)
+    assert all(part.training for part in model.modules())
+    assert all(p.requires_grad and p.grad is not None for p in model.parameters())
+
+
+def test_the_learning_rate_is_set_in_place_where_it_is_a_tensor():
+    model = nn.Linear(2, 2)
+    rate = torch.tensor(0.5)
+    held = torch.optim.SGD(model.parameters(), lr=rate)
+    step.set_learning_rate(held, 0.25)
+    assert held.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.25
+    number = torch.optim.SGD(model.parameters(), lr=0.5)
+    step.set_learning_rate(number, 0.25)
+    assert number.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_a_captured_step_is_the_eager_step(bn, dtype):
+    attack, device = ATTACK.model_copy(update={"bn": bn}), torch.device("cuda")
+    eager = networks()[0].to(device, memory_format=MEMORY_FORMAT).train()
+    captured = copy.deepcopy(eager)
+    found = []
+    for model, graphs in ((eager, False), (captured, True)):
+        optimiser = sgd(model, fused=True)
+        optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
+        stepper = Stepper(attack, 5.0, Runtime(device, dtype, graphs))
+        figures = [stepper(model, optimiser, *batch(seed, device), 0.1 / (seed + 1)) for seed in range(8)]
+        found.append(torch.stack(figures))
+    tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype is None else {"rtol": 0.05, "atol": 0.5}
+    assert_close(found[1], found[0], **tolerance)
+    for (name, theirs), ours in zip(eager.state_dict().items(), captured.state_dict().values(), strict=True):
+        if dtype is None:
+            assert_close(ours, theirs, rtol=1e-2, atol=1e-2, msg=lambda text, at=name: f"{at}: {text}")
