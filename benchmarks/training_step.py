@@ -1,34 +1,34 @@
 """One training step: ours against the literal TRADES-YOPO loop and TRADES-10 as published.
 
-    python benchmarks/training_step.py [--geometry paper|default] [--batch 64] [--rounds 10]
+    python -m benchmarks.training_step [--row ROW] [--geometry paper] [--batch 64] [--rounds 10]
 
 (a) literal: per outer step a full propagation, then n inner steps that differentiate the first
 layer by autograd, accumulating its weight gradients, which are thrown away later. (b) TRADES-10:
-ten steps, each of which computes the clean logits again. Same network, batch and precision (fp32)
-in one process, in alternation; the ratio is of medians. Prints a table, writes JSON with --out.
+ten steps, each of which computes the clean logits again. All three start from equal weights and
+train the same three networks in one process, in turns; ratios are of medians. Ours runs as the
+training loop runs it; (a) and (b) run as their code does, in contiguous memory, eagerly, in float32.
+Where ours trains in bfloat16 (on CUDA), a second line gives it eagerly in float32, so that the
+levers can be told apart; on CPU a second line gives (a) in channels-last memory.
 """
 
-import json
-import statistics
-import time
-from fractions import Fraction
-from pathlib import Path
+import copy
 
-import click
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.harness import alternate, environment, parameters, report, setting
+from benchmarks.options import benchmark, click
 from tamnas import SearchSpace, Subnet
-from tamnas.device import Runtime
-from tamnas.params import load_params, resolve_all
-from tamnas.plan import Attack, RowPlan
-from tamnas.training import train_step
+from tamnas.device import MEMORY_FORMAT, Runtime
+from tamnas.plan import Attack
+from tamnas.seeding import numpy_generator, torch_generator
+from tamnas.step import Stepper
+from tamnas.training import sgd
 from tamnas.yopo import start_noise, trades_loss
 
 EPS = 8 / 255
-ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=5, n=3)
+ATTACK = Attack(eps="8/255", step_size="2/255", m=5, n=3)
 
 
 def clip(eta: Tensor, x: Tensor) -> Tensor:
@@ -74,56 +74,56 @@ def trades10(model, optimiser, x: Tensor, y: Tensor, noise: Tensor) -> None:
     finish(model, optimiser, x, y, adversarial - x)
 
 
-def ours(model, optimiser, x: Tensor, y: Tensor, noise: Tensor) -> None:
-    train_step(model.train(), optimiser, x, y, noise, ATTACK, None, Runtime(x.device, None))
+def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], runtime: Runtime) -> dict:
+    """A function per contender, each with its own copy of the network and its own optimiser."""
+    x, y, noise = batch
+    make, dense = sgd(recipe), x.to(memory_format=MEMORY_FORMAT)
+
+    def ours(runtime: Runtime):
+        network = copy.deepcopy(model).to(memory_format=MEMORY_FORMAT).train()
+        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, None, runtime)
+        return lambda: stepper(network, optimiser, dense, y, noise, 0.01)
+
+    def theirs(step, memory_format=torch.contiguous_format):
+        network = copy.deepcopy(model).to(memory_format=memory_format)
+        optimiser, images = torch.optim.SGD(network.parameters(), 0.01, 0.9), x.to(memory_format=memory_format)
+        return lambda: step(network, optimiser, images, y, noise)
+
+    found = {
+        "ours": ours(runtime),
+        "(a) literal TRADES-YOPO-5-3": theirs(literal_yopo),
+        "(b) TRADES-10": theirs(trades10),
+    }
+    if runtime.device.type == "cuda":
+        return found | {"ours, eager float32": ours(Runtime(runtime.device))}
+    return found | {"(a), channels-last": theirs(literal_yopo, MEMORY_FORMAT)}
 
 
-def timed(function, *arguments) -> float:
-    if arguments[2].is_cuda:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    function(*arguments)
-    if arguments[2].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
-@click.option("--geometry", type=click.Choice(["paper", "default"]), default="default", show_default=True)
+@benchmark
+@click.option("--geometry", type=click.Choice(["row", "paper"]), default="row", show_default=True)
 @click.option("--batch", default=64, show_default=True)
 @click.option("--rounds", default=10, show_default=True)
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path))
-def main(geometry: str, batch: int, rounds: int, device: str, threads: int, out: Path | None) -> None:
-    torch.set_num_threads(threads)
-    space, size = SearchSpace.paper(), 32
-    if geometry == "default":
-        plan = next(p for p in resolve_all(load_params()).values() if isinstance(p, RowPlan))
-        space, size = SearchSpace.from_params(plan), plan.data.size
-    generator = torch.Generator().manual_seed(0)
-    archs = [space.sample(np.random.default_rng(seed)) for seed in range(3)]
-    x = torch.rand((batch, 3, size, size), generator=generator).to(device)
-    y = torch.randint(0, 10, (batch,), generator=generator).to(device)
-    noise = start_noise(x, EPS, None)
-    seconds: dict[str, list[float]] = {"ours": [], "literal YOPO-5-3": [], "TRADES-10": []}
-    for arch in archs:
-        model = Subnet(space, arch, generator).to(device)
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        for round_ in range(rounds + 1):
-            for name, function in zip(seconds, (ours, literal_yopo, trades10), strict=True):
-                taken = timed(function, model, optimiser, x, y, noise)
-                if round_:  # the first round warms up
-                    seconds[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(
-        f"{geometry} geometry, {size}x{size}, batch {batch}, {device}, {threads} threads, {rounds} rounds x 3 networks"
-    )
-    for name, value in medians.items():
-        print(f"{name:18} {1e3 * value:9.1f} ms   {value / medians['ours']:.2f}x ours")
-    if out:
-        ratios = {name: value / medians["ours"] for name, value in medians.items()}
-        out.write_text(json.dumps({"geometry": geometry, "batch": batch, "device": device, "ratios": ratios}, indent=1))
+@click.option("--networks", default=3, show_default=True)
+def main(row, where, threads, out, geometry: str, batch: int, rounds: int, networks: int) -> None:
+    at = setting(row, where, threads)
+    space, size = (SearchSpace.paper(), 32) if geometry == "paper" else (at.space, at.plan.data.size)
+    device, generator = at.runtime.device, torch_generator("benchmark", "images")
+    x = torch.rand((batch, 3, size, size), generator=generator)
+    y = torch.randint(0, 10, (batch,), generator=generator)
+    images = tuple(tensor.to(device) for tensor in (x, y, start_noise(x, EPS, generator)))
+    rows, ratios = [], {}
+    for number in range(networks):
+        arch = space.sample(numpy_generator("benchmark", number))
+        model = Subnet(space, arch, torch_generator("benchmark", number)).to(device)
+        taken = alternate(contenders(model, at.plan.retrain.scratch.recipe, images, at.runtime), rounds, device, 5)
+        for name, value in taken.items():
+            ratios.setdefault(name, []).append(value / taken["ours"])
+            rows.append([number, parameters(model), name, 1e3 * value, value / taken["ours"]])
+    means = {name: sum(values) / len(values) for name, values in ratios.items()}
+    rows += [["mean", "", name, "", ratio] for name, ratio in means.items()]
+    title = f"TRADES-YOPO-5-3 step, {geometry} geometry at {size}x{size}, batch {batch}"
+    columns = ["network", "parameters", "step", "ms", "time / ours"]
+    report(title, columns, rows, environment(device, threads) | {"ratios": means}, out)
 
 
 if __name__ == "__main__":

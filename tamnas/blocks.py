@@ -113,12 +113,9 @@ def shuffled_halves(x: Tensor) -> tuple[Tensor, Tensor]:
     Works on channels-last memory and leaves it so: a shuffle along the leading axes would copy
     to contiguous memory, and every convolution behind it would copy back.
     """
-    n, c, h, w = x.shape
-    pairs = x.permute(0, 2, 3, 1).unflatten(3, (2, c // 2)).transpose(3, 4)  # (N, H, W, C/2, 2)
-    if c % 4 == 0:  # each half holds whole pairs: two copies of half the size, both dense
-        halves = (half.flatten(3) for half in pairs.chunk(2, dim=3))
-    else:
-        halves = pairs.flatten(3).chunk(2, dim=3)
+    pairs = x.permute(0, 2, 3, 1).unflatten(3, (2, -1)).transpose(3, 4)  # (N, H, W, C/2, 2)
+    whole = pairs.shape[3] % 2 == 0  # each half holds whole pairs: copy them apart, both dense
+    halves = [half.flatten(3) for half in pairs.chunk(2, dim=3)] if whole else pairs.flatten(3).chunk(2, dim=3)
     kept, worked = (half.permute(0, 3, 1, 2) for half in halves)
     return kept, worked
 

@@ -17,7 +17,7 @@ from tamnas.device import MEMORY_FORMAT
 from tamnas.plan import Eval, Pgd, Validation
 from tamnas.seeding import torch_generator
 
-CHUNK = 512  # images in one pass
+CHUNK = {"cpu": 512, "cuda": 2048}  # images in one pass: small maps leave a GPU idle
 
 
 def accuracy(model: nn.Module, split: Split) -> float:
@@ -33,7 +33,7 @@ def _fast(model: nn.Module) -> nn.Module:
 
 
 def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in chunks(split, CHUNK):
+    for x, y in chunks(split, CHUNK[split.images.device.type]):
         yield x.to(memory_format=MEMORY_FORMAT), y
 
 

@@ -20,8 +20,8 @@ from tamnas.network import Subnet, Supernet
 from tamnas.params import parse_params, resolve_row
 from tamnas.plan import Attack, Augment, Recipe, RowPlan, Schedule
 from tamnas.space import Architecture, SearchSpace
-from tamnas.supernet import SampledPaths, supernet_tensors, train_phase
 from tamnas.step import train_step
+from tamnas.supernet import SampledPaths, supernet_tensors, train_phase
 from tamnas.training import Outcome, Resume, Single, learning_rate, train
 from tamnas.yopo import start_noise
 

@@ -1,0 +1,65 @@
+"""What else could make a training step faster on CPU: threads, memory layout, bfloat16, torch.compile.
+
+    python -m benchmarks.cpu_levers [--row ROW] [--batch 64] [--rounds 10]
+
+The row's own training step, as it runs and with one thing changed at a time, in turns in one
+process. `torch.compile` compiles both the network and its twin; its first call, which compiles,
+is given apart.
+"""
+
+import copy
+
+import torch
+
+from benchmarks.harness import alternate, environment, report, seconds, setting
+from benchmarks.options import benchmark, click
+from tamnas.device import Runtime
+from tamnas.seeding import torch_generator
+from tamnas.step import Stepper
+from tamnas.training import sgd
+from tamnas.yopo import start_noise
+
+
+@benchmark
+@click.option("--batch", default=64, show_default=True)
+@click.option("--rounds", default=10, show_default=True)
+def main(row, where, threads, out, batch: int, rounds: int) -> None:
+    at = setting(row, where, threads)
+    scratch, generator, size = at.plan.retrain.scratch, torch_generator("benchmark", "images"), at.plan.data.size
+    x = torch.rand((batch, 3, size, size), generator=generator).to(memory_format=torch.channels_last)
+    y = torch.randint(0, at.space.num_classes, (batch,), generator=generator)
+    noise, template = start_noise(x, float(scratch.attack.eps), generator), at.network(0)
+
+    def step(runtime=at.runtime, memory_format=torch.channels_last, count=threads, compiled=False):
+        model = copy.deepcopy(template).to(memory_format=memory_format).train()
+        optimiser, stepper = sgd(scratch.recipe)(list(model.parameters())), Stepper(scratch.attack, None, runtime)
+        if compiled:
+            model.compile()  # in place: a twin copies the compiled call
+        images = x.to(memory_format=memory_format)
+
+        def run() -> None:
+            torch.set_num_threads(count)
+            stepper(model, optimiser, images, y, noise, 0.01)
+            torch.set_num_threads(threads)
+
+        return run
+
+    runs = {
+        "as it is": step(),
+        "two threads" if threads == 1 else "one thread": step(count=2 if threads == 1 else 1),
+        "contiguous memory": step(memory_format=torch.contiguous_format),
+        "bfloat16 autocast": step(Runtime(at.runtime.device, torch.bfloat16)),
+        "torch.compile": step(compiled=True),
+    }
+    compiling = seconds(runs["torch.compile"], at.runtime.device)
+    taken = alternate(runs, rounds, at.runtime.device, 2)
+    rows = [[name, 1e3 * value, taken["as it is"] / value] for name, value in taken.items()]
+    rows.append(["first compiled step", 1e3 * compiling, taken["as it is"] / compiling])
+    attack = scratch.attack
+    title = f"{at.plan.row}: TRADES-YOPO-{attack.m}-{attack.n} step at batch {batch}, one lever at a time"
+    figures = environment(at.runtime.device, threads) | {"seconds": taken, "compiling_seconds": compiling}
+    report(title, ["lever", "ms", "speed / as it is"], rows, figures, out)
+
+
+if __name__ == "__main__":
+    main()

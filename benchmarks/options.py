@@ -1,0 +1,19 @@
+"""The options that every benchmark takes."""
+
+from pathlib import Path
+
+import click
+
+OPTIONS = (
+    click.option("--row", help="A row of params.yaml.  [default: the first]"),
+    click.option("--device", "where", default="auto", show_default=True, help="auto, cpu or cuda"),
+    click.option("--threads", default=1, show_default=True, help="CPU threads"),
+    click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file."),
+)
+
+
+def benchmark(function):
+    """A click command with the common options and the module's docstring as its help."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return click.command(help=function.__globals__["__doc__"].replace("\n\n", "\n\n\b\n"))(function)

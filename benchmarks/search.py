@@ -1,0 +1,117 @@
+"""Subnets evaluated per second: ours against extract, recalibrate and attack written out naively.
+
+    python -m benchmarks.search [--row ROW] [--subnets 12] [--workers 1,2]
+
+Trains a supernet for a few epochs first (robust enough that an attack has something to do), then
+evaluates the same subnets in turns: naively, one after the other in this process, every image
+through every PGD step; and as the search does it, with each number of worker processes. The
+accuracies of both are compared.
+"""
+
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.harness import Setting, environment, report, seconds, setting
+from benchmarks.options import benchmark, click
+from tamnas import checkpoint
+from tamnas.data import batches, chunks
+from tamnas.data.loader import steps_per_epoch
+from tamnas.jobs import Jobs
+from tamnas.network import Supernet
+from tamnas.search import SearchContext, evaluate_subnet, load_context
+from tamnas.seeding import torch_generator
+from tamnas.space import Architecture
+from tamnas.supernet import SampledPaths
+from tamnas.training import train
+
+
+def trained_supernet(at: Setting, epochs: int, path: Path) -> None:
+    """A supernet after so many epochs of the block phase, written to `path`."""
+    phase, train_split = at.plan.supernet.block, at.split("train")
+    recipe = phase.recipe.model_copy(update={"epochs": epochs})
+    supernet = Supernet(at.space, torch_generator("benchmark", "supernet")).to(at.runtime.device)
+    paths = SampledPaths(supernet, at.plan, "block", steps_per_epoch(train_split, recipe.batch_size), ("benchmark",))
+    train(
+        paths, train_split, recipe=recipe, attack=at.plan.supernet.attack, augment=at.plan.data.augment,
+        key=("benchmark", "supernet"), runtime=at.runtime,
+    )  # fmt: skip
+    checkpoint.write_weights(path, paths.tensors(), {})
+
+
+def naive(spec: dict, context: SearchContext) -> tuple[float, float]:
+    """What a reader of the paper would write: no folding, no early end, no sharing."""
+    plan, split, attack = context.plan, context.validation, context.plan.search.attack
+    model = context.supernet.extract(Architecture.from_plain(spec))
+    generator = torch_generator(plan.seed, "search", plan.row, "recalibration", device=split.images.device)
+    size = min(plan.supernet.joint.recipe.batch_size, plan.search.bn_calibration_images)
+    calibration = batches(context.train, size, plan.data.augment, generator)
+    torch.optim.swa_utils.update_bn(
+        (x for x, _ in islice(calibration, plan.search.bn_calibration_images // size)), model
+    )
+    model.eval()
+    eps, step = float(attack.eps), float(attack.step_size)
+    clean = robust = 0
+    for x, y in chunks(split, 512):
+        clean += int((model(x).argmax(1) == y).sum())
+        moved = (x + (2 * torch.rand_like(x) - 1) * eps).clamp(0, 1)
+        standing = model(moved).argmax(1) == y
+        for _ in range(attack.steps):
+            moved = moved.detach().requires_grad_(True)
+            F.cross_entropy(model(moved), y).backward()
+            moved = (x + (moved + step * moved.grad.sign() - x).clamp(-eps, eps)).clamp(0, 1)
+            standing &= model(moved).argmax(1) == y
+        robust += int(standing.sum())
+    return clean / len(split), robust / len(split)
+
+
+@benchmark
+@click.option("--subnets", default=12, show_default=True)
+@click.option("--workers", default="1,2", show_default=True, help="Numbers of worker processes to try.")
+@click.option("--epochs", default=8, show_default=True, help="Epochs that the supernet is trained for.")
+def main(row, where, threads, out, subnets: int, workers: str, epochs: int) -> None:
+    at = setting(row, where, threads)
+    device, specs = at.runtime.device, [at.architecture(number).plain() for number in range(subnets)]
+    with TemporaryDirectory() as folder:
+        weights = Path(folder) / "supernet.safetensors"
+        trained_supernet(at, epochs, weights)
+        load = partial(load_context, at.plan, weights, at.data)
+        context = load(at.compute)
+        answers: dict[str, list] = {}
+        evaluate_subnet(specs[0], context)  # warms up
+
+        def keep(name: str, run) -> float:
+            return seconds(lambda: answers.__setitem__(name, run()), device)
+
+        taken = {"naive, one by one": keep("naive", lambda: [naive(spec, context) for spec in specs])}
+        taken["ours, in this process"] = keep("ours", lambda: [evaluate_subnet(spec, context) for spec in specs])
+        for count in (int(text) for text in workers.split(",")):
+            compute = at.compute.model_copy(update={"engine": "processes", "workers": count})
+            if count > 1:
+                with Jobs(partial(load, compute), compute) as jobs:
+                    list(jobs.run_jobs(evaluate_subnet, specs[:count]))  # workers start
+                    taken[f"ours, {count} processes"] = keep(
+                        "jobs", lambda jobs=jobs: list(jobs.run_jobs(evaluate_subnet, specs))
+                    )
+    pairs = list(zip(answers["naive"], answers["ours"], strict=True))
+    clean, robust = (max(abs(theirs[i] - ours[i]) for theirs, ours in pairs) for i in (0, 1))
+    base = taken["naive, one by one"]
+    rows = [[name, subnets / value, base / value] for name, value in taken.items()]
+    title = f"{subnets} subnets on {len(context.validation)} validation images, {at.plan.search.attack.text}"
+    result = environment(device, threads) | {
+        "seconds": taken,
+        "clean_differs_by_at_most": clean,
+        "robust_differs_by_at_most": robust,
+    }
+    report(title, ["evaluation", "subnets / s", "rate / naive"], rows, result, out)
+    print(
+        f"accuracies differ by at most {100 * clean:.2f} points clean (rounding), {100 * robust:.2f} robust (start noise)"
+    )
+
+
+if __name__ == "__main__":
+    main()
