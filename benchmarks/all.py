@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import cpu_levers, pgd_grid, scaling, search, training_step
+from benchmarks import cpu_levers, floor, pgd_grid, scaling, search, side_by_side, training_step
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/performance.md")
@@ -26,6 +26,8 @@ SIZES = {
         "pgd_grid": ["--images=1000"],
         "search": ["--workers=1,2"],
         "scaling": [],
+        "side_by_side": [],
+        "floor": [],
         "cpu_levers": [],
     },
     "cuda": {
@@ -33,6 +35,8 @@ SIZES = {
         "pgd_grid": ["--images=10000", "--epochs=5"],
         "search": ["--subnets=24", "--workers=1,2,4,8", "--epochs=5"],
         "scaling": ["--images=5000,10000,25000,50000", "--batches=128,256,512,1024", "--rounds=1"],
+        "side_by_side": ["--workers=1,2,4,8", "--networks=8", "--epochs=3"],
+        "floor": ["--batch=512"],
     },
 }
 TINY = {
@@ -40,8 +44,10 @@ TINY = {
     "pgd_grid": ["--images=32", "--epochs=1"],
     "search": ["--subnets=2", "--epochs=1"],
     "scaling": ["--images=64,128", "--batches=16,32", "--populations=4,8", "--generations=1,2", "--rounds=1"],
+    "side_by_side": ["--workers=1,2", "--networks=2", "--epochs=1"],
+    "floor": ["--batch=4", "--rounds=1"],
 }
-MODULES = (training_step, pgd_grid, search, scaling, cpu_levers)
+MODULES = (training_step, pgd_grid, search, scaling, side_by_side, floor, cpu_levers)
 MAINS = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}
 
 

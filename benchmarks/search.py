@@ -108,9 +108,7 @@ def main(row, where, threads, out, subnets: int, workers: str, epochs: int) -> N
         "robust_differs_by_at_most": robust,
     }
     report(title, ["evaluation", "subnets / s", "rate / naive"], rows, result, out)
-    print(
-        f"accuracies differ by at most {100 * clean:.2f} points clean (rounding), {100 * robust:.2f} robust (start noise)"
-    )
+    print(f"points apart at most: clean {100 * clean:.2f} (rounding), robust {100 * robust:.2f} (start noise)")
 
 
 if __name__ == "__main__":

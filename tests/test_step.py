@@ -109,8 +109,30 @@ def test_the_learning_rate_is_set_in_place_where_it_is_a_tensor():
     assert number.param_groups[0]["lr"] == 0.25
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def on_gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
+
+
+@on_gpu
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
+def test_steps_never_wait_for_the_device(graphs):
+    device = torch.device("cuda")
+    model = networks()[0].to(device, memory_format=MEMORY_FORMAT).train()
+    optimiser = sgd(model, fused=True)
+    optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
+    stepper = Stepper(ATTACK, 5.0, Runtime(device, torch.bfloat16, graphs))
+    given = batch(0, device)
+    for _ in range(5):  # graphs are captured on the way
+        stepper(model, optimiser, *given, 0.01)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            stepper(model, optimiser, *given, 0.01)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpu
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bn", ["eval", "batch"])
 def test_a_captured_step_is_the_eager_step(bn, dtype):
