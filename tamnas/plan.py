@@ -4,6 +4,7 @@
 these files only, and DVC tracks their keys. Nothing here needs torch.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,11 +33,13 @@ class Data(Section):
 
     `test` null takes the source's whole test split, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
-    on the validation images too and selects on the test split.
+    on the validation images too and selects on the test split. `url` is a folder on the web from
+    which the archives of cifar10 and svhn are downloaded instead of from their official homes.
     """
 
     source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
     path: str | None = None
+    url: str | None = None
     classes: Annotated[int, Field(ge=2)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
@@ -52,6 +55,10 @@ class Data(Section):
             raise ValueError(f"path: is missing; the source {self.source} needs one")
         if self.source == "digits" and self.test is None:
             raise ValueError("test: is missing; the digits have no test split of their own")
+        if self.url is not None and self.source not in ("cifar10", "svhn"):
+            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for cifar10 and svhn")
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
+            raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
 
 
