@@ -246,7 +246,10 @@ class Cell(Section):
 
 
 class Eval(Section):
-    """The grid of PGD attacks on test images; step size eps / `step_divisor`."""
+    """The grid of PGD attacks on test images; step size eps / `step_divisor`.
+
+    `latency` also times final networks on one CPU thread: the one result that differs from run to run.
+    """
 
     eps: tuple[PixelFraction, ...] = Field(min_length=1)
     steps: tuple[Positive, ...] = Field(min_length=1)
@@ -254,6 +257,7 @@ class Eval(Section):
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
     weights: Literal["best", "last"]
+    latency: bool = False
 
     @model_validator(mode="after")
     def _check(self):
