@@ -4,13 +4,14 @@
     python stages/evaluate.py legonet_pooled|baselines DATASET
 
 The only stage that reads test images. Reads the plan, the prepared data (test) and the
-weights of one kind. Writes grid.csv and metrics.json to
-results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
+weights of one kind. Writes grid.csv, metrics.json, costs.csv and, with eval.latency,
+latency.csv to results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
 """
 
 import click
 
 from tamnas.compute import load_compute
+from tamnas.costs import cost_rows, latency_rows
 from tamnas.grid import KINDS, GridTask, evaluate_kind
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
@@ -22,8 +23,8 @@ def run(kind: str, name: str) -> None:
     plan = load_row(name) if per_row else load_dataset(name)
     data, trained = prepared(plan.dataset), weights(name, KINDS[kind].folder)
     parameters = {
-        "stage": kind, "seed": plan.seed, "network": plan.network.plain(), "eval": plan.eval.plain(),
-        "numerics": plan.numerics.plain(),
+        "stage": kind, "seed": plan.seed, "network": plan.network.plain(), "numerics": plan.numerics.plain(),
+        "eval": {key: value for key, value in plan.eval.plain().items() if key != "latency"},
     }  # fmt: skip
     with stage_run(__file__, name, parameters, [data, trained]) as store:
         task = GridTask(
@@ -34,6 +35,12 @@ def run(kind: str, name: str) -> None:
         folder = seeded(results(plan.dataset, f"evaluate_{kind}", name if per_row else None), plan.seed)
         write_csv(folder / "grid.csv", rows)
         write_json(folder / "metrics.json", metrics)
+        write_csv(folder / "costs.csv", cost_rows(trained, task.space, plan.data.size))
+        (folder / "latency.csv").unlink(missing_ok=True)
+        if plan.eval.latency:
+            final = {row["network"] for row in rows if row["final"]}
+            timed = latency_rows(trained, final, task.space, plan.eval.weights, plan.data.size)
+            write_csv(folder / "latency.csv", timed)
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -4,6 +4,7 @@
 these files only, and DVC tracks their keys. Nothing here needs torch.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Budget = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-BASELINES = ("resnet20",)
+BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
 
 
 class Augment(Section):
@@ -32,11 +33,13 @@ class Data(Section):
 
     `test` null takes the source's whole test split, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
-    on the validation images too and selects on the test split.
+    on the validation images too and selects on the test split. `url` is a folder on the web from
+    which the archives of cifar10 and svhn are downloaded instead of from their official homes.
     """
 
     source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
     path: str | None = None
+    url: str | None = None
     classes: Annotated[int, Field(ge=2)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
@@ -52,6 +55,10 @@ class Data(Section):
             raise ValueError(f"path: is missing; the source {self.source} needs one")
         if self.source == "digits" and self.test is None:
             raise ValueError("test: is missing; the digits have no test split of their own")
+        if self.url is not None and self.source not in ("cifar10", "svhn"):
+            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for cifar10 and svhn")
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
+            raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
 
 
@@ -239,7 +246,10 @@ class Cell(Section):
 
 
 class Eval(Section):
-    """The grid of PGD attacks on test images; step size eps / `step_divisor`."""
+    """The grid of PGD attacks on test images; step size eps / `step_divisor`.
+
+    `latency` also times final networks on one CPU thread: the one result that differs from run to run.
+    """
 
     eps: tuple[PixelFraction, ...] = Field(min_length=1)
     steps: tuple[Positive, ...] = Field(min_length=1)
@@ -247,6 +257,7 @@ class Eval(Section):
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
     weights: Literal["best", "last"]
+    latency: bool = False
 
     @model_validator(mode="after")
     def _check(self):

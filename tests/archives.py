@@ -6,6 +6,7 @@ They return what a correct reader must give, derived from no reader.
 """
 
 import hashlib
+import io
 import pickle
 import struct
 import tarfile
@@ -44,7 +45,7 @@ def cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool = False)
         _cifar10_batch(batches / f"data_batch_{number}", train.images[part], train.labels[part])
     _cifar10_batch(batches / "test_batch", *test)
     meta = {"num_cases_per_batch": 10000, "label_names": CIFAR10_NAMES, "num_vis": 3072}
-    (batches / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    (batches / "batches.meta").write_bytes(_python2_pickle(meta))
 
     def listed(*names: str) -> list[list[str]]:
         return [[name, md5(batches / name)] for name in names]
@@ -66,12 +67,32 @@ def cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool = False)
 def _cifar10_batch(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), 3072)  # all red, all green, all blue
     entry = {
-        "batch_label": path.name,
+        "batch_label": f"{'testing' if path.name == 'test_batch' else 'training'} batch of {len(images)}",
         "labels": labels.tolist(),
         "data": np.ascontiguousarray(rows),
         "filenames": [f"image_{index}.png" for index in range(len(images))],
     }
-    path.write_bytes(pickle.dumps(entry, protocol=2))
+    path.write_bytes(_python2_pickle(entry))
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Text and bytes alike as Python 2's `str`, which is how the published batches hold keys, names and pixels."""
+
+    def save_text(self, value: str | bytes) -> None:
+        raw = value.encode("latin1") if isinstance(value, str) else value
+        short = len(raw) < 256
+        head = pickle.SHORT_BINSTRING + bytes([len(raw)]) if short else pickle.BINSTRING + struct.pack("<i", len(raw))
+        self.write(head + raw)
+        self.memoize(value)
+
+    dispatch = pickle._Pickler.dispatch | {str: save_text, bytes: save_text}
+
+
+def _python2_pickle(value) -> bytes:
+    """Protocol 2, with the name that numpy's module had then."""
+    buffer = io.BytesIO()
+    _Python2Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
 def svhn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Images, Images]:

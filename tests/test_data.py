@@ -187,7 +187,7 @@ class TestCifar10:
         assert card["classes"] == archives.CIFAR10_NAMES
         assert downloads == []
 
-    def test_half_unpacked_archive_is_unpacked_again(self, data, folder, out, monkeypatch):
+    def test_half_unpacked_archive_is_not_used(self, data, folder, out, monkeypatch):
         train, _ = archives.cifar10(folder, monkeypatch, packed=True)
         (folder / "cifar-10-batches-py").mkdir()
         (folder / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"cut short")
@@ -204,6 +204,14 @@ class TestCifar10:
     def test_missing_without_network(self, data, folder, out, downloads):
         refused(data, out, "data.set", str(folder), "URLError", "cifar-10-python.tar.gz", "put")
         assert downloads
+
+    def test_a_packed_archive_is_left_as_it_is(self, data, folder, out, monkeypatch):
+        archives.cifar10(folder, monkeypatch, packed=True)
+        before = (folder / "cifar-10-python.tar.gz").read_bytes()
+        folder.chmod(0o555)
+        prepare("set", data, out)
+        assert [path.name for path in folder.iterdir()] == ["cifar-10-python.tar.gz"]
+        assert (folder / "cifar-10-python.tar.gz").read_bytes() == before
 
     @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
     def test_damaged_batch(self, data, folder, out, monkeypatch, file):
@@ -248,14 +256,14 @@ class TestSvhn:
         assert downloads == []
 
     def test_missing_without_network(self, data, folder, out, downloads):
-        refused(data, out, "data.set", str(folder), "URLError", "train_32x32.mat and test_32x32.mat", "put")
+        refused(data, out, "data.set", str(folder), "URLError", "put train_32x32.mat (", " and test_32x32.mat (")
         assert downloads
 
     @pytest.mark.parametrize("split", ["train", "test"])
     def test_damaged(self, data, folder, out, monkeypatch, split):
         archives.svhn(folder, monkeypatch)
         archives.damage(folder / f"{split}_32x32.mat")
-        refused(data, out, str(folder), "no intact svhn", "train_32x32.mat")
+        refused(data, out, str(folder), "no intact svhn", f"put {split}_32x32.mat (")
 
     def test_missing_test_file(self, data, folder, out, monkeypatch):
         archives.svhn(folder, monkeypatch)

@@ -8,7 +8,7 @@ from tamnas import profile
 from tamnas.errors import InputError
 from tamnas.fields import read_yaml
 from tamnas.params import load_params, resolve_all
-from tamnas.plan import RowPlan
+from tamnas.plan import BASELINES, RowPlan
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -34,7 +34,9 @@ def test_profiles_are_valid_and_change_what_they_print(project, name):
 
 def test_the_paper_profile_is_the_papers_study(project):
     profile.apply("paper")
-    plans = [plan for plan in resolve_all(load_params("params.yaml")).values() if isinstance(plan, RowPlan)]
+    resolved = resolve_all(load_params("params.yaml"))
+    assert all(resolved[dataset].baselines.names == BASELINES for dataset in ("cifar10", "svhn"))
+    plans = [plan for plan in resolved.values() if isinstance(plan, RowPlan)]
     assert len(plans) == 15
     assert sorted({plan.dataset: sum(p.dataset == plan.dataset for p in plans) for plan in plans}.items()) == [
         ("cifar10", 7),

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -148,6 +149,8 @@ def _write_trained(plan, training: str, evaluation: str, row: str | None, traine
          "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
          "validation_robust": one["best"]["robust"] if e == 2 else None}
         for one in trained for e in range(3)])  # fmt: skip
+    folder = seeded(results(plan.dataset, evaluation, row), plan.seed)
+    write_csv(folder / "costs.csv", [_costs(plan, one) for one in trained])
     rows = []
     for one in trained:
         cells = {(eps, steps) for eps in plan.eval.eps for steps in plan.eval.steps}
@@ -160,7 +163,13 @@ def _write_trained(plan, training: str, evaluation: str, row: str | None, traine
              "epoch": 1, "final": True, "eps": format_fraction(eps) if eps else "0/255", "steps": steps,
              "success": plan.eval.success, "images": 360, "accuracy": share}
             for (eps, steps), share in sorted(shares.items())]  # fmt: skip
-    write_csv(seeded(results(plan.dataset, evaluation, row), plan.seed) / "grid.csv", rows)
+    write_csv(folder / "grid.csv", rows)
+
+
+def _costs(plan, one: dict) -> dict:
+    head = SearchSpace.from_params(plan).head_parameters if one["architecture"] else 650
+    return {"network": one["id"], "parameters": one["parameters"], "head": head, "body": one["parameters"] - head,
+            "size": 8, "macs": 7 * one["parameters"]}  # fmt: skip
 
 
 @pytest.fixture
@@ -343,11 +352,65 @@ def test_the_papers_tables_show_what_was_not_run(project):
     assert "| S_8_2 | not run (paper 1.6822M) | – (paper 76.54) |" in markdown(tables["table-02"])
 
     rows = {row["network"]: row for row in records(tables["table-10"])}
+    assert rows["ResNet-20"]["status"] == "measured"  # ours, beside those that the paper has
     assert rows["RobNet-small"]["status"] == "quoted"
     assert rows["ResNet-18"]["status"] == rows["Lego-Net 2S_8_1"]["status"] == rows["S_6_10"]["status"] == "not run"
     grid = {row["row"]: row for row in records(tables["cifar10-grid"])}
     assert grid["cifar10-S_6_10"]["status"] == "not run"
     assert grid["cifar10-S_6_10"]["clean_paper"] == "78.63"
+
+
+def test_table_x_says_what_networks_cost(project):
+    write_run(params("cifar10", {"S_6_10": {}}, baselines={"names": ["resnet18", "resnet20"]}), project)
+    folder = seeded(results("cifar10", "evaluate_baselines"), 0)
+    line = {"network": "resnet20", "milliseconds": 1.25, "runs": 100, "processor": "A Processor"}
+    (dataset,) = collect.collect()
+    for name in ("table-10", "cifar10-benchmark"):
+        table = tables_by_name([dataset])[name]
+        rows = {row["network"]: row for row in records(table)}
+        assert "latency_ms" not in rows["ResNet-18"]
+        space, best = dataset.rows[0].space, dataset.rows[0].best
+        subnet = rows["S_6_10" if name == "table-10" else f"cifar10-S_6_10 {best.id}"]
+        assert int(subnet["head"]) == space.head_parameters
+        assert int(subnet["body"]) == best.parameters - space.head_parameters
+        assert int(subnet["macs"]) == 7 * best.parameters
+        assert rows["ResNet-20"]["head"] == "650"
+        assert "MACs: multiply-accumulates of one 8x8 image" in markdown(table)
+        assert "Latency" not in markdown(table)
+
+    write_csv(folder / "latency.csv", [line])
+    for name in ("table-10", "cifar10-benchmark"):
+        table = tables_by_name(collect.collect())[name]
+        rows = {row["network"]: row for row in records(table)}
+        assert (rows["ResNet-20"]["latency_ms"], rows["ResNet-18"]["latency_ms"]) == ("1.25", "")
+        assert "one thread (A Processor)" in markdown(table)
+        assert "1.25" in latex(table)
+
+
+def test_planned_baselines_that_were_not_run_say_so(project):
+    raw = params("cifar10", {"S_6_10": {}}, baselines={"names": ["resnet20"]})
+    write_run(raw, project)
+    plan = {**read_yaml("plan/cifar10.yaml")}
+    plan["baselines"]["names"] = ["resnet18", "wrn34_2", "resnet20"]
+    write_yaml(Path("plan/cifar10.yaml"), plan)
+    tables = tables_by_name(collect.collect())
+    for name in ("table-10", "cifar10-benchmark"):
+        status = {row["network"]: row["status"] for row in records(tables[name])}
+        assert [status[one] for one in ("ResNet-18", "WRN-34-2", "ResNet-20")] == ["not run", "not run", "measured"]
+
+    for stage in ("baselines", "evaluate_baselines"):
+        shutil.rmtree(results("cifar10", stage))
+    rows = {row["network"]: row for row in records(tables_by_name(collect.collect())["table-10"])}
+    assert rows["ResNet-20"]["status"] == "not run"
+    assert rows["ResNet-18"]["parameters_paper"] == "11.17"
+
+
+def test_a_network_without_costs_is_told(project):
+    write_run(params(), project)
+    file = seeded(results("digits", "evaluate_baselines"), 0) / "costs.csv"
+    write_csv(file, [])
+    with pytest.raises(InputError, match=r"costs\.csv: has no network 'resnet20'"):
+        collect.collect()
 
 
 def test_two_rows_and_two_datasets(project):

@@ -1,14 +1,16 @@
 """Where images come from: each source gives raw arrays, checked only for being readable."""
 
 import os
+import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 
+from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
 from tamnas.plan import Data
 
@@ -137,45 +139,53 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
 
 def cifar10(name: str, data: Data) -> Raw:
-    """torchvision's CIFAR-10; the archive is looked for in `path`, else downloaded there."""
+    """torchvision's CIFAR-10: batches unpacked in `path`, else the archive there, else a download to it.
+
+    The archive is unpacked into a temporary folder, since `path` may be read-only.
+    """
     from torchvision.datasets import CIFAR10
 
-    train, test = (_torchvision(partial(CIFAR10, train=part), name, data) for part in (True, False))
-    names = tuple(train.classes)
-    return Raw(train.data, np.array(train.targets), (test.data, np.array(test.targets)), 255, names)
+    try:
+        return _cifar10_batches(home(name, data), name)
+    except RuntimeError:  # torchvision's word for missing or altered files
+        archive = Archive(CIFAR10.filename, CIFAR10.url, CIFAR10.tgz_md5)
+    packed = require(name, data, [archive]) / archive.file
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with tarfile.open(packed) as tar:
+                tar.extractall(folder, filter="data")
+            return _cifar10_batches(Path(folder), name)
+        except (OSError, tarfile.TarError, RuntimeError) as error:
+            raise InputError(f"data.{name}: {packed}: cannot be unpacked ({told(error)})") from None
+
+
+def _cifar10_batches(folder: Path, name: str) -> Raw:
+    from torchvision.datasets import CIFAR10
+
+    train, test = (_whole(partial(CIFAR10, folder, train=part), folder, name) for part in (True, False))
+    return Raw(train.data, np.array(train.targets), (test.data, np.array(test.targets)), 255, tuple(train.classes))
 
 
 def svhn(name: str, data: Data) -> Raw:
-    """torchvision's SVHN, cropped digits, without `extra`."""
+    """torchvision's SVHN, cropped digits, without `extra`; the digit 0, which the files label 10, is class 0."""
     from torchvision.datasets import SVHN
 
-    train, test = (_torchvision(partial(SVHN, split=part), name, data) for part in ("train", "test"))
+    files = [SVHN.split_list[part] for part in ("train", "test")]
+    folder = require(name, data, [Archive(file, url, md5) for url, file, md5 in files])
+    train, test = (_whole(partial(SVHN, folder, split=part), folder, name) for part in ("train", "test"))
     images, test_images = (np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)) for part in (train, test))
     return Raw(images, train.labels, (test_images, test.labels), 255, tuple(map(str, range(10))))
 
 
-def _torchvision(make: Callable, name: str, data: Data):
-    """The dataset from files already in the folder, else after a download with checksum."""
-    folder = Path(data.path or f"data/raw/{name}")
+def _whole(make: Callable, folder: Path, name: str):
+    """The dataset, or RuntimeError if a file is missing or altered; InputError if one is not what its checksum says."""
     try:
-        return make(root=folder, download=False)
-    except RuntimeError:  # torchvision's word for missing or altered files
-        pass
+        return make()
+    except RuntimeError:
+        raise
     except Exception as error:
         raise InputError(f"data.{name}: {folder}: is damaged ({error.__class__.__name__})") from None
-    try:
-        return make(root=folder, download=True)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise InputError(
-            f"data.{name}: {folder} holds no intact {data.source} archive and the download failed "
-            f"({error.__class__.__name__}); put {OFFICIAL[data.source]} there yourself"
-        ) from None
 
-
-OFFICIAL = {
-    "cifar10": "cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html",
-    "svhn": "train_32x32.mat and test_32x32.mat of http://ufldl.stanford.edu/housenumbers",
-}
 
 SOURCES: dict[str, Callable[[str, Data], Raw]] = {
     "digits": digits,

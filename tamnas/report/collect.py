@@ -34,6 +34,20 @@ class Test:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """Parameters behind the last choice block (or of the classifier) and before it, multiply-accumulates of an image.
+
+    `milliseconds` for one image on one thread of `processor`, where it was measured.
+    """
+
+    head: int
+    body: int
+    macs: int
+    milliseconds: float | None = None
+    processor: str | None = None
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network after training; `validation` maps best and last to clean and robust shares."""
 
@@ -43,6 +57,7 @@ class Trained:
     validation: Mapping[str, Mapping[str, float]]
     curve: Sequence[Mapping[str, float | None]]
     test: Test
+    costs: Costs
 
 
 @dataclass(frozen=True)
@@ -172,10 +187,16 @@ def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
         rows=[_row(row) for row in plans if found[row.row]],
         missing=[row for row in plans if not found[row.row]],
         pooled=pooled,
-        baselines=_trained(plan.dataset, "baselines", "evaluate_baselines", None, plan.seed)
-        if plan.baselines.names
-        else [],
+        baselines=_baselines(plan),
     )
+
+
+def _baselines(plan: DatasetPlan) -> list[Trained]:
+    """Those that the plan names, in its order, and that have been run."""
+    if not results(plan.dataset, "baselines").exists():
+        return []
+    networks = {one.id: one for one in _trained(plan.dataset, "baselines", "evaluate_baselines", None, plan.seed)}
+    return [networks[name] for name in plan.baselines.names if name in networks]
 
 
 def _row(plan: RowPlan) -> Row:
@@ -219,11 +240,13 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     trained, tested = (seeded(results(dataset, stage, row), seed) for stage in (training, evaluation))
     curves = read_csv(trained / "curves.csv")
     cells = read_csv(tested / "grid.csv")
+    costs = _costs(tested)
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [cell for cell in cells if cell["network"] == record["id"]]
-        if not own:
-            raise InputError(f"{tested / 'grid.csv'}: has no network {record['id']!r}; `dvc repro` makes it")
+        for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
+            if not known:
+                raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")
         arch = record["architecture"]
         networks.append(
             Trained(
@@ -233,6 +256,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
                 validation={name: record[name] for name in ("best", "last")},
                 curve=[line for line in curves if line["network"] == record["id"]],
                 test=_test(own),
+                costs=costs[record["id"]],
             )
         )
     return networks
@@ -242,6 +266,18 @@ def _test(cells: Sequence[dict]) -> Test:
     clean = next(cell for cell in cells if cell["steps"] == 0)
     grid = {(parse_fraction(cell["eps"]), cell["steps"]): cell["accuracy"] for cell in cells if cell["steps"]}
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"])
+
+
+def _costs(folder: Path) -> dict[str, Costs]:
+    file = folder / "latency.csv"  # only where eval.latency asked for it
+    timed = {line["network"]: line for line in read_csv(file)} if file.exists() else {}
+    return {
+        line["network"]: Costs(
+            line["head"], line["body"], line["macs"],
+            *(timed.get(line["network"], {}).get(key) for key in ("milliseconds", "processor")),
+        )
+        for line in read_csv(folder / "costs.csv")
+    }  # fmt: skip
 
 
 def read_csv(path: Path) -> list[dict]:

@@ -7,7 +7,7 @@ from tamnas.paper import TABLES, Published
 from tamnas.report.collect import Cell, Dataset, Trained
 from tamnas.report.findings import pooled_votes
 from tamnas.report.table import Column, Table, Value
-from tamnas.report.tables import network_values
+from tamnas.report.tables import comparison, hand_made, network_values
 from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, by_validation, cell_column, name_of, setting
 
 NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}
@@ -27,20 +27,28 @@ def _table(name: str, dataset: Dataset) -> Table:
     printed = TABLES[name]
     cells = [_cell(cell) for cell in printed.rows[0].grid]
     cells.sort(key=lambda cell: (-cell[0], cell[1])) if name == "X" else cells.sort(key=lambda cell: (cell[1], cell[0]))
-    rows = []
-    for row in printed.rows:
-        network = _measured(row, dataset)
-        quoted = "quoted" if row.mode.startswith("robnet") else "not run"
-        rows.append([Value(name_of(row.label)), *network_values(network, cells, row, quoted)])
+    entries = [
+        (name_of(row.label), _measured(row, dataset), row, "quoted" if row.mode.startswith("robnet") else "not run")
+        for row in printed.rows
+    ]
+    if name == "X":
+        known = {row.mode for row in printed.rows}
+        more = {one: network for one, network in hand_made(dataset).items() if one not in known}
+        entries += [(name_of(one), network, None, "not run") for one, network in more.items()]
+        columns, rows, costs = comparison(dataset, entries, cells)
+    else:
+        columns, costs = [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)], []
+        rows = [[Value(label), *network_values(network, cells, *rest)] for label, network, *rest in entries]
     own = [by_validation(dataset)]
     if any(row.lego and _measured(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
     if any(row.mode.startswith("robnet") for row in printed.rows):
         own.append("Quoted: taken from the literature, never trained here.")
+    own += costs
     return Table(
         f"table-{NUMBERS[name]:02d}",
         f"Table {name}. {printed.title}",
-        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        columns,
         rows,
         [*setting(dataset), *own, f"{BOLD} {PAPER}"],
         of_paper=True,

@@ -8,12 +8,17 @@ from tamnas.report.findings import layers, search, votes
 from tamnas.report.space_tables import blocks, geometry
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import (
+    BODY,
     CLEAN,
+    HEAD,
+    LATENCY,
+    MACS,
     SIZE,
     by_validation,
     cell_column,
     cell_key,
     cell_name,
+    cost_notes,
     final_cells,
     grid_cells,
     in_order,
@@ -95,22 +100,47 @@ def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published
 def benchmark(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
     cells = final_cells(dataset)
-    rows = [[Value(name_of(n.id)), *network_values(n, cells, published(dataset.name, n.id))] for n in dataset.baselines]
-    rows += [[Value(name), *network_values(network, cells, paper)] for name, network, paper in lego_networks(dataset)
-             if name.startswith("Lego")]  # fmt: skip
+    entries = [(name_of(name), network, published(dataset.name, name), "not run")
+               for name, network in hand_made(dataset).items()]  # fmt: skip
+    entries += [(*one, "not run") for one in lego_networks(dataset) if one[0].startswith("Lego")]
     for plan, row in in_order(dataset):
-        name = f"{plan.row} {row.best.id}" if row else plan.row
-        rows.append(
-            [Value(name), *network_values(row.best if row else None, cells, published(dataset.name, plan.mode))]
-        )
+        name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
+        entries.append((name, network, published(dataset.name, plan.mode), "not run"))
+    columns, rows, notes = comparison(dataset, entries, cells)
     return Table(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
-        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        columns,
         rows,
-        notes_of(dataset, [by_validation(dataset)], key_of(dataset, cells[0])),
+        notes_of(dataset, [by_validation(dataset), *notes], key_of(dataset, cells[0])),
         dataset.name,
     )
+
+
+def hand_made(dataset: Dataset) -> dict[str, Trained | None]:
+    """All that the plan names; None where one was not run."""
+    found = {network.id: network for network in dataset.baselines}
+    return {name: found.get(name) for name in dataset.plan.baselines.names}
+
+
+Entry = tuple[str, Trained | None, Published | None, str]  # name, network, published, what to say without a network
+
+
+def comparison(dataset: Dataset, entries: Sequence[Entry], cells: Sequence[Cell]) -> tuple[list, list, list[str]]:
+    """(columns, rows, notes) of Table X: what each network costs beside what it reaches.
+
+    The column of latencies is there where some network has one.
+    """
+    networks = [network for _, network, _, _ in entries if network]
+    costs = [HEAD, BODY, MACS] + [LATENCY] * any(one.costs.milliseconds is not None for one in networks)
+    rows = []
+    for name, network, paper, missing in entries:
+        size, *accuracies = network_values(network, cells, paper, missing)
+        own = network.costs if network else None
+        values = [own.head, own.body, own.macs, own.milliseconds] if own else [None] * 4
+        rows.append([Value(name), size, *(Value(value) for value in values[: len(costs)]), *accuracies])
+    columns = [Column("network", "Network"), SIZE, *costs, CLEAN, *map(cell_column, cells)]
+    return columns, rows, cost_notes(networks, dataset.plan.data.size)
 
 
 def subnets(dataset: Dataset) -> Table:
@@ -120,7 +150,7 @@ def subnets(dataset: Dataset) -> Table:
         Column("row", "Row"), Column("subnet", "Subnet"),
         Column("architecture", "Architecture (block@ratio per layer)"),
         Column("parameters", "Parameters", "count", "min"), Column("head", "of these in the head", "count"),
-        Column("body", "in stem and blocks", "count", "min"),
+        Column("body", "in stem and blocks", "count", "min"), Column("macs", "MACs", "count", "min"),
     ]  # fmt: skip
     for key, title in (
         ("inherited", "inherited"), ("scratch_best", "scratch, best epoch"), ("scratch_last", "scratch, last epoch"),
@@ -137,7 +167,8 @@ def subnets(dataset: Dataset) -> Table:
     searches = sorted({row.plan.search.attack.text for row in dataset.rows})
     own = [
         f"Validation: {selection_images(dataset)}. Robust: {reference} after training, {' or '.join(searches)} with "
-        "inherited weights."
+        "inherited weights.",
+        *cost_notes([], dataset.plan.data.size),
     ]
     title = f"Every retrained subnet, {dataset.name}"
     return Table(
@@ -149,7 +180,8 @@ def _subnet(row: Row, network: Trained, cell: Cell) -> list[Value]:
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)
     head = row.space.head_parameters
-    values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head]
+    values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head,
+              network.costs.macs]  # fmt: skip
     values += [inherited.clean, inherited.robust]
     for one in (network, finetuned):
         for weights in ("best", "last"):

@@ -13,6 +13,10 @@ NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-3
          "robnet-small": "RobNet-small"}  # fmt: skip
 SIZE = Column("parameters", "Parameters", "millions", "min")
 CLEAN = Column("clean", "Clean (%)", "percent", "max")
+# Without a best: heads of searched and of hand-made networks are not the same thing.
+HEAD, BODY = Column("head", "Head", "millions"), Column("body", "Body", "millions")
+MACS = Column("macs", "MACs", "millions", "min")
+LATENCY = Column("latency_ms", "Latency (ms)", "number", "min")
 BOLD = "Bold: the best measured value of a column."
 PAPER = "(paper …): the published value."
 
@@ -111,6 +115,22 @@ def setting(dataset: Dataset, key: tuple[str, Trained, Cell] | None = None) -> l
 def notes_of(dataset: Dataset, own: Iterable[str], key=None) -> list[str]:
     known = [PAPER] if dataset.name in ("cifar10", "svhn") else []
     return [*setting(dataset, key), *own, " ".join([BOLD, *known])]
+
+
+def cost_notes(networks: Iterable[Trained], size: int) -> list[str]:
+    """What the columns HEAD, BODY, MACS and LATENCY count; `size` of the images in pixels."""
+    notes = [
+        "Head: of a searched network all that follows its last choice block, of a hand-made one its classifier; body: "
+        f"the rest, stem included. MACs: multiply-accumulates of one {size}x{size} image in convolutions, linear "
+        "layers and attention."
+    ]
+    processors = sorted({one.costs.processor for one in networks if one.costs.processor})
+    if processors:
+        notes.append(
+            f"Latency: median time of one image on one thread ({', '.join(processors)}), BatchNorm folded into "
+            "convolutions; a wall time, which differs from run to run."
+        )
+    return notes
 
 
 def key_of(dataset: Dataset, cell: Cell) -> tuple[str, Trained, Cell] | None:

@@ -1,0 +1,85 @@
+"""The archives of CIFAR-10 and SVHN: taken as they are from a folder, else downloaded to it.
+
+No archive is read before its checksum was verified.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from tamnas.errors import InputError
+from tamnas.plan import Data
+
+log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds that a server may be silent
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file, its official address and its checksum."""
+
+    file: str
+    url: str
+    md5: str
+
+
+def home(name: str, data: Data) -> Path:
+    """The folder in which a dataset's archives lie."""
+    return Path(data.path or f"data/raw/{name}")
+
+
+def require(name: str, data: Data, archives: Sequence[Archive]) -> Path:
+    """The folder, with all `archives` in it and intact. Raises InputError that says what to put where."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = home(name, data)
+    missing = [archive for archive in archives if not check_integrity(folder / archive.file, archive.md5)]
+    for place, archive in enumerate(missing):
+        url = f"{data.url.rstrip('/')}/{archive.file}" if data.url else archive.url
+        try:
+            _download(url, folder, archive)
+        # RuntimeError is torchvision's word for a wrong checksum, ValueError urllib's for an odd address
+        except (OSError, HTTPException, RuntimeError, ValueError) as error:
+            reason = "a wrong checksum" if type(error) is RuntimeError else told(error)
+            wanted = " and ".join(f"{one.file} ({one.url}, md5 {one.md5})" for one in missing[place:])
+            mirror = "" if data.url else f", or set data.{name}.url to a mirror"
+            raise InputError(
+                f"data.{name}: {folder} holds no intact {data.source} archive and {url} gave "
+                f"{reason}; put {wanted} there yourself{mirror}"
+            ) from None
+    return folder
+
+
+def _download(url: str, folder: Path, archive: Archive) -> None:
+    """Under another name until it is whole: what lies in the folder already stays if the download fails."""
+    from torchvision.datasets.utils import download_url
+
+    part = folder / f"{archive.file}.part"
+    log.info("downloading %s to %s", url, folder)
+    try:
+        with _patience(PATIENCE):
+            download_url(url, folder, part.name, archive.md5)
+        os.replace(part, folder / archive.file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def told(error: Exception) -> str:
+    """Kind and message in one line."""
+    return " ".join(f"{error.__class__.__name__}: {error}".split())
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Sockets opened inside give up after so many silent seconds; torchvision sets no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
