@@ -1,17 +1,18 @@
 """Evaluate trained networks on test images: clean accuracy and the grid of PGD attacks.
 
-    python stages/evaluate.py scratch|finetune|legonet ROW
-    python stages/evaluate.py legonet_pooled|baselines DATASET
+    python stages/evaluate.py scratch|finetune|legonet|controls ROW
+    python stages/evaluate.py legonet_pooled|baselines|controls_pooled DATASET
 
 The only stage that reads test images. Reads the plan, the prepared data (test) and the
-weights of one kind. Writes grid.csv and metrics.json to
-results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
+weights of one kind. Writes to results/DATASET/evaluate_<kind>[/ROW]: evaluated.json (which networks
+of which seed) and seed-<seed>/ with grid.csv, checks.csv (of final networks) and metrics.json.
 """
 
 import click
 
 from tamnas.compute import load_compute
-from tamnas.grid import KINDS, GridTask, evaluate_kind
+from tamnas.fields import FORMAT
+from tamnas.kinds import KINDS, seed_folders
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
@@ -25,15 +26,23 @@ def run(kind: str, name: str) -> None:
         "stage": kind, "seed": plan.seed, "network": plan.network.plain(), "eval": plan.eval.plain(),
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
+    folder = results(plan.dataset, f"evaluate_{kind}", name if per_row else None)
+    found = {}
     with stage_run(__file__, name, parameters, [data, trained]) as store:
-        task = GridTask(
-            key=(plan.seed, "evaluate"), space=SearchSpace.from_params(plan), data=data, plan=plan.eval,
-            numerics=plan.numerics, compute=load_compute(), folder=store.folder,
-        )  # fmt: skip
-        rows, metrics = evaluate_kind(task, kind, trained, f"evaluate {kind} {name}")
-        folder = seeded(results(plan.dataset, f"evaluate_{kind}", name if per_row else None), plan.seed)
-        write_csv(folder / "grid.csv", rows)
-        write_json(folder / "metrics.json", metrics)
+        if seed_folders(trained, plan.seed):  # controls that are off, no baselines: nothing to evaluate
+            from tamnas.grid import GridTask, evaluate_kind  # here, because torch takes seconds to import
+
+            task = GridTask(
+                key=("evaluate",), space=SearchSpace.from_params(plan), data=data, plan=plan.eval,
+                numerics=plan.numerics, compute=load_compute(), folder=store.folder,
+            )  # fmt: skip
+            found = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {name}")
+        for seed, one in found.items():
+            write_csv(seeded(folder, seed) / "grid.csv", one.grid)
+            write_csv(seeded(folder, seed) / "checks.csv", one.checks)
+            write_json(seeded(folder, seed) / "metrics.json", one.metrics)
+        networks = {str(seed): list(one.metrics["networks"]) for seed, one in found.items()}
+        write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
