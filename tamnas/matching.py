@@ -44,6 +44,7 @@ def matching(
     low, high = bounds(budget)
     known, found = set(taken), []
     for size in sizes:
+        size = min(max(size, low), high)
         tilt = _tilt_for(space, size)
         # A size at the edge of the space may have few architectures, all taken: then draw more widely.
         for widened in (tilt, tilt / 2, tilt / 4, 0.0):
@@ -87,7 +88,7 @@ def _tilt_for(space: SearchSpace, size: int) -> float:
 
 
 def _tilted_genes(space: SearchSpace, generator: np.random.Generator, tilt: float) -> np.ndarray:
-    """Draws from the tilted distribution, rows of genes.
+    """Distinct draws from the tilted distribution, rows of genes in the order drawn.
 
     All architectures of one size have the same probability, so that those of the size wanted are
     a uniform sample of what has it; uniform draws alone hardly ever reach the edges of the space.
@@ -97,4 +98,6 @@ def _tilted_genes(space: SearchSpace, generator: np.random.Generator, tilt: floa
         legal, parameters = _choices(space, layer)
         flat.append(generator.choice(legal, size=_DRAWS, p=_tilted(parameters, tilt)))
     blocks, ratios = np.divmod(np.stack(flat, axis=1), len(space.ratios))
-    return np.concatenate((blocks, ratios), axis=1)
+    genes = np.concatenate((blocks, ratios), axis=1)
+    _, first = np.unique(genes, axis=0, return_index=True)
+    return genes[np.sort(first)]

@@ -37,7 +37,8 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
 
 
 def _of_subnets(row: Row) -> Iterator[Comparison]:
-    scratch, finetune = "subnets of the front, from scratch", "subnets of the front, fine-tuned as planned"
+    scratch = "subnets of the front, from scratch"
+    finetune = "subnets of the front, fine-tuned as planned"
 
     def compare(control: str, title: str, beside: str, networks: Sequence[Trained], switch: str = "") -> Comparison:
         return _comparison(row.name, row.controls, control, title, beside, networks, switch)
@@ -106,7 +107,7 @@ def controls(dataset: Dataset) -> Table:
     rows.append(_without("all", "final networks with further seeds", "the first seed", told))
     notes = [
         *setting(dataset),
-        "Difference: control minus what it stands beside, both with the first seed and on the same images. Several networks: "
+        "Difference: control minus what it stands beside, first seed, same images. Several networks: "
         "mean of paired differences, 95% t interval over networks, p of Wilcoxon's signed-rank test. One network: 95% "
         "interval of two proportions over test images (Newcombe), which ignores that the images are the same.",
         "Every control shares data, recipe and random keys with what it stands beside; it differs in what its name "
