@@ -508,12 +508,12 @@ def test_several_seeds_give_mean_and_sample_deviation():
     assert value.measured == pytest.approx(0.85)
     assert value.spread == (pytest.approx(0.05), 3)
     assert value.interval == pytest.approx(wilson(0.85, 360))
-    table = Table("t", "T", [Column("clean", "Clean", "percent")], [[value], [Value(0.5)]], images=360)
-    assert "| **85.00 ± 5.00** [81.0, 88.3] |" in markdown(table)
+    table = Table("t", "T", [Column("clean", "Clean", "percent", "max")], [[value], [Value(0.5)]], images=360)
+    assert "| **85.00 ± 5.00** [80.9, 88.3] |" in markdown(table)
     line, other = records(table)
     assert (line["images"], line["clean"], line["clean_sd"], line["clean_seeds"]) == ("360", "85.0", "5.0", "3")
     assert (other["clean"], other["clean_low"], other["clean_sd"], other["clean_seeds"]) == ("50.0", "", "", "")
-    assert r"\shortstack[r]{\textbf{85.00 $\pm$ 5.00} \\ {\scriptsize [81.0, 88.3]}}" in latex(table)
+    assert r"\shortstack[r]{\textbf{85.00 $\pm$ 5.00} \\ {\scriptsize [80.9, 88.3]}}" in latex(table)
     assert accuracy_value(network(0.9, 0.5), None).spread is None
     assert accuracy_value(network(0.9, 0.5), (Fraction(1, 255), 1)) == Value()
 
