@@ -186,6 +186,16 @@ def test_twins_are_refused(yopo):
         parse_params(edited(changes))
 
 
+def test_controls_make_no_other_experiment():
+    mode = {"controls": {"random_networks": True}}
+    changes = {"modes.twin": mode, "run.rows.twin": {"dataset": DATASET, "mode": "twin"}}
+    with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
+        parse_params(edited(changes))
+    alone = resolve_all(parse_params(edited({"modes.twin": mode, f"run.rows.{ROW}.mode": "twin"})))
+    assert alone[ROW].controls.random_networks
+    assert not alone[DATASET].controls.training
+
+
 @pytest.mark.parametrize(
     "mode",
     [
