@@ -1,18 +1,19 @@
 """Evaluate trained networks on test images: clean accuracy and the grid of PGD attacks.
 
-    python stages/evaluate.py scratch|finetune|legonet ROW
-    python stages/evaluate.py legonet_pooled|baselines DATASET
+    python stages/evaluate.py scratch|finetune|legonet|controls ROW
+    python stages/evaluate.py legonet_pooled|baselines|controls_pooled DATASET
 
 The only stage that reads test images. Reads the plan, the prepared data (test) and the
-weights of one kind. Writes grid.csv, metrics.json, costs.csv and, with eval.latency,
-latency.csv to results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
+weights of one kind. Writes to results/DATASET/evaluate_<kind>[/ROW]: evaluated.json (which networks
+of which seed) and seed-<seed>/ with grid.csv, checks.csv (of final networks), costs.csv, metrics.json
+and, with eval.latency, latency.csv.
 """
 
 import click
 
 from tamnas.compute import load_compute
-from tamnas.costs import cost_rows, latency_rows
-from tamnas.grid import KINDS, GridTask, evaluate_kind
+from tamnas.fields import FORMAT
+from tamnas.kinds import KINDS, seed_folders
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
@@ -26,21 +27,32 @@ def run(kind: str, name: str) -> None:
         "stage": kind, "seed": plan.seed, "network": plan.network.plain(), "numerics": plan.numerics.plain(),
         "eval": {key: value for key, value in plan.eval.plain().items() if key != "latency"},
     }  # fmt: skip
+    folder = results(plan.dataset, f"evaluate_{kind}", name if per_row else None)
+    found = {}
     with stage_run(__file__, name, parameters, [data, trained]) as store:
-        task = GridTask(
-            key=(plan.seed, "evaluate"), space=SearchSpace.from_params(plan), data=data, plan=plan.eval,
-            numerics=plan.numerics, compute=load_compute(), folder=store.folder,
-        )  # fmt: skip
-        rows, metrics = evaluate_kind(task, kind, trained, f"evaluate {kind} {name}")
-        folder = seeded(results(plan.dataset, f"evaluate_{kind}", name if per_row else None), plan.seed)
-        write_csv(folder / "grid.csv", rows)
-        write_json(folder / "metrics.json", metrics)
-        write_csv(folder / "costs.csv", cost_rows(trained, task.space, plan.data.size))
-        (folder / "latency.csv").unlink(missing_ok=True)
-        if plan.eval.latency:
-            final = {row["network"] for row in rows if row["final"]}
-            timed = latency_rows(trained, final, task.space, plan.eval.weights, plan.data.size)
-            write_csv(folder / "latency.csv", timed)
+        folders = seed_folders(trained, plan.seed)
+        if folders:  # else controls that are off, or no baselines: nothing to evaluate
+            from tamnas.costs import cost_rows, latency_rows  # here, because torch takes seconds to import
+            from tamnas.grid import GridTask, evaluate_kind
+
+            space, size = SearchSpace.from_params(plan), plan.data.size
+            task = GridTask(
+                key=("evaluate",), space=space, data=data, plan=plan.eval, numerics=plan.numerics,
+                compute=load_compute(), folder=store.folder,
+            )  # fmt: skip
+            found = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {name}")
+        for seed, one in found.items():
+            out = seeded(folder, seed)
+            write_csv(out / "grid.csv", one.grid)
+            write_csv(out / "checks.csv", one.checks)
+            write_json(out / "metrics.json", one.metrics)
+            write_csv(out / "costs.csv", cost_rows(folders[seed], space, size))
+            (out / "latency.csv").unlink(missing_ok=True)
+            if plan.eval.latency:
+                final = {row["network"] for row in one.grid if row["final"]}
+                write_csv(out / "latency.csv", latency_rows(folders[seed], final, space, plan.eval.weights, size))
+        networks = {str(seed): list(one.metrics["networks"]) for seed, one in found.items()}
+        write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

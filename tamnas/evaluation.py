@@ -64,6 +64,21 @@ def robust_accuracies(model: nn.Module, split: Split, *, steps: Sequence[int], *
     return [count / len(split) for count in standing.tolist()]
 
 
+def restart_accuracy(
+    model: nn.Module, split: Split, *, steps: int, generators: Sequence[torch.Generator], **attack
+) -> float:
+    """As `robust_accuracy`, where an image is lost if PGD succeeds from any of several random starts."""
+    model = _fast(model)
+    standing = 0
+    for x, y in _chunks(split):
+        left = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for generator in generators:
+            (survived,) = survivors(model, x, y, steps=(steps,), generator=generator, **attack)
+            left &= survived
+        standing += int(left.sum())
+    return standing / len(split)
+
+
 def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> float:
     """Robust accuracy under a planned attack with noise derived from `key`."""
     return robust_accuracy(

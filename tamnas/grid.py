@@ -3,19 +3,24 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from tamnas import checkpoint, device
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.errors import InputError
-from tamnas.evaluation import accuracy, evaluate_grid, grid_cells
+from tamnas.evaluation import accuracy, evaluate_grid, grid_cells, restart_accuracy
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.jobs import Jobs
+from tamnas.kinds import KINDS, seed_folders
 from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
 from tamnas.retraining import NetworkSpec, load_network
+from tamnas.seeding import torch_generator
 from tamnas.space import SearchSpace
 from tamnas.stage import read_json, write_json
 from tamnas.statistics import best
@@ -24,29 +29,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What an evaluate stage evaluates: its weights' folder, and which networks are final.
-
-    Final networks (all, or the best by validation, or none) get the extra cells of Table X.
-    """
-
-    folder: str
-    per_row: bool
-    final: str
-
-
-KINDS = {
-    "scratch": Kind("retrain_scratch", True, "best"),
-    "finetune": Kind("retrain_finetune", True, "none"),
-    "legonet": Kind("legonet", True, "all"),
-    "legonet_pooled": Kind("legonet", False, "all"),
-    "baselines": Kind("baselines", False, "all"),
-}
-
-
-@dataclass(frozen=True)
 class GridTask:
-    """How to evaluate; picklable. `folder` keeps what is finished."""
+    """How to evaluate; picklable. `key` opens every random key, `folder` keeps what is finished."""
 
     key: tuple
     space: SearchSpace
@@ -68,8 +52,8 @@ class GridContext:
     test: Split
 
 
-def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
-    """A job: one row per cell of one network; the clean accuracy is the cell of eps 0."""
+def evaluate_network(spec: dict, context: GridContext) -> dict:
+    """A job: rows of one network, `grid` (a row per cell; the clean accuracy is the cell of eps 0) and `checks`."""
     task, path = context.task, Path(spec["weights"])
     finished = task.folder / f"{path.stem}.json"
     if finished.exists():
@@ -78,10 +62,10 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
         except InputError as error:
             log.warning("%s; evaluating it again", error)
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
-    key = (*task.key, NetworkSpec.from_plain(record).identity)
+    key = (spec["seed"], *task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]
     cells += evaluate_grid(model, context.test, task.plan, grid_cells(task.plan, spec["final"]), key)
-    rows = [
+    grid = [
         {
             "network": record["id"], "parameters": record["parameters"], "weights": task.plan.weights,
             "epoch": record[task.plan.weights]["epoch"], "final": spec["final"],
@@ -90,27 +74,81 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
         }
         for eps, steps, share in cells
     ]  # fmt: skip
+    checks = check_attack(model, context.test, task.plan, key) if spec["final"] and task.plan.checks else []
+    rows = {"grid": grid, "checks": [{"network": record["id"], **row} for row in checks]}
     write_json(finished, rows)
     return rows
 
 
-def evaluate_kind(task: GridTask, kind: str, trained: Path, what: str) -> tuple[list[dict], dict]:
-    """All networks in the folder `trained`: (rows of every cell, metrics per network)."""
-    paths = sorted(trained.glob("*.safetensors"))
-    records = [checkpoint.load(path)[1]["record"] for path in paths]
-    final = {"all": {r["id"] for r in records}, "none": set()}.get(KINDS[kind].final)
-    if final is None:
-        final = {best(records, task.plan.weights)["id"]}
-    specs = [
-        {"weights": str(path), "final": record["id"] in final} for path, record in zip(paths, records, strict=True)
-    ]
-    found: dict[int, list[dict]] = {}
+def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
+    """Whether the grid's attack is strong enough: under both rules of success, from several random
+    starts (an image is lost if any of them succeeds), and at a radius that nothing should survive.
+
+    The first start is the grid's own. One row per check.
+    """
+    checks = plan.checks
+
+    def row(check: str, eps: Fraction, success: str, restarts: int = 1) -> dict:
+        keys = [(*key, str(eps)), *((*key, str(eps), "restart", index) for index in range(1, restarts))]
+        share = restart_accuracy(
+            model, test, steps=checks.attack.steps, eps=float(eps), step_size=float(eps) / plan.step_divisor,
+            success=success, generators=[torch_generator(*one, device=test.images.device) for one in keys],
+        )  # fmt: skip
+        return {
+            "check": check, "eps": format_fraction(eps), "steps": checks.attack.steps, "success": success,
+            "restarts": restarts, "images": len(test), "accuracy": share,
+        }  # fmt: skip
+
+    eps = checks.attack.eps
+    return [
+        row("any", eps, "any"), row("last", eps, "last"), row("restarts", eps, plan.success, checks.restarts),
+        row("large_eps", checks.large_eps, plan.success),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of the networks of one training seed: rows of every cell, of every check, and metrics per network."""
+
+    grid: list[dict]
+    checks: list[dict]
+    metrics: dict
+
+
+def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, Evaluation]:
+    """All networks in the folder `trained`, by training seed; `seed` is that of files in the folder itself."""
+    specs = []
+    for own, folder in seed_folders(trained, seed).items():
+        paths = sorted(folder.glob("*.safetensors"))
+        records = [checkpoint.load(path)[1]["record"] for path in paths]
+        final = final_networks(kind, records, task.plan.weights)
+        specs += [
+            {"weights": str(path), "final": record["id"] in final, "seed": own}
+            for path, record in zip(paths, records, strict=True)
+        ]
+    found: dict[int, dict] = {}
     with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
         for index, rows in jobs.run_jobs(evaluate_network, specs):
             found[index] = rows
-            progress.step(network=rows[0]["network"], clean=rows[0]["accuracy"])
-    rows = [row for index in range(len(specs)) for row in found[index]]
-    return rows, _metrics(rows)
+            progress.step(network=rows["grid"][0]["network"], clean=rows["grid"][0]["accuracy"])
+    evaluated = {}
+    for own in dict.fromkeys(spec["seed"] for spec in specs):
+        mine = [found[index] for index, spec in enumerate(specs) if spec["seed"] == own]
+        grid, checks = ([row for rows in mine for row in rows[part]] for part in ("grid", "checks"))
+        evaluated[own] = Evaluation(grid, checks, _metrics(grid))
+    return evaluated
+
+
+def final_networks(kind: str, records: Sequence[dict], weights: str) -> set[str]:
+    """Ids of those that get the extra cells and the checks (`Kind.final`)."""
+    match KINDS[kind].final:
+        case "all":
+            return {record["id"] for record in records}
+        case "best":
+            return {best(records, weights)["id"]}
+        case "seeds":
+            return {record["id"] for record in records if record["control"] == "seeds"}
+    return set()
 
 
 def _metrics(rows: Sequence[dict]) -> dict:

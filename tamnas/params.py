@@ -132,6 +132,21 @@ class Legonet(Section):
     pooled_mode: dict[Name, Name] = Field(default_factory=dict)
 
 
+class Controls(Section):
+    random_networks: bool = False
+    random_search: bool = False
+    legonet: plans.LegoControls = plans.LegoControls()
+    finetune_lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    finetune_equal_budget: bool = False
+    common_attack: TrainingAttack | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(set(self.finetune_lr)) != len(self.finetune_lr):
+            raise ValueError("finetune_lr must not repeat")
+        return self
+
+
 class Baselines(Section):
     names: tuple[Literal[plans.BASELINES], ...] = ()
     training: BaselineRecipe
@@ -141,6 +156,7 @@ class Base(Section):
     """Everything that a mode may patch."""
 
     seed: Count
+    seeds: tuple[Count, ...] = ()
     data: dict[Name, plans.Data] = Field(min_length=1)
     network: plans.Network
     space: plans.Space
@@ -150,8 +166,15 @@ class Base(Section):
     eval: plans.Eval
     legonet: Legonet
     baselines: Baselines
+    controls: Controls = Controls()
     numerics: plans.Numerics
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len({self.seed, *self.seeds}) != 1 + len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)}: must not repeat, nor hold seed itself ({self.seed})")
+        return self
 
 
 class Params(Base):
@@ -230,7 +253,7 @@ def resolve_row(params: Params, name: str) -> plans.RowPlan:
     attack = _attack(supernet, supernet.lam, "batch" if per_step else "eval", supernet.yopo and supernet.yopo.bn)
     trained = attack.model_copy(update={"bn": "eval"})
     raw = {
-        "row": name, "dataset": row.dataset, "mode": row.mode, "seed": base.seed,
+        "row": name, "dataset": row.dataset, "mode": row.mode, "seed": base.seed, "seeds": list(base.seeds),
         "data": base.data[row.dataset].plain(),
         "network": base.network.plain(),
         "space": base.space.plain(),
@@ -248,6 +271,7 @@ def resolve_row(params: Params, name: str) -> plans.RowPlan:
         },
         "eval": base.eval.plain(),
         "legonet": {"top": base.legonet.top},
+        "controls": _controls(base, trained),
         "numerics": base.numerics.plain(),
     }  # fmt: skip
     plan = validated(plans.RowPlan, raw, source)
@@ -267,7 +291,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
         model = resolve_row(probe, "pooled")
     baselines = params.baselines
     raw = {
-        "dataset": dataset, "seed": params.seed,
+        "dataset": dataset, "seed": params.seed, "seeds": list(params.seeds),
         "data": params.data[dataset].plain(),
         "space": model.space.plain(),
         "pooled": {
@@ -276,6 +300,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
             "training": model.retrain.scratch.plain(),
         },
         "legonet": {"top": params.legonet.top},
+        "controls": {"legonet": params.controls.legonet.plain()},
         "validation": _validation(params),
         "baselines": {
             "names": list(baselines.names),
@@ -294,7 +319,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, plans.RowPlan
 def _require_shared(params: Params, name: str, base: Base) -> None:
     """A mode may not patch what rows of a dataset share: they are prepared and pooled together."""
     row = params.run.rows[name]
-    shared = {"seed": (base.seed, params.seed), "baselines": (base.baselines, params.baselines)}
+    shared = {name: (getattr(base, name), getattr(params, name)) for name in ("seed", "seeds", "baselines")}
     shared |= {"compute": (base.compute, params.compute), "legonet": (base.legonet, params.legonet)}
     for dataset, data in params.data.items():
         patched = base.data[dataset].model_copy(update={"augment": data.augment})
@@ -350,6 +375,26 @@ def _training(recipe: RetrainRecipe | BaselineRecipe, default: plans.Attack | No
     return {"recipe": plain, "attack": attack.plain()}
 
 
+def _controls(base: Base, mode_attack: plans.Attack) -> dict:
+    """Each training that a control stands for, written out; epochs and schedule of the equal budget are scratch's."""
+    given, finetune = base.controls, _training(base.retrain.finetune, mode_attack)
+    recipes = {f"finetune_lr_{lr}": {"lr": lr} for lr in given.finetune_lr}
+    if given.finetune_equal_budget:
+        scratch = base.retrain.scratch.plain()
+        recipes["finetune_equal_budget"] = {key: scratch[key] for key in ("epochs", "schedule")}
+    common = base.retrain.scratch.model_copy(update={"attack": given.common_attack})
+    return {
+        "random_networks": given.random_networks,
+        "random_search": given.random_search,
+        "legonet": given.legonet.plain(),
+        "finetune": [
+            {"control": name, "training": finetune | {"recipe": finetune["recipe"] | changed}}
+            for name, changed in recipes.items()
+        ],
+        "common_attack": _training(common, mode_attack) if given.common_attack else None,
+    }
+
+
 def _require_budgets(plan: plans.RowPlan, source: str) -> None:
     try:
         space = SearchSpace.from_params(plan)
@@ -365,15 +410,14 @@ def _require_budgets(plan: plans.RowPlan, source: str) -> None:
 
 
 def _refuse_twins(rows: dict[str, plans.RowPlan], source: str) -> None:
-    """Only m and n * step_size of the supernet's attack matter: equal ones are one experiment."""
+    """Only m and n * step_size of an attack matter: equal ones are one experiment, whatever stands beside it."""
     seen: dict[str, str] = {}
     for name, plan in rows.items():
         raw = plan.plain()
-        for key in ("row", "mode"):
+        for key in ("row", "mode", "controls"):
             del raw[key]
         for part in (raw["supernet"], raw["retrain"]["scratch"], raw["retrain"]["finetune"]):
-            attack = validated(plans.Attack, part["attack"], source)
-            part["attack"] = str((attack.eps, attack.m, attack.n * attack.step_size, attack.bn, attack.lam))
+            part["attack"] = str(validated(plans.Attack, part["attack"], source).essence)
         key = repr(raw)
         if key in seen:
             raise InputError(

@@ -151,6 +151,11 @@ class Attack(Section):
     bn: Literal["eval", "batch"] = "eval"
     lam: Annotated[float, Field(gt=0)] = 1.0
 
+    @property
+    def essence(self) -> tuple:
+        """Equal for equal perturbations: of n and the step size only the product counts."""
+        return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
+
 
 class Pgd(Section):
     eps: PixelFraction
@@ -245,6 +250,16 @@ class Cell(Section):
     steps: Positive
 
 
+class Checks(Section):
+    """Whether PGD is strong enough, on final networks: the other success rule and `restarts` random
+    starts under `attack`, and a radius that nothing should survive, with the same number of steps.
+    """
+
+    attack: Cell
+    restarts: Annotated[int, Field(ge=2)]
+    large_eps: PixelFraction
+
+
 class Eval(Section):
     """The grid of PGD attacks on test images; step size eps / `step_divisor`.
 
@@ -254,6 +269,7 @@ class Eval(Section):
     eps: tuple[PixelFraction, ...] = Field(min_length=1)
     steps: tuple[Positive, ...] = Field(min_length=1)
     final: tuple[Cell, ...] = ()
+    checks: Checks | None = None
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
     weights: Literal["best", "last"]
@@ -276,6 +292,44 @@ class Lego(Section):
     top: Positive
 
 
+class LegoControls(Section):
+    """Lego-Net with its layers in reversed order, and so many random networks of its size."""
+
+    reversed: bool = False
+    random: Count = 0
+
+
+class Variant(Section):
+    """Another way to train, beside a row's own; `control` is its name in results and reports."""
+
+    control: str
+    training: Training
+
+
+class PooledControls(Section):
+    """What stands beside a pooled Lego-Net."""
+
+    legonet: LegoControls = LegoControls()
+
+    @property
+    def training(self) -> bool:
+        """Whether any control trains networks."""
+        return self.legonet.reversed or self.legonet.random > 0
+
+
+class Controls(PooledControls):
+    """What stands beside a row's results. `common_attack` is training from scratch under that attack."""
+
+    random_networks: bool = False
+    random_search: bool = False
+    finetune: tuple[Variant, ...] = ()
+    common_attack: Training | None = None
+
+    @property
+    def training(self) -> bool:
+        return bool(super().training or self.random_networks or self.finetune or self.common_attack)
+
+
 class RowPlan(Section):
     """All that the stages of one row (one mode on one dataset) need."""
 
@@ -284,6 +338,7 @@ class RowPlan(Section):
     dataset: Name
     mode: Name
     seed: Count
+    seeds: tuple[Count, ...]
     data: Data
     network: Network
     space: Space
@@ -292,6 +347,7 @@ class RowPlan(Section):
     retrain: RetrainPlan
     eval: Eval
     legonet: Lego
+    controls: Controls
     numerics: Numerics
 
 
@@ -315,10 +371,12 @@ class DatasetPlan(Section):
     format: Literal[1] = FORMAT
     dataset: Name
     seed: Count
+    seeds: tuple[Count, ...]
     data: Data
     space: Space
     pooled: Pooled
     legonet: Lego
+    controls: PooledControls
     validation: Validation
     baselines: BaselinesPlan
     eval: Eval

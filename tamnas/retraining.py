@@ -17,7 +17,7 @@ from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.evaluation import Validator
-from tamnas.fields import FORMAT
+from tamnas.fields import FORMAT, validated
 from tamnas.jobs import Jobs
 from tamnas.network import Subnet
 from tamnas.plan import Augment, Numerics, Training, Validation
@@ -99,23 +99,26 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     """A job: train one network, write `<id>.safetensors` into the folder, return its record.
 
     `spec` is a NetworkSpec's plain form; with an `inherited` path, training starts from the
-    weights stored there under the network's id.
+    weights stored there under the network's id. A control (`tamnas.controls`) brings its own
+    `training` and random `key`, and a `label` that goes into the record; its weights are
+    inherited under the id that the label's `of` names.
     """
     network = NetworkSpec.from_plain(spec)
     finished = context.folder / f"{network.id}.safetensors"
     state = checkpoint.load_latest(finished)  # a damaged file is told, and the network trained again
     if state is not None:
         return state[1]["record"]
-    key = (*context.key, network.identity)
+    training = validated(Training, spec["training"], network.id) if "training" in spec else context.training
+    key, label = (*spec.get("key", context.key), network.identity), spec.get("label", {})
     model = network.build(context.space, torch_generator(*key, "weights"))
     if spec.get("inherited"):
         stored, _ = checkpoint.load(Path(spec["inherited"]))
-        model.load_state_dict(with_prefix(stored, f"{network.id}."))
+        model.load_state_dict(with_prefix(stored, f"{label.get('of', network.id)}."))
     model = model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT)
-    recipe = context.training.recipe
+    recipe = training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
         outcome = train(
-            Single(model, recipe), context.train, recipe=recipe, attack=context.training.attack,
+            Single(model, recipe), context.train, recipe=recipe, attack=training.attack,
             augment=context.augment, key=key, runtime=context.runtime,
             validate=Validator(context.validation, context.reference, recipe.epochs, key),
             resume=Resume(context.folder / f"{network.id}.state.safetensors", context.checkpoint_seconds),
@@ -124,6 +127,7 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     last, best = outcome.history[-1], outcome.history[outcome.best_epoch]
     record = {
         **network.plain(),
+        **label,
         "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": recipe.epochs,
         **{
@@ -150,16 +154,20 @@ def train_networks(task: TrainingTask, specs: Sequence[dict], what: str) -> dict
 
 
 def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weights: Path, results: Path) -> None:
-    """Train all `specs` and write a stage's outputs.
+    """Train all `specs` and write a stage's outputs."""
+    write_trained(task.folder, train_networks(task, specs, what), weights, results)
+
+
+def write_trained(folder: Path, trained: dict, weights: Path, results: Path) -> None:
+    """What `train_networks` left in `folder`, as a stage's outputs.
 
     `weights` gets one file per network; `results` gets validation.json (their records) and
     curves.csv (one row per network and epoch).
     """
-    trained = train_networks(task, specs, what)
     rows = []
     weights.mkdir(parents=True, exist_ok=True)
     for record in trained["networks"]:
-        tensors, meta = checkpoint.load(task.folder / f"{record['id']}.safetensors")
+        tensors, meta = checkpoint.load(folder / f"{record['id']}.safetensors")
         checkpoint.write_weights(weights / f"{record['id']}.safetensors", tensors, {"record": meta["record"]})
         rows += [{"network": record["id"], **row} for row in meta["history"]]
     write_csv(results / "curves.csv", rows)

@@ -7,6 +7,7 @@ memoised, so a search that was killed repeats no evaluation and ends with the sa
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -295,16 +296,13 @@ def search_seed(plan: RowPlan) -> int:
     return derived_seed(plan.seed, "search", plan.row, "nsga2") % 2**32
 
 
-def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
-    """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
-
-    Returns (SearchResult, fitness of every architecture evaluated).
-    """
+@contextmanager
+def memoised(plan: RowPlan, weights: Path, data: Path, compute: Compute, path: Path, what: str, total: int):
+    """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
     space = SearchSpace.from_params(plan)
-    total = plan.search.population + plan.search.generations * plan.search.offspring
     with (
         Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs,
-        Progress(f"search {plan.row}", total) as progress,
+        Progress(what, total) as progress,
     ):
 
         def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
@@ -312,9 +310,19 @@ def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_
                 progress.step(clean=clean, robust=robust)
                 yield archs[index], Fitness(clean, robust, space.parameters(archs[index]))
 
-        memo = Memo(memo_path, evaluate)
+        memo = Memo(path, evaluate)
         progress.skip(len(memo.known))
-        return search(space, plan.search, memo, search_seed(plan)), memo.known
+        yield memo
+
+
+def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
+    """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
+
+    Returns (SearchResult, fitness of every architecture evaluated).
+    """
+    total = plan.search.population + plan.search.generations * plan.search.offspring
+    with memoised(plan, weights, data, compute, memo_path, f"search {plan.row}", total) as memo:
+        return search(SearchSpace.from_params(plan), plan.search, memo, search_seed(plan)), memo.known
 
 
 def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:

@@ -1,9 +1,12 @@
 """Random generators, each derived from what it is for, never from the order of jobs."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # architectures are drawn without torch
+    import torch
 
 
 def derived_seed(*parts) -> int:
@@ -12,7 +15,9 @@ def derived_seed(*parts) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def torch_generator(*parts, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_generator(*parts, device: "torch.device | str" = "cpu") -> "torch.Generator":
+    import torch
+
     return torch.Generator(device).manual_seed(derived_seed(*parts))
 
 

@@ -103,14 +103,17 @@ def ran(output: str) -> set[str]:
 
 
 EVALUATION = {
-    f"evaluate_{kind}@digits-{mode}" for kind in ("scratch", "finetune", "legonet") for mode in ("plain", "own")
+    f"evaluate_{kind}@digits-{mode}"
+    for kind in ("scratch", "finetune", "legonet", "controls")
+    for mode in ("plain", "own")
 }
-EVALUATION |= {"evaluate_legonet_pooled@digits", "evaluate_baselines@digits"}
+EVALUATION |= {f"evaluate_{kind}@digits" for kind in ("legonet_pooled", "baselines", "controls_pooled")}
 PER_ROW = [
-    "supernet_block", "supernet_joint", "search", "select", "retrain_scratch", "retrain_finetune", "legonet",
-    "evaluate_scratch", "evaluate_finetune", "evaluate_legonet",
+    "supernet_block", "supernet_joint", "search", "random_search", "select", "retrain_scratch", "retrain_finetune",
+    "legonet", "controls", "evaluate_scratch", "evaluate_finetune", "evaluate_legonet", "evaluate_controls",
 ]  # fmt: skip
-POOLED = {"legonet_pooled@digits", "evaluate_legonet_pooled@digits"}
+POOLED = {f"{stage}@digits" for stage in ("legonet_pooled", "controls_pooled")}
+POOLED |= {f"evaluate_{stage}" for stage in POOLED}
 
 
 def test_a_second_repro_runs_nothing(repo):
@@ -127,10 +130,21 @@ def test_generations_rerun_the_search_but_no_supernet(repo):
 
 def test_finetune_epochs_rerun_no_training_from_scratch(repo):
     stages = change(repo, lambda raw: raw["retrain"]["finetune"].update(epochs=2))
-    both = {
-        f"{stage}@digits-{mode}" for stage in ("retrain_finetune", "evaluate_finetune") for mode in ("plain", "own")
-    }
-    assert stages == {"plan", "tables"} | both
+    again = ("retrain_finetune", "evaluate_finetune", "controls", "evaluate_controls")
+    assert stages == {"plan", "tables"} | both_rows(*again)
+
+
+def both_rows(*stages: str) -> set[str]:
+    return {f"{stage}@digits-{mode}" for stage in stages for mode in ("plain", "own")}
+
+
+def test_a_control_reruns_nothing_that_it_stands_beside(repo):
+    always = {"plan", "tables"}
+    stages = change(repo, lambda raw: raw["controls"].update(random_networks=True))
+    assert stages == always | both_rows("controls", "evaluate_controls")
+    assert change(repo, lambda raw: raw["controls"].update(random_search=True)) == always | both_rows("random_search")
+    final = both_rows("controls", "evaluate_controls") | {"controls_pooled@digits", "evaluate_controls_pooled@digits"}
+    assert change(repo, lambda raw: raw.update(seeds=[1])) == always | final
 
 
 def test_eval_eps_reruns_evaluation_and_reports_only(repo):

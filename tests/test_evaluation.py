@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tamnas import checkpoint, evaluation
+from tamnas.attacks import survivors
 from tamnas.compute import Compute
 from tamnas.data import Split
 from tamnas.evaluation import (
@@ -17,6 +18,7 @@ from tamnas.evaluation import (
     evaluate_grid,
     grid_cells,
     pgd_accuracy,
+    restart_accuracy,
     robust_accuracies,
     robust_accuracy,
 )
@@ -233,8 +235,8 @@ def networks(space, randomise, images):
     return {f"n{i}": pair for i, pair in enumerate(zip(archs, made, strict=True))}
 
 
-def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch") -> dict[str, list[dict]]:
-    """Rows per network, through the files a stage reads."""
+def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch", checks=None):
+    """(rows of the grid, rows of the checks) per network, through the files a stage reads."""
     for index, (name, (arch, network)) in enumerate(networks.items()):
         state = {f"last.{key}": tensor for key, tensor in network.state_dict().items()}
         figures = {"epoch": 1, "clean": 0.9, "robust": index / 10}
@@ -244,25 +246,29 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch")
         )
     monkeypatch.setattr("tamnas.grid.load_split", lambda path, which, device: {"test": split}[which])
     task = GridTask(
-        key=(0, "evaluate"), space=space, data=folder / "none.npz",
-        plan=plan(final=({"eps": "8/255", "steps": 4},)),
+        key=("evaluate",), space=space, data=folder / "none.npz",
+        plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks),
         numerics=Numerics(precision="float32", threads=1, deterministic=False),
         compute=Compute(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
     )  # fmt: skip
-    rows, metrics = evaluate_kind(task, kind, folder / "weights", "test")
+    (found,) = evaluate_kind(task, kind, folder / "weights", 0, "test").values()
+    metrics = found.metrics
     assert set(metrics["networks"]) == set(networks)
-    for row in rows:
+    for row in found.grid:
         name = f"pgd{row['steps']}_{row['eps'].replace('/', '_')}" if row["steps"] else "clean"
         assert metrics["networks"][row["network"]][name] == row["accuracy"]
-    return {name: [row for row in rows if row["network"] == name] for name in networks}
+    return tuple(
+        {name: [row for row in rows if row["network"] == name] for name in networks}
+        for rows in (found.grid, found.checks)
+    )
 
 
 def test_a_network_scores_the_same_in_any_company(space, split, networks, tmp_path, monkeypatch):
     test = labelled(networks["n1"][1], split.images)
-    together = evaluated(space, test, networks, tmp_path / "all", monkeypatch)
+    together, _ = evaluated(space, test, networks, tmp_path / "all", monkeypatch)
     for name in ("n1", "n2"):
         renamed = {f"z{name}": networks[name]}
-        (alone,) = evaluated(space, test, renamed, tmp_path / name, monkeypatch).values()
+        (alone,) = evaluated(space, test, renamed, tmp_path / name, monkeypatch)[0].values()
         figures = {(row["eps"], row["steps"]): row["accuracy"] for row in alone}
         assert figures.items() >= {(row["eps"], row["steps"]): row["accuracy"] for row in together[name]}.items()
         assert ("0/255", 0) in figures
@@ -271,9 +277,40 @@ def test_a_network_scores_the_same_in_any_company(space, split, networks, tmp_pa
 
 @pytest.mark.parametrize(("kind", "final"), [("scratch", ["n2"]), ("finetune", []), ("legonet", ["n0", "n1", "n2"])])
 def test_final_networks_get_the_extra_cells(space, split, networks, tmp_path, monkeypatch, kind, final):
-    rows = evaluated(space, split, networks, tmp_path, monkeypatch, kind)
+    rows, _ = evaluated(space, split, networks, tmp_path, monkeypatch, kind)
     for name, own in rows.items():
         assert all(row["final"] == (name in final) for row in own)
         cells = [("0/255", 0), ("4/255", 1), ("4/255", 3), ("8/255", 1), ("8/255", 3)]
         assert [(row["eps"], row["steps"]) for row in own] == cells + [("8/255", 4)] * (name in final)
         assert all(row["images"] == 60 and row["parameters"] == space.parameters(networks[name][0]) for row in own)
+
+
+def test_checks_of_the_attack_on_final_networks(space, split, networks, tmp_path, monkeypatch):
+    test = labelled(networks["n2"][1], split.images)
+    planned = {"attack": {"eps": "8/255", "steps": 3}, "restarts": 4, "large_eps": "64/255"}
+    grid, checks = evaluated(space, test, networks, tmp_path, monkeypatch, checks=planned)
+    assert {name for name, rows in checks.items() if rows} == {"n2"}  # the best by validation
+    found = {row["check"]: row for row in checks["n2"]}
+    cell = next(row["accuracy"] for row in grid["n2"] if (row["eps"], row["steps"]) == ("8/255", 3))
+    assert found["any"]["accuracy"] == cell  # the grid's own noise
+    assert found["last"]["accuracy"] >= found["any"]["accuracy"] >= found["restarts"]["accuracy"]
+    assert found["large_eps"]["accuracy"] < found["any"]["accuracy"]
+    assert (found["restarts"]["restarts"], found["large_eps"]["eps"], found["last"]["success"]) == (4, "64/255", "last")
+    assert evaluated(space, test, networks, tmp_path / "off", monkeypatch)[1] == {name: [] for name in networks}
+
+
+def test_an_image_is_lost_if_any_random_start_succeeds(space, split, networks):
+    network = networks["n2"][1]
+    test = labelled(network, split.images)
+    attack = {"steps": 2, "eps": 8 / 255, "step_size": 2 / 255}
+
+    def starts(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    alone = [restart_accuracy(network, test, generators=starts(seed), **attack) for seed in range(6)]
+    assert alone[0] == robust_accuracy(network, test, generator=starts(0)[0], **attack)
+    together = restart_accuracy(network, test, generators=starts(*range(6)), **attack)
+    masks = [survivors(network, test.images / 255, test.labels, **(attack | {"steps": (2,)}), generator=one)[0]
+             for one in starts(*range(6))]  # fmt: skip
+    assert together == int(torch.stack(masks).all(0).sum()) / len(test) <= min(alone)
+    assert together < max(alone)

@@ -186,6 +186,16 @@ def test_twins_are_refused(yopo):
         parse_params(edited(changes))
 
 
+def test_controls_make_no_other_experiment():
+    mode = {"controls": {"random_networks": True}}
+    changes = {"modes.twin": mode, "run.rows.twin": {"dataset": DATASET, "mode": "twin"}}
+    with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
+        parse_params(edited(changes))
+    alone = resolve_all(parse_params(edited({"modes.twin": mode, f"run.rows.{ROW}.mode": "twin"})))
+    assert alone[ROW].controls.random_networks
+    assert not alone[DATASET].controls.training
+
+
 @pytest.mark.parametrize(
     "mode",
     [
@@ -283,6 +293,25 @@ BAD = [
     ("baselines.names", ["resnet999"]),
     ("baselines.training.attack", None),
     ("baselines.training.schedule.warmup", 10_000),
+    ("seeds", 1),
+    ("seeds", [-1]),
+    ("seeds", [1, 1]),
+    ("seeds", [0]),  # the seed itself
+    (f"modes.{MODE}.seeds", [1]),
+    ("controls.nope", True),
+    ("controls.random_networks", 1),
+    ("controls.random_search", "yes"),
+    ("controls.legonet.random", -1),
+    ("controls.legonet.reversed", 1),
+    ("controls.finetune_lr", 0.01),
+    ("controls.finetune_lr", [0]),
+    ("controls.finetune_lr", [0.01, 0.01]),
+    ("controls.common_attack", {"eps": "8/255"}),
+    ("controls.common_attack", {"attack_steps": 10}),
+    ("controls.common_attack", {"eps": "8", "attack_steps": 1}),
+    ("eval.checks.restarts", 1),
+    ("eval.checks.large_eps", "256/255"),
+    ("eval.checks.attack", {"eps": "8/255"}),
     ("numerics.precision", "fp16"),
     ("numerics.threads", 0),
     ("numerics.deterministic", 1),

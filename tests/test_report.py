@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tamnas.fields import format_fraction, read_yaml, write_yaml
 from tamnas.params import parse_params, resolve_all
 from tamnas.plan import DatasetPlan, RowPlan
 from tamnas.report import checks, collect
+from tamnas.report.accuracy import accuracy_value, difference
 from tamnas.report.checks import paired, suspicious, warnings, wilson
 from tamnas.report.metrics import metrics
 from tamnas.report.published import paper_tables
@@ -274,7 +276,10 @@ def test_table_values_are_those_of_the_results(project):
         for steps in (10, 30):
             share = cells[best["id"], f"{eps}/255", str(steps)]
             assert float(row[f"pgd{steps}_{eps}_255"]) == pytest.approx(100 * share, abs=1e-3)
-            assert f"| {100 * share:.2f} |" in markdown(tables["digits-grid"])
+            low, high = wilson(share, 360)
+            shown = f"| {100 * share:.2f} [{100 * low:.1f}, {100 * high:.1f}] |"
+            assert shown in markdown(tables["digits-grid"])
+            assert float(row[f"pgd{steps}_{eps}_255_high"]) == pytest.approx(100 * high, abs=1e-3)
 
     space = SearchSpace.from_params(dataset.rows[0].plan)
     for line, record in zip(records(tables["digits-subnets"]), trained, strict=True):
@@ -546,3 +551,66 @@ def test_the_page_escapes_and_shortens(project):
     assert "dvc repro --single-item tables" in page
     assert "### Warnings" not in readme(datasets, [table], [])
     assert shortened(["x"] * 32)[-1] == "… and 2 more like these."
+
+
+# -- spread, intervals, controls ----------------------------------------------------------------
+
+
+def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> collect.Trained:
+    def test(share: float) -> collect.Test:
+        return collect.Test(share, {CELL: robust}, images, "best", "any")
+
+    return collect.Trained("n", None, 1000, {}, [], test(clean), repeats=[test(share) for share in repeats])
+
+
+CELL = (Fraction(8, 255), 10)
+
+
+def test_several_seeds_give_mean_and_sample_deviation():
+    value = accuracy_value(network(0.9, 0.5, repeats=(0.8, 0.85)), None)
+    assert value.measured == pytest.approx(0.85)
+    assert value.spread == (pytest.approx(0.05), 3)
+    assert value.interval == pytest.approx(wilson(0.85, 360))
+    table = Table("t", "T", [Column("clean", "Clean", "percent", "max")], [[value], [Value(0.5)]], images=360)
+    assert "| **85.00 ± 5.00** [80.9, 88.3] |" in markdown(table)
+    line, other = records(table)
+    assert (line["images"], line["clean"], line["clean_sd"], line["clean_seeds"]) == ("360", "85.0", "5.0", "3")
+    assert (other["clean"], other["clean_low"], other["clean_sd"], other["clean_seeds"]) == ("50.0", "", "", "")
+    assert r"\shortstack[r]{\textbf{85.00 $\pm$ 5.00} \\ {\scriptsize [80.9, 88.3]}}" in latex(table)
+    assert accuracy_value(network(0.9, 0.5), None).spread is None
+    assert accuracy_value(network(0.9, 0.5), (Fraction(1, 255), 1)) == Value()
+
+
+def test_difference_of_a_pair_and_of_several():
+    # Newcombe (1998), method 10, 56/70 against 48/80: 0.2000, 0.0524 to 0.3339
+    one = difference([(network(56 / 70, 0, 70), network(48 / 80, 0, 80))], None)
+    assert (one.mean, one.low, one.high) == (
+        pytest.approx(0.2), pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4)
+    )  # fmt: skip
+    pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
+    assert difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
+    assert difference(pairs, CELL).mean == pytest.approx(0.1)
+    assert difference(pairs, (Fraction(1, 255), 1)) is None
+    assert difference([], None) is None
+
+
+def test_a_network_that_survives_a_large_radius_is_warned_of(project):
+    write_run(params(), project)
+    (dataset,) = collect.collect()
+    assert not [line for line in warnings(dataset) if "64/255" in line]
+    (row,) = dataset.rows
+    for survivors, warned in ((0.05, 0), (0.2, 1)):
+        checked = replace(row.lego.network, checks={"any": 0.5, "last": 0.5, "restarts": 0.4, "large_eps": survivors})
+        changed = replace(dataset, rows=[replace(row, lego=replace(row.lego, network=checked))])
+        assert len([line for line in warnings(changed) if "20.00% survive a radius of 64/255" in line]) == warned
+        (line,) = [line for line in records(tables_by_name([changed])["digits-attack-checks"]) if "Lego-Net of" in
+                   line["network"]]  # fmt: skip
+        assert float(line["large_eps"]) == pytest.approx(100 * survivors)
+
+
+def test_controls_that_were_not_run_say_so(project):
+    write_run(params(), project)
+    for name, count in (("controls", 6 + 2 + 1), ("attack-checks", 4)):
+        lines = records(tables_by_name(collect.collect())[f"digits-{name}"])
+        assert len(lines) >= count
+        assert all(line["status"].startswith("not run (") for line in lines)

@@ -12,6 +12,7 @@ from tamnas.fields import format_fraction
 from tamnas.report.collect import Dataset, Row, Test, Trained
 
 MASKING = "a sign of gradient masking"
+SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
 Z95 = 1.959963984540054
 
 
@@ -76,6 +77,13 @@ def warnings(dataset: Dataset) -> list[str]:
         )
     signs = [f"{name}: {line}" for name, network in tested(dataset) for line in suspicious(network.test)]
     found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
+    if dataset.plan.eval.checks:
+        radius = format_fraction(dataset.plan.eval.checks.large_eps)
+        found += [
+            f"{name}: {100 * network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
+            for name, network in tested(dataset)
+            if network.checks.get("large_eps", 0) > SURVIVORS
+        ]
     chance = 1.5 / len(dataset.card["classes"])
     found += [
         f"{name}: clean accuracy {100 * network.test.clean:.2f}% is close to chance; the training did not succeed."

@@ -6,7 +6,7 @@ removed leaves its files behind. Accuracies are shares in [0, 1].
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,7 +49,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network after training; `validation` maps best and last to clean and robust shares."""
+    """A network after training; `validation` maps best and last to clean and robust shares.
+
+    `label` of a control: its name, and the kind and id of what it stands beside (`tamnas.controls`).
+    `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack.
+    """
 
     id: str
     architecture: Architecture | None
@@ -58,6 +62,9 @@ class Trained:
     curve: Sequence[Mapping[str, float | None]]
     test: Test
     costs: Costs
+    label: Mapping[str, str | int] = field(default_factory=dict)
+    repeats: Sequence[Test] = ()
+    checks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,28 @@ class Lego:
 
 
 @dataclass(frozen=True)
+class Controls:
+    """What stands beside a row or a dataset: `status` by control (`tamnas.controls.status`), networks of all seeds."""
+
+    status: Mapping[str, str]
+    networks: Sequence[Trained]
+
+    def of(self, control: str) -> list[Trained]:
+        return [one for one in self.networks if one.label["control"] == control]
+
+    def attach(self, networks: Sequence[Trained], kind: str) -> list[Trained]:
+        """`networks`, each with the tests of its repeats with further seeds."""
+        repeats = self.of("seeds")
+        return [
+            replace(one, repeats=[again.test for again in repeats if (again.label["kind"], again.label["of"])
+                                  == (kind, one.id)])
+            for one in networks
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Row:
-    """One mode on one dataset."""
+    """One mode on one dataset. `random_search`: hypervolume lines as the search's, empty if not run."""
 
     plan: RowPlan
     space: SearchSpace
@@ -96,6 +123,8 @@ class Row:
     scratch: Sequence[Trained]
     finetune: Sequence[Trained]
     lego: Lego
+    controls: Controls
+    random_search: Sequence[Mapping[str, float]]
 
     @property
     def name(self) -> str:
@@ -122,6 +151,7 @@ class Dataset:
     missing: Sequence[RowPlan]
     pooled: Lego | None
     baselines: Sequence[Trained]
+    controls: Controls
 
     @property
     def name(self) -> str:
@@ -179,7 +209,8 @@ def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
     found = {row.row: any(results(plan.dataset, stage, row.row).exists() for stage in STAGES) for row in plans}
     complete = all(found.values())
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
-    pooled = _lego(plan.dataset, None, plan.seed) if complete else None
+    controls = _controls(plan, None)
+    pooled = _lego(plan.dataset, None, plan.seed, controls) if complete else None
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
@@ -187,7 +218,8 @@ def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
         rows=[_row(row) for row in plans if found[row.row]],
         missing=[row for row in plans if not found[row.row]],
         pooled=pooled,
-        baselines=_baselines(plan),
+        baselines=controls.attach(_baselines(plan), "baselines"),
+        controls=controls,
     )
 
 
@@ -204,6 +236,9 @@ def _row(plan: RowPlan) -> Row:
         return results(plan.dataset, stage, plan.row)
 
     fronts = read_json(folder("search") / "fronts.json")
+    controls, random = _controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
+    scratch = _trained(plan.dataset, "retrain_scratch", "evaluate_scratch", plan.row, plan.seed)
+    finetune = _trained(plan.dataset, "retrain_finetune", "evaluate_finetune", plan.row, plan.seed)
     return Row(
         plan=plan,
         space=SearchSpace.from_params(plan),
@@ -213,10 +248,24 @@ def _row(plan: RowPlan) -> Row:
         selected=_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
         joint_curve=read_csv(folder("supernet_joint") / "curve.csv"),
-        scratch=_trained(plan.dataset, "retrain_scratch", "evaluate_scratch", plan.row, plan.seed),
-        finetune=_trained(plan.dataset, "retrain_finetune", "evaluate_finetune", plan.row, plan.seed),
-        lego=_lego(plan.dataset, plan.row, plan.seed),
+        scratch=controls.attach(scratch, "scratch"),
+        finetune=controls.attach(finetune, "finetune"),
+        lego=_lego(plan.dataset, plan.row, plan.seed, controls),
+        controls=controls,
+        random_search=read_csv(random) if plan.controls.random_search else [],
     )
+
+
+def _controls(plan: RowPlan | DatasetPlan, row: str | None) -> Controls:
+    """Of a row, or of the dataset itself; what has never been run has no status."""
+    stage = "controls" if row else "controls_pooled"
+    told = results(plan.dataset, stage, row) / "controls.json"
+    status = read_json(told)["controls"] if told.exists() else {}
+    networks = []
+    for seed in (plan.seed, *plan.seeds):
+        if seeded(told.parent, seed).exists():
+            networks += _trained(plan.dataset, stage, f"evaluate_{stage}", row, seed)
+    return Controls(status, networks)
 
 
 def _searched(networks: Sequence[dict]) -> list[Searched]:
@@ -228,10 +277,10 @@ def _searched(networks: Sequence[dict]) -> list[Searched]:
     ]
 
 
-def _lego(dataset: str, row: str | None, seed: int) -> Lego:
+def _lego(dataset: str, row: str | None, seed: int, controls: Controls) -> Lego:
     kind = "legonet" if row else "legonet_pooled"
     statistics = read_json(results(dataset, kind, row) / "statistics.json")
-    (network,) = _trained(dataset, kind, f"evaluate_{kind}", row, seed)
+    (network,) = controls.attach(_trained(dataset, kind, f"evaluate_{kind}", row, seed), kind)
     counts = read_csv(results(dataset, kind, row) / "counts.csv")
     return Lego(network, counts, statistics["voters"], statistics["kendall_tau"])
 
@@ -241,6 +290,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     curves = read_csv(trained / "curves.csv")
     cells = read_csv(tested / "grid.csv")
     costs = _costs(tested)
+    checks = read_csv(tested / "checks.csv") if (tested / "checks.csv").exists() else []
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [cell for cell in cells if cell["network"] == record["id"]]
@@ -257,6 +307,8 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
                 curve=[line for line in curves if line["network"] == record["id"]],
                 test=_test(own),
                 costs=costs[record["id"]],
+                label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
+                checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
             )
         )
     return networks

@@ -144,7 +144,15 @@ def draw_hypervolume(dataset: Dataset) -> Figure:
         axes.plot(
             generations, [line["archive_hypervolume"] for line in row.hypervolume], color=style["color"], linewidth=0.7
         )
+        if row.random_search:
+            axes.plot(
+                [line["generation"] for line in row.random_search],
+                [line["archive_hypervolume"] for line in row.random_search],
+                color=style["color"], linewidth=0.9, linestyle=":",
+            )  # fmt: skip
     axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
+    if any(row.random_search for row in dataset.rows):
+        axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="random search")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("generation")
     axes.set_ylabel("hypervolume (share of the box)")

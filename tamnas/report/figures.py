@@ -44,9 +44,12 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
         "size (S: ShuffleNetV2, SX: Shuffle-Xception), attention (NE, NG: non-local, embedded Gaussian or Gaussian; + "
         "with BatchNorm). Dashed lines: a stage begins."
     )
+    random = any(row.random_search for row in dataset.rows)
+    dotted = "; dotted: random search after as many distinct evaluations" if random else ""
     hypervolume = (
         "Share of the objective box that the front dominates, per generation (0: the initial population). Lines with "
-        f"markers: front of the population; thin lines: of all evaluated. Objectives on {selection_images(dataset)}."
+        f"markers: front of the population; thin lines: of all evaluated{dotted}. Objectives on "
+        f"{selection_images(dataset)}."
     )
     found = [
         picture(f"{name}-robustness", name, f"Accuracy under attack, {name}", robustness, draw_robustness, dataset),

@@ -48,15 +48,17 @@ def _network(network: Trained, cell: Cell) -> dict:
 
 
 def hypervolume_csv(datasets: Sequence[Dataset]) -> str:
-    """One line per row and generation; shares of the box."""
+    """One line per row and generation, random search apart; shares of the box."""
+    columns = ("run", "generation", "hypervolume", "archive_hypervolume")
     return _csv(
         [
-            {"run": row.name, **{key: line[key] for key in ("generation", "hypervolume", "archive_hypervolume")}}
+            {**line, "run": name}
             for dataset in datasets
             for row in dataset.rows
-            for line in row.hypervolume
+            for name, lines in ((row.name, row.hypervolume), (f"{row.name} random search", row.random_search))
+            for line in lines
         ],
-        ("run", "generation", "hypervolume", "archive_hypervolume"),
+        columns,
     )
 
 

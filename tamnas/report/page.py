@@ -10,10 +10,11 @@ from jinja2 import Environment, StrictUndefined
 
 from tamnas.fields import format_fraction
 from tamnas.plan import Attack, RowPlan
-from tamnas.report.checks import warnings, wilson
+from tamnas.report.accuracy import accuracy_value
+from tamnas.report.checks import warnings
 from tamnas.report.collect import Dataset, Trained
 from tamnas.report.style import Picture
-from tamnas.report.table import Table, show, show_paper
+from tamnas.report.table import Table, show, show_interval, show_paper
 from tamnas.report.template import TEMPLATE
 from tamnas.report.terms import attack_text, by_validation, cell_name, in_order, name_of, weights_text
 
@@ -42,11 +43,11 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
 
 
 def _interval(network: Trained, cell) -> str:
-    share = network.test.clean if cell is None else network.test.grid.get(cell)
-    if share is None:
-        return "–"
-    low, high = wilson(share, network.test.images)
-    return f"{100 * share:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+    value = accuracy_value(network, cell)
+    if value.interval is None:
+        return show(value, "percent")
+    low, high = value.interval
+    return f"{show(value, 'percent')} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
@@ -60,7 +61,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         ("Images", f"{images['train']:,} training, {images['validation']:,} validation, {images['test']:,} test; "
                    f"{plan.data.size} x {plan.data.size} pixels, {len(dataset.card['classes'])} classes, source "
                    f"{plan.data.source}"),
-        ("Seed", f"{plan.seed}; split seed {plan.data.split_seed}"),
+        ("Seed", f"{_seeds(dataset)}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),
     ]  # fmt: skip
@@ -71,6 +72,11 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         names = ", ".join(map(name_of, plan.baselines.names))
         lines.append(("Hand-made", f"{names}: {training.recipe.epochs} epochs, {_attack(training.attack)}"))
     return lines
+
+
+def _seeds(dataset: Dataset) -> str:
+    further = ", ".join(map(str, dataset.plan.seeds))
+    return f"{dataset.plan.seed}" + (f"; final networks also {further}" if further else "")
 
 
 def _row_setting(plan: RowPlan) -> str:
@@ -118,7 +124,13 @@ def _table(table: Table) -> dict:
         "columns": [(column.title, column.kind) for column in table.columns],
         "rows": [
             [
-                (show(value, column.kind), show_paper(value, column.kind), column.kind, (j, i) in best)
+                (
+                    show(value, column.kind),
+                    show_interval(value),
+                    show_paper(value, column.kind),
+                    column.kind,
+                    (j, i) in best,
+                )
                 for i, (value, column) in enumerate(zip(row, table.columns, strict=True))
             ]
             for j, row in enumerate(table.rows)

@@ -52,6 +52,7 @@ def _table(name: str, dataset: Dataset) -> Table:
         rows,
         [*setting(dataset), *own, f"{BOLD} {PAPER}"],
         of_paper=True,
+        images=dataset.images["test"],
     )
 
 

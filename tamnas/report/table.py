@@ -29,16 +29,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Value:
-    """`measured` in the column's unit or None; `paper` as printed: percent, millions."""
+    """`measured` in the column's unit or None; `paper` as printed: percent, millions.
+
+    `interval`: 95%, in the unit of `measured`; `spread`: (sample standard deviation, how many seeds
+    `measured` is the mean of).
+    """
 
     measured: float | int | str | None = None
     paper: float | None = None
     text: str | None = None  # stands in the measured value's place, e.g. "not run"
+    interval: tuple[float, float] | None = None
+    spread: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """`dataset`: in whose chapter it stands, None for a chapter of its own; `of_paper`: one of the paper's ten."""
+    """`dataset`: in whose chapter it stands, None for a chapter of its own; `of_paper`: one of the paper's ten.
+
+    `images`: how many test images its accuracies are of.
+    """
 
     name: str
     title: str
@@ -47,11 +56,15 @@ class Table:
     notes: Sequence[str] = ()
     dataset: str | None = None
     of_paper: bool = False
+    images: int | None = None
 
     @property
     def has_paper(self) -> frozenset[int]:
         """Columns in which some cell has a published value."""
-        return frozenset(i for row in self.rows for i, value in enumerate(row) if value.paper is not None)
+        return self._columns_with("paper")
+
+    def _columns_with(self, attribute: str) -> frozenset[int]:
+        return frozenset(i for row in self.rows for i, value in enumerate(row) if getattr(value, attribute) is not None)
 
     @property
     def best(self) -> frozenset[tuple[int, int]]:
@@ -78,10 +91,18 @@ def show(value: Value, kind: str) -> str:
     if isinstance(measured, str):
         return measured
     if kind == "percent":
-        return f"{100 * measured:.2f}"
+        return f"{100 * measured:.2f}" + (f" ± {100 * value.spread[0]:.2f}" if value.spread else "")
     if kind == "millions":
         return f"{measured / 1e6:.4f}M"
     return f"{measured:,}" if kind == "count" else f"{measured:.4g}" if kind == "number" else str(measured)
+
+
+def show_interval(value: Value) -> str | None:
+    """`[89.6, 95.0]`, of an accuracy; None without one."""
+    if value.interval is None:
+        return None
+    low, high = value.interval
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def show_paper(value: Value, kind: str) -> str | None:
@@ -102,7 +123,8 @@ def markdown(table: Table) -> str:
     def cell(j: int, i: int, value: Value) -> str:
         kind = table.columns[i].kind
         text, paper = show(value, kind).replace("|", "\\|"), show_paper(value, kind)
-        return (f"**{text}**" if (j, i) in best else text) + (f" {paper}" if paper else "")
+        beside = [part for part in (show_interval(value), paper) if part]
+        return " ".join([f"**{text}**" if (j, i) in best else text, *beside])
 
     rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
     lines = [[column.title for column in table.columns], rule]
@@ -113,24 +135,31 @@ def markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Percent and counts as numbers; a published value in a column of its own, `<key>_paper`.
+    """Percent and counts as numbers. A published value has a column of its own, `<key>_paper`; an interval
+    two, `<key>_low` and `<key>_high`; a mean over seeds `<key>_sd` and `<key>_seeds`.
 
     Where a row was not measured, `status` says why.
     """
-    papers = table.has_paper
-    header = []
+    papers, intervals, spreads = (table._columns_with(name) for name in ("paper", "interval", "spread"))
+    header = ["images"] if table.images else []
     for i, column in enumerate(table.columns):
-        header += [column.key, f"{column.key}_paper"] if i in papers else [column.key]
+        header += [column.key, *([f"{column.key}_paper"] if i in papers else [])]
+        header += [f"{column.key}_low", f"{column.key}_high"] if i in intervals else []
+        header += [f"{column.key}_sd", f"{column.key}_seeds"] if i in spreads else []
     status = any(value.text for row in table.rows for value in row)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header + (["status"] if status else []))
     for row in table.rows:
-        line = []
+        line = [table.images] if table.images else []
         for i, (column, value) in enumerate(zip(table.columns, row, strict=True)):
             line.append(_plain(value.measured, column.kind))
             if i in papers:
                 line.append("" if value.paper is None else value.paper)
+            if i in intervals:
+                line += [_plain(end, column.kind) for end in value.interval or (None, None)]
+            if i in spreads:
+                line += [_plain(value.spread[0], column.kind), value.spread[1]] if value.spread else ["", ""]
         reason = next((value.text for value in row if value.text), "measured")
         writer.writerow(line + ([reason] if status else []))
     return buffer.getvalue()
@@ -153,14 +182,16 @@ def escape(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table float for booktabs, published values in a second, smaller line of the cell's text."""
+    """A table float for booktabs; intervals and published values in smaller lines below a cell's text."""
     best = table.best
 
     def cell(j: int, i: int, value: Value) -> str:
         kind = table.columns[i].kind
         text, paper = escape(show(value, kind)), show_paper(value, kind)
         text = rf"\textbf{{{text}}}" if (j, i) in best else text
-        return text + (rf" {{\scriptsize {escape(paper)}}}" if paper else "")
+        beside = [rf"{{\scriptsize {escape(part)}}}" for part in (show_interval(value), paper) if part]
+        lines = r" \\ ".join([text, *beside])
+        return rf"\shortstack[r]{{{lines}}}" if beside else text
 
     align = "".join("l" if column.kind == "text" else "r" for column in table.columns)
     lines = [column.latex or escape(column.title) for column in table.columns]

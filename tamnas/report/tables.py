@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from tamnas.paper import Published, published
+from tamnas.report.accuracy import accuracy_value
 from tamnas.report.collect import Cell, Dataset, Row, Trained
+from tamnas.report.controls import attack_checks, controls
 from tamnas.report.findings import layers, search, votes
 from tamnas.report.space_tables import blocks, geometry
 from tamnas.report.table import Column, Table, Value
@@ -34,6 +36,7 @@ def run_tables(datasets: Sequence[Dataset]) -> list[Table]:
     tables = []
     for dataset in datasets:
         tables += [grid(dataset), lego(dataset), benchmark(dataset), subnets(dataset), search(dataset), layers(dataset)]
+        tables += [controls(dataset), attack_checks(dataset)]
     return [table for table in tables if table.rows] + [geometry(datasets), blocks(datasets)]
 
 
@@ -49,8 +52,8 @@ def network_values(network: Trained | None, cells: Sequence[Cell], paper: Publis
     papers += [beside.get(paper_cell(cell)) for cell in cells]
     if network is None:
         return [Value(paper=papers[0], text=missing)] + [Value(paper=value) for value in papers[1:]]
-    measured = [network.parameters, network.test.clean, *(network.test.grid.get(cell) for cell in cells)]
-    return [Value(value, one) for value, one in zip(measured, papers, strict=True)]
+    accuracies = [accuracy_value(network, cell, one) for cell, one in zip((None, *cells), papers[1:], strict=True)]
+    return [Value(network.parameters, papers[0]), *accuracies]
 
 
 def grid(dataset: Dataset) -> Table:
@@ -68,6 +71,7 @@ def grid(dataset: Dataset) -> Table:
         rows,
         notes_of(dataset, [by_validation(dataset)], key_of(dataset, dataset.key_cell)),
         dataset.name,
+        images=dataset.images["test"],
     )
 
 
@@ -82,6 +86,7 @@ def lego(dataset: Dataset) -> Table:
         rows,
         notes_of(dataset, [*votes(dataset), by_validation(dataset)], key_of(dataset, dataset.key_cell)),
         dataset.name,
+        images=dataset.images["test"],
     )
 
 
@@ -114,6 +119,7 @@ def benchmark(dataset: Dataset) -> Table:
         rows,
         notes_of(dataset, [by_validation(dataset), *notes], key_of(dataset, cells[0])),
         dataset.name,
+        images=dataset.images["test"],
     )
 
 
@@ -171,9 +177,8 @@ def subnets(dataset: Dataset) -> Table:
         *cost_notes([], dataset.plan.data.size),
     ]
     title = f"Every retrained subnet, {dataset.name}"
-    return Table(
-        f"{dataset.name}-subnets", title, columns, rows, notes_of(dataset, own, key_of(dataset, cell)), dataset.name
-    )
+    notes = notes_of(dataset, own, key_of(dataset, cell))
+    return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"])
 
 
 def _subnet(row: Row, network: Trained, cell: Cell) -> list[Value]:
@@ -186,6 +191,5 @@ def _subnet(row: Row, network: Trained, cell: Cell) -> list[Value]:
     for one in (network, finetuned):
         for weights in ("best", "last"):
             values += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
-    for one in (network, finetuned):
-        values += [one.test.clean, one.test.grid.get(cell)] if one else [None, None]
-    return [Value(value) for value in values]
+    tests = [accuracy_value(one, which) if one else Value() for one in (network, finetuned) for which in (None, cell)]
+    return [Value(value) for value in values] + tests

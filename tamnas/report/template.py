@@ -10,7 +10,7 @@ TEMPLATE = """\
 <thead><tr>{% for title, kind in one.columns %}<th{% if kind != "text" %} class="number"{% endif %}>{{ title }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in one.rows %}
-<tr>{% for text, paper, kind, best in row %}<td{% if kind != "text" %} class="number"{% endif %}>{% if best %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}{% if paper %} <span class="paper">{{ paper }}</span>{% endif %}</td>{% endfor %}</tr>
+<tr>{% for text, interval, paper, kind, best in row %}<td{% if kind != "text" %} class="number"{% endif %}>{% if best %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}{% if interval %} <span class="paper">{{ interval }}</span>{% endif %}{% if paper %} <span class="paper">{{ paper }}</span>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table></div>

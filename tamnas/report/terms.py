@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from tamnas.fields import format_fraction
 from tamnas.plan import Eval
+from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import wilson
 from tamnas.report.collect import Cell, Dataset, Trained
-from tamnas.report.table import Column
+from tamnas.report.table import Column, show
 
 NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
          "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
@@ -93,16 +94,22 @@ def max_half_width(n: int) -> float:
 def setting(dataset: Dataset, key: tuple[str, Trained, Cell] | None = None) -> list[str]:
     """Notes of a table of test accuracies. `key`: (name, network, cell) whose interval is shown."""
     n, plan = dataset.images["test"], dataset.plan
-    interval = f"95% Wilson intervals reach at most {100 * max_half_width(n):.1f} points to either side"
+    interval = f"In square brackets: 95% Wilson intervals, at most {100 * max_half_width(n):.1f} points to a side"
     if key and key[2] in key[1].test.grid:
-        share = key[1].test.grid[key[2]]
-        low, high = wilson(share, n)
-        interval += f"; {key[0]}, {cell_name(key[2])}: {100 * share:.2f}%, {100 * low:.2f} to {100 * high:.2f}"
+        value = accuracy_value(key[1], key[2])
+        low, high = value.interval
+        interval += f"; {key[0]}, {cell_name(key[2])}: {show(value, 'percent')}%, {100 * low:.2f} to {100 * high:.2f}"
     notes = [
         f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
         f"Attack: {attack_text(plan.eval)}.",
         f"Weights: {weights_text(plan.eval.weights)}.",
     ]
+    if plan.seeds:
+        seeds = ", ".join(map(str, (plan.seed, *plan.seeds)))
+        notes.append(
+            f"Where a ± stands: mean and sample standard deviation of {1 + len(plan.seeds)} trainings (seeds {seeds}); "
+            "the interval is over test images alone."
+        )
     # A mode may patch `eval` too.
     notes += [
         f"{row.name} differs: {attack_text(row.plan.eval)}; {weights_text(row.plan.eval.weights)}."
