@@ -14,7 +14,17 @@ from tamnas.compute import load_compute
 from tamnas.grid import KINDS, GridTask, evaluate_kind
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
-from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
+from tamnas.stage import (
+    one_line_errors,
+    prepared,
+    require_complete,
+    results,
+    seeded,
+    stage_run,
+    weights,
+    write_csv,
+    write_json,
+)
 
 
 def run(kind: str, name: str) -> None:
@@ -25,7 +35,7 @@ def run(kind: str, name: str) -> None:
         "stage": kind, "seed": plan.seed, "network": plan.network.plain(), "eval": plan.eval.plain(),
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, name, parameters, [data, trained]) as store:
+    with stage_run(__file__, name, parameters, [data]) as store:
         task = GridTask(
             key=(plan.seed, "evaluate"), space=SearchSpace.from_params(plan), data=data, plan=plan.eval,
             numerics=plan.numerics, compute=load_compute(), folder=store.folder,
@@ -34,6 +44,7 @@ def run(kind: str, name: str) -> None:
         folder = seeded(results(plan.dataset, f"evaluate_{kind}", name if per_row else None), plan.seed)
         write_csv(folder / "grid.csv", rows)
         write_json(folder / "metrics.json", metrics)
+        require_complete(metrics, f"evaluate {kind} {name}")
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from tamnas import checkpoint, device
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
-from tamnas.errors import InputError
+from tamnas.deadline import Pace
+from tamnas.errors import DeadlineError, InputError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.jobs import Jobs
@@ -17,8 +18,9 @@ from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
 from tamnas.retraining import NetworkSpec, load_network
 from tamnas.space import SearchSpace
-from tamnas.stage import read_json, write_json
+from tamnas.stage import read_json, unfinished_marks, write_json
 from tamnas.statistics import best
+from tamnas.store import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +68,27 @@ class GridContext:
     task: GridTask
     runtime: device.Runtime
     test: Split
+    pace: Pace = field(default_factory=Pace)
 
 
-def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
-    """A job: one row per cell of one network; the clean accuracy is the cell of eps 0."""
+def evaluate_network(spec: dict, context: GridContext) -> list[dict] | None:
+    """A job: one row per cell of one network; the clean accuracy is the cell of eps 0.
+
+    None if another evaluation would not end before the deadline.
+    """
     task, path = context.task, Path(spec["weights"])
-    finished = task.folder / f"{path.stem}.json"
+    # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
+    cells = "final" if spec["final"] else "grid"
+    finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{cells}.json"
     if finished.exists():
         try:
             return read_json(finished)
         except InputError as error:
             log.warning("%s; evaluating it again", error)
+    try:
+        context.pace.require_time(path.stem)
+    except DeadlineError:
+        return None
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     key = (*task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]
@@ -95,8 +107,14 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
 
 
 def evaluate_kind(task: GridTask, kind: str, trained: Path, what: str) -> tuple[list[dict], dict]:
-    """All networks in the folder `trained`: (rows of every cell, metrics per network)."""
+    """All networks in the folder `trained`: (rows of every cell, metrics per network).
+
+    After a deadline those that are evaluated, the metrics with `unfinished_marks`. Raises
+    DeadlineError if there is none.
+    """
     paths = sorted(trained.glob("*.safetensors"))
+    if not trained.is_dir():
+        raise InputError(f"{trained}: is missing; `dvc repro` makes what a stage needs")
     records = [checkpoint.load(path)[1]["record"] for path in paths]
     final = {"all": {r["id"] for r in records}, "none": set()}.get(KINDS[kind].final)
     if final is None:
@@ -107,15 +125,18 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, what: str) -> tuple[
     found: dict[int, list[dict]] = {}
     with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
         for index, rows in jobs.run_jobs(evaluate_network, specs):
-            found[index] = rows
-            progress.step(network=rows[0]["network"], clean=rows[0]["accuracy"])
-    rows = [row for index in range(len(specs)) for row in found[index]]
-    return rows, _metrics(rows)
+            if rows is not None:
+                found[index] = rows
+                progress.step(network=rows[0]["network"], clean=rows[0]["accuracy"])
+    if specs and not found:
+        raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
+    rows = [row for index in sorted(found) for row in found[index]]
+    return rows, _metrics(rows, unfinished_marks(len(found), len(specs)))
 
 
-def _metrics(rows: Sequence[dict]) -> dict:
+def _metrics(rows: Sequence[dict], marks: dict) -> dict:
     metrics: dict[str, dict] = {}
     for row in rows:
         name = "clean" if row["steps"] == 0 else f"pgd{row['steps']}_{row['eps'].replace('/', '_')}"
         metrics.setdefault(row["network"], {})[name] = row["accuracy"]
-    return {"format": FORMAT, "networks": metrics}
+    return {"format": FORMAT, **marks, "networks": metrics}

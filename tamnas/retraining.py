@@ -4,6 +4,7 @@ A network is described by a JSON-able spec (`NetworkSpec.plain()`); a job trains
 its weights in the stage's checkpoint folder, so that a finished network is never trained twice.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from tamnas import checkpoint, device
 from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
+from tamnas.errors import DeadlineError
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
@@ -24,7 +26,7 @@ from tamnas.plan import Augment, Numerics, Training, Validation
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
 from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import write_csv, write_json
+from tamnas.stage import require_complete, unfinished_marks, write_csv, write_json
 from tamnas.training import Resume, Single, train, with_prefix
 
 
@@ -95,11 +97,19 @@ class TrainingTask:
         )  # fmt: skip
 
 
+def train_unless_stopped(spec: dict, context: TrainingContext) -> dict | None:
+    """A job: as `train_network`; None if the deadline stopped it, so that the others end at an epoch, too."""
+    try:
+        return train_network(spec, context)
+    except DeadlineError:
+        return None
+
+
 def train_network(spec: dict, context: TrainingContext) -> dict:
-    """A job: train one network, write `<id>.safetensors` into the folder, return its record.
+    """Train one network, write `<id>.safetensors` into the folder, return its record.
 
     `spec` is a NetworkSpec's plain form; with an `inherited` path, training starts from the
-    weights stored there under the network's id.
+    weights stored there under the network's id. Raises DeadlineError, leaving a checkpoint.
     """
     network = NetworkSpec.from_plain(spec)
     finished = context.folder / f"{network.id}.safetensors"
@@ -138,32 +148,41 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
 
 
 def train_networks(task: TrainingTask, specs: Sequence[dict], what: str) -> dict:
-    """Train all `specs`; the result (JSON-able) lists their records in the order given."""
+    """Train all `specs`; the result (JSON-able) lists their records in the order given.
+
+    After a deadline those of the finished ones, with `unfinished_marks`.
+    """
     records: dict[int, dict] = {}
     if len(specs) == 1:
         specs = [{**specs[0], "alone": True}]
     with Jobs(partial(TrainingTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
-        for index, record in jobs.run_jobs(train_network, specs):
-            records[index] = record
-            progress.step(network=record["id"], clean=record["last"]["clean"], robust=record["last"]["robust"])
-    return {"format": FORMAT, "networks": [records[index] for index in range(len(specs))]}
+        for index, record in jobs.run_jobs(train_unless_stopped, specs):
+            if record is not None:
+                records[index] = record
+                progress.step(network=record["id"], clean=record["last"]["clean"], robust=record["last"]["robust"])
+    marks = unfinished_marks(len(records), len(specs))
+    return {"format": FORMAT, **marks, "networks": [records[index] for index in sorted(records)]}
 
 
 def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weights: Path, results: Path) -> None:
     """Train all `specs` and write a stage's outputs.
 
     `weights` gets one file per network; `results` gets validation.json (their records) and
-    curves.csv (one row per network and epoch).
+    curves.csv (one row per network and epoch). Raises DeadlineError, after writing what is finished.
     """
     trained = train_networks(task, specs, what)
     rows = []
-    weights.mkdir(parents=True, exist_ok=True)
+    if specs and not trained["networks"]:
+        raise DeadlineError(f"{what}: stopped at the deadline before a network was finished")
+    shutil.rmtree(weights, ignore_errors=True)  # outside DVC an earlier run may have left other networks
+    weights.mkdir(parents=True)
     for record in trained["networks"]:
         tensors, meta = checkpoint.load(task.folder / f"{record['id']}.safetensors")
         checkpoint.write_weights(weights / f"{record['id']}.safetensors", tensors, {"record": meta["record"]})
         rows += [{"network": record["id"], **row} for row in meta["history"]]
     write_csv(results / "curves.csv", rows)
     write_json(results / "validation.json", trained)
+    require_complete(trained, what)
 
 
 def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.Runtime) -> tuple[nn.Module, dict]:
