@@ -1,8 +1,9 @@
 """Where checkpoints lie: keyed folders outside a stage's outputs, one lock per stage instance.
 
 DVC deletes a stage's outputs before it runs again, so checkpoints have a folder of their own,
-`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>` (or below `$TAMNAS_CHECKPOINTS`). The key hashes what the results depend on: a
-changed parameter starts fresh, an unchanged one goes on. Nothing here needs torch.
+`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`, or below `$TAMNAS_CHECKPOINTS`. The key hashes
+what the results depend on: a changed parameter starts fresh, an unchanged one goes on. Nothing
+here needs torch.
 """
 
 import hashlib

@@ -32,9 +32,7 @@ def _row(row: Row, cell: Cell) -> dict:
         },
         "best_scratch": _network(row.best, cell),
         **{name: _network(network, cell) for name, network in later.items() if network},
-        "kendall_tau": {
-            which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()
-        },
+        "kendall_tau": {which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()},
     }
 
 
