@@ -86,7 +86,7 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict] | None:
         except InputError as error:
             log.warning("%s; evaluating it again", error)
     try:
-        context.pace.require_time(path.stem)
+        context.pace.require_time(f"evaluate {path.stem}")
     except DeadlineError:
         return None
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
