@@ -1,31 +1,27 @@
 """A time by which a run must be over: work stops between two units before it, and goes on the next time.
 
-The runner sets it, in an environment variable, so that worker processes have it too. Without one nothing stops.
+The runner sets it; `tamnas.jobs` hands it on to worker processes with every job. Without one nothing stops.
 """
 
-import os
 import time
 
 from tamnas.errors import DeadlineError
 
-VARIABLE = "TAMNAS_DEADLINE"  # seconds since 1970
+_deadline: float | None = None  # of this process, in seconds since 1970
 
 
-def set_deadline(moment: float) -> None:
-    os.environ[VARIABLE] = repr(moment)
+def set_deadline(moment: float | None) -> None:
+    """Seconds since 1970; None for no deadline."""
+    global _deadline
+    _deadline = moment
 
 
-def clear_deadline() -> None:
-    os.environ.pop(VARIABLE, None)
-
-
-def seconds_left() -> float:
-    """Infinite without a deadline."""
-    return float(os.environ.get(VARIABLE, "inf")) - time.time()
+def get_deadline() -> float | None:
+    return _deadline
 
 
 class Pace:
-    """Counts units of work (epochs, networks) and says whether one more fits: one as long as the longest so far."""
+    """Watches units of work (epochs, networks) and says whether one more fits: one as long as the longest so far."""
 
     def __init__(self):
         self._longest, self._last = 0.0, None
@@ -36,5 +32,5 @@ class Pace:
         if self._last is not None:
             self._longest = max(self._longest, now - self._last)
         self._last = now
-        if seconds_left() <= self._longest:
+        if _deadline is not None and time.time() + self._longest >= _deadline:
             raise DeadlineError(f"{what}: stopped at the deadline")

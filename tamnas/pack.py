@@ -27,7 +27,7 @@ from tamnas.errors import InputError
 from tamnas.fields import FORMAT
 from tamnas.plan import RowPlan, load_dataset, load_row
 from tamnas.stage import LOGS, one_line_errors, read_json, results, seeded, weights, write_json, write_text
-from tamnas.store import checkpoints
+from tamnas.store import checkpoints_root
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
     if with_checkpoints:
         for path in [weights(name, "start-finetune.safetensors") for name in loaded] + _newest_checkpoints():
             if path.is_file():
-                inside = path.is_relative_to(checkpoints())
-                yield Path(".checkpoints") / path.relative_to(checkpoints()) if inside else path, path.read_bytes()
+                inside = path.is_relative_to(checkpoints_root())
+                yield Path(".checkpoints") / path.relative_to(checkpoints_root()) if inside else path, path.read_bytes()
 
 
 def _load(name: str):
@@ -116,7 +116,7 @@ def _networks(plans: Mapping) -> Iterator[tuple[Path, bytes]]:
 
 
 def _newest_checkpoints() -> list[Path]:
-    files = [path for path in checkpoints().rglob("*") if path.is_file()]
+    files = [path for path in checkpoints_root().rglob("*") if path.is_file()]
     files = [path for path in files if path.suffix not in (".lock", ".previous", ".tmp")]
     return sorted(files, key=lambda path: (-path.stat().st_mtime, str(path)))
 

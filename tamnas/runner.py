@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from tamnas.deadline import clear_deadline, set_deadline
+from tamnas.deadline import set_deadline
 from tamnas.errors import DeadlineError, DivergenceError, InputError
 from tamnas.params import Params, load_params
 from tamnas.stage import one_line_errors, results
@@ -159,7 +159,7 @@ def run(
             _note(unfinished, f"{call.name}: training diverged: {error}")
             absent.add(call.name)
         finally:
-            clear_deadline()
+            set_deadline(None)
     return unfinished
 
 

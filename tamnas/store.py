@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "TAMNAS_CHECKPOINTS"
 
 
-def checkpoints() -> Path:
+def checkpoints_root() -> Path:
     """The folder of all checkpoints."""
     return Path(os.environ.get(VARIABLE) or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints")
 
@@ -54,7 +54,7 @@ class Store:
     """
 
     def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        root = root or checkpoints()
+        root = root or checkpoints_root()
         self.folder = root / stage / instance / key
         self._lock = FileLock(root / stage / f"{instance}.lock")
         self._who = f"{stage} {instance}"

@@ -12,7 +12,7 @@ from tiny import ROW, tiny_params, write_params
 
 from tamnas import checkpoint, runner
 from tamnas.compute import Compute
-from tamnas.deadline import Pace, clear_deadline, seconds_left, set_deadline
+from tamnas.deadline import Pace, set_deadline
 from tamnas.errors import DeadlineError, InputError
 from tamnas.jobs import Jobs
 from tamnas.pack import keep, pack, unpack
@@ -23,16 +23,16 @@ COMPUTING = [stage for stage in runner.NAMES if stage != "tables"]
 
 @pytest.fixture(autouse=True)
 def no_deadline(monkeypatch):
-    monkeypatch.delenv("TAMNAS_DEADLINE", raising=False)
     monkeypatch.delenv("TAMNAS_CHECKPOINTS", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    yield
+    set_deadline(None)
 
 
 # -- the mechanism -----------------------------------------------------------------------------
 
 
 def test_without_a_deadline_nothing_stops():
-    assert seconds_left() == float("inf")
     pace = Pace()
     for _ in range(3):
         pace.require_time("work")
@@ -49,7 +49,7 @@ def test_work_stops_before_the_deadline_and_not_after_it():
         pace.require_time("third")
     set_deadline(time.time() + 0.2)
     Pace().require_time("of unknown length")
-    clear_deadline()
+    set_deadline(None)
     pace.require_time("fourth")
 
 
