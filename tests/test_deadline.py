@@ -23,7 +23,7 @@ COMPUTING = [stage for stage in runner.NAMES if stage != "tables"]
 
 @pytest.fixture(autouse=True)
 def no_deadline(monkeypatch):
-    monkeypatch.delenv("TAMNAS_CHECKPOINTS", raising=False)
+    monkeypatch.setenv("TAMNAS_CHECKPOINTS", "")
     monkeypatch.delenv("DVC_ROOT", raising=False)
     yield
     set_deadline(None)
