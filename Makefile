@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check deps clean
+.PHONY: all env test lint check deps wheels clean
 
 all: env
 	$(DVC) repro
@@ -36,3 +36,12 @@ check: env
 # Bring the code dependencies in dvc.yaml up to date after changing an import.
 deps: env
 	$(BIN)/python -m tamnas.codedeps
+
+# The packages that a GPU machine's Python usually lacks (docs/gpu.md), for x86-64 Linux.
+WHEELS_PYTHON ?= 3.12
+wheels: env
+	rm -rf wheels
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --python-version $(WHEELS_PYTHON) --implementation cp $(foreach version,2_28 2_17,--platform manylinux_$(version)_x86_64) \
+	  --platform manylinux2014_x86_64 --constraint requirements.lock --requirement gpu/packages.txt --dest wheels
+	@du -sh wheels

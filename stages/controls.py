@@ -18,7 +18,18 @@ import click
 from tamnas.controls import pooled_jobs, row_jobs, status
 from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
 from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import one_line_errors, prepared, read_json, results, seeded, stage_run, timed, weights, write_json
+from tamnas.stage import (
+    one_line_errors,
+    prepared,
+    read_json,
+    require_complete,
+    results,
+    seeded,
+    stage_run,
+    timed,
+    weights,
+    write_json,
+)
 
 
 def run(scope: str, name: str) -> None:
@@ -26,13 +37,12 @@ def run(scope: str, name: str) -> None:
     folders = weights(name, "controls"), _results(plan, "controls")
     for folder in folders:  # DVC removes these itself, the runner does not
         shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "controls.json", status(plan))
     if plan.controls.training or plan.seeds:
         _train(scope, name, plan, *folders)
     else:
         with timed(f"controls-{scope}", name):
             click.echo(f"{name}: every control is off")
-    for folder in folders:
-        write_json(folder / "controls.json", status(plan))
 
 
 def _results(plan: RowPlan | DatasetPlan, stage: str) -> Path:
@@ -70,6 +80,7 @@ def _train(scope: str, name: str, plan: RowPlan | DatasetPlan, out: Path, small:
         for seed in sorted({one["seed"] for one in records["networks"]}):
             own = [one for one in records["networks"] if one["seed"] == seed]
             write_trained(store.folder, records | {"networks": own}, seeded(out, seed), seeded(small, seed))
+        require_complete(records, f"controls {name}")
 
 
 def _row_specs(plan: RowPlan, lego: Architecture) -> tuple[list[dict], list[Path]]:

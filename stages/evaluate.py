@@ -16,7 +16,17 @@ from tamnas.fields import FORMAT
 from tamnas.kinds import KINDS, seed_folders
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
-from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
+from tamnas.stage import (
+    one_line_errors,
+    prepared,
+    require_complete,
+    results,
+    seeded,
+    stage_run,
+    weights,
+    write_csv,
+    write_json,
+)
 
 
 def run(kind: str, name: str) -> None:
@@ -29,7 +39,7 @@ def run(kind: str, name: str) -> None:
     }  # fmt: skip
     folder = results(plan.dataset, f"evaluate_{kind}", name if per_row else None)
     found = {}
-    with stage_run(__file__, name, parameters, [data, trained]) as store:
+    with stage_run(__file__, name, parameters, [data]) as store:
         folders = seed_folders(trained, plan.seed)
         if folders:  # else controls that are off, or no baselines: nothing to evaluate
             from tamnas.costs import cost_rows, latency_rows  # here, because torch takes seconds to import
@@ -53,6 +63,8 @@ def run(kind: str, name: str) -> None:
                 write_csv(out / "latency.csv", latency_rows(folders[seed], final, space, plan.eval.weights, size))
         networks = {str(seed): list(one.metrics["networks"]) for seed, one in found.items()}
         write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
+        for one in found.values():
+            require_complete(one.metrics, f"evaluate {kind} {name}")
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -2,6 +2,7 @@
 
 `InputError` means: what you gave is wrong (exit code 2, nothing was touched).
 `DivergenceError` means: training broke (exit code 1, the last good state is kept).
+`DeadlineError` means: the time given is over (exit code 3, the next run goes on from here).
 """
 
 
@@ -11,3 +12,11 @@ class InputError(ValueError):
 
 class DivergenceError(RuntimeError):
     """The loss became NaN or infinite; the text names epoch and step."""
+
+
+class DeadlineError(RuntimeError):
+    """Work stopped before its deadline. `partial`: the stage wrote valid outputs of what is finished, marked so."""
+
+    def __init__(self, text: str, partial: bool = False):
+        super().__init__(text)
+        self.partial = partial

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ from torch import nn
 from tamnas import checkpoint, device
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
-from tamnas.errors import InputError
+from tamnas.deadline import Pace
+from tamnas.errors import DeadlineError, InputError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells, restart_accuracy
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.jobs import Jobs
@@ -22,8 +23,9 @@ from tamnas.progress import Progress
 from tamnas.retraining import NetworkSpec, load_network
 from tamnas.seeding import torch_generator
 from tamnas.space import SearchSpace
-from tamnas.stage import read_json, write_json
+from tamnas.stage import read_json, unfinished_marks, write_json
 from tamnas.statistics import best
+from tamnas.store import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +52,27 @@ class GridContext:
     task: GridTask
     runtime: device.Runtime
     test: Split
+    pace: Pace = field(default_factory=Pace)
 
 
-def evaluate_network(spec: dict, context: GridContext) -> dict:
-    """A job: rows of one network, `grid` (a row per cell; the clean accuracy is the cell of eps 0) and `checks`."""
+def evaluate_network(spec: dict, context: GridContext) -> dict | None:
+    """A job: rows of one network, `grid` (a row per cell; the clean accuracy is the cell of eps 0) and `checks`.
+
+    None if another evaluation would not end before the deadline.
+    """
     task, path = context.task, Path(spec["weights"])
-    finished = task.folder / f"{path.stem}.json"
+    # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
+    cells = "final" if spec["final"] else "grid"
+    finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{cells}.json"
     if finished.exists():
         try:
             return read_json(finished)
         except InputError as error:
             log.warning("%s; evaluating it again", error)
+    try:
+        context.pace.require_time(f"evaluate {path.stem}")
+    except DeadlineError:
+        return None
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     key = (spec["seed"], *task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]
@@ -116,7 +128,11 @@ class Evaluation:
 
 
 def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, Evaluation]:
-    """All networks in the folder `trained`, by training seed; `seed` is that of files in the folder itself."""
+    """All networks in the folder `trained`, by training seed; `seed` is that of files in the folder itself.
+
+    After a deadline those that are evaluated, the metrics with `unfinished_marks`. Raises
+    DeadlineError if there is none.
+    """
     specs = []
     for own, folder in seed_folders(trained, seed).items():
         paths = sorted(folder.glob("*.safetensors"))
@@ -129,13 +145,17 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     found: dict[int, dict] = {}
     with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
         for index, rows in jobs.run_jobs(evaluate_network, specs):
-            found[index] = rows
-            progress.step(network=rows["grid"][0]["network"], clean=rows["grid"][0]["accuracy"])
+            if rows is not None:
+                found[index] = rows
+                progress.step(network=rows["grid"][0]["network"], clean=rows["grid"][0]["accuracy"])
+    if specs and not found:
+        raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
     evaluated = {}
     for own in dict.fromkeys(spec["seed"] for spec in specs):
-        mine = [found[index] for index, spec in enumerate(specs) if spec["seed"] == own]
+        planned = [index for index, spec in enumerate(specs) if spec["seed"] == own]
+        mine = [found[index] for index in planned if index in found]
         grid, checks = ([row for rows in mine for row in rows[part]] for part in ("grid", "checks"))
-        evaluated[own] = Evaluation(grid, checks, _metrics(grid))
+        evaluated[own] = Evaluation(grid, checks, _metrics(grid, unfinished_marks(len(mine), len(planned))))
     return evaluated
 
 
@@ -151,9 +171,9 @@ def final_networks(kind: str, records: Sequence[dict], weights: str) -> set[str]
     return set()
 
 
-def _metrics(rows: Sequence[dict]) -> dict:
+def _metrics(rows: Sequence[dict], marks: dict) -> dict:
     metrics: dict[str, dict] = {}
     for row in rows:
         name = "clean" if row["steps"] == 0 else f"pgd{row['steps']}_{row['eps'].replace('/', '_')}"
         metrics.setdefault(row["network"], {})[name] = row["accuracy"]
-    return {"format": FORMAT, "networks": metrics}
+    return {"format": FORMAT, **marks, "networks": metrics}

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tamnas.compute import Compute
+from tamnas.deadline import get_deadline, set_deadline
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class Jobs:
             for index, spec in enumerate(specs):
                 yield index, function(spec, self.context)
             return
-        futures = {self._start().submit(_run, function, spec): index for index, spec in enumerate(specs)}
+        futures = {
+            self._start().submit(_run, function, spec, get_deadline()): index for index, spec in enumerate(specs)
+        }
         waiting = set(futures)
         try:
             for future in as_completed(futures):
@@ -104,7 +107,8 @@ def _die_with_driver() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(function, spec):
+def _run(function, spec, deadline: float | None):
+    set_deadline(deadline)
     if _start_error is not None:
         raise _start_error
     return function(spec, _worker_context)

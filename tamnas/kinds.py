@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tamnas.errors import InputError
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -29,7 +31,12 @@ KINDS = {
 
 
 def seed_folders(trained: Path, seed: int) -> dict[int, Path]:
-    """Where the weights of each training seed lie: in `trained` itself, or in a folder for each seed."""
+    """Where the weights of each training seed lie: in `trained` itself, or in a folder for each seed.
+
+    Raises InputError if there is no such folder.
+    """
+    if not trained.is_dir():
+        raise InputError(f"{trained}: is missing; `dvc repro` makes what a stage needs")
     found = {int(path.name.removeprefix("seed-")): path for path in trained.glob("seed-*")}
     found |= {seed: trained} if any(trained.glob("*.safetensors")) else {}
     return dict(sorted(found.items()))

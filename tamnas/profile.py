@@ -1,19 +1,22 @@
 """Apply a profile: merge an overlay from profiles/ into params.yaml, keeping its comments.
 
-    python -m tamnas.profile paper-cifar10
+    python -m tamnas.profile paper-cifar10 [--set KEY=VALUE ...]
     git checkout params.yaml                  # undoes it
 
-Prints every value that changes. Unknown keys are refused and nothing is written then. Mappings
+`--set data.cifar10.path=/data` changes one value more; VALUE is YAML. Prints every value that
+changes. Unknown keys are refused and nothing is written then. Mappings
 are merged key by key; only those of free names (rows, modes) are replaced whole.
 """
 
 import copy
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
 
 from tamnas.errors import InputError
 from tamnas.fields import read_yaml
@@ -52,8 +55,23 @@ def _shown(value) -> str:
     return text if len(text) < 100 else text[:97] + "..."
 
 
-def apply(name: str, path: Path = Path("params.yaml")) -> list[str]:
-    """Merge profiles/<name>.yaml into `path` and validate the result before writing it."""
+def parse_setting(text: str) -> dict:
+    """`a.b=1` as {"a": {"b": 1}}. Raises InputError."""
+    keys, equals, value = text.partition("=")
+    names = keys.split(".")
+    if not equals or not all(names):
+        raise InputError(f"--set {text!r}: allowed: KEY=VALUE with a key such as data.cifar10.path")
+    try:
+        patch = YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        raise InputError(f"--set {text!r}: the value is not valid YAML") from None
+    for key in reversed(names):
+        patch = {key: patch}
+    return patch
+
+
+def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
+    """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
     source = PROFILES / f"{name}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -61,6 +79,8 @@ def apply(name: str, path: Path = Path("params.yaml")) -> list[str]:
     yaml = round_trip()
     params = yaml.load(path.read_text(encoding="utf-8"))
     changes = overlay(params, read_yaml(source))
+    for patch in map(parse_setting, settings):
+        changes += overlay(params, patch)
     text = io.StringIO()
     yaml.dump(params, text)
     parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")
@@ -70,9 +90,10 @@ def apply(name: str, path: Path = Path("params.yaml")) -> list[str]:
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
 @click.argument("name")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One value more; again for others.")
 @one_line_errors
-def main(name: str) -> None:
-    changes = apply(name)
+def main(name: str, settings: tuple[str, ...]) -> None:
+    changes = apply(name, settings=settings)
     for line in changes:
         click.echo(line)
     click.echo(f"{len(changes)} values of params.yaml changed; `git checkout params.yaml` undoes it")

@@ -4,6 +4,7 @@ A network is described by a JSON-able spec (`NetworkSpec.plain()`); a job trains
 its weights in the stage's checkpoint folder, so that a finished network is never trained twice.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from tamnas import checkpoint, device
 from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
+from tamnas.errors import DeadlineError
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT, validated
 from tamnas.jobs import Jobs
@@ -24,7 +26,7 @@ from tamnas.plan import Augment, Numerics, Training, Validation
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
 from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import write_csv, write_json
+from tamnas.stage import require_complete, unfinished_marks, write_csv, write_json
 from tamnas.training import Resume, Single, train, with_prefix
 
 
@@ -95,13 +97,21 @@ class TrainingTask:
         )  # fmt: skip
 
 
+def train_unless_stopped(spec: dict, context: TrainingContext) -> dict | None:
+    """A job: as `train_network`; None if the deadline stopped it, so that the others end at an epoch, too."""
+    try:
+        return train_network(spec, context)
+    except DeadlineError:
+        return None
+
+
 def train_network(spec: dict, context: TrainingContext) -> dict:
-    """A job: train one network, write `<id>.safetensors` into the folder, return its record.
+    """Train one network, write `<id>.safetensors` into the folder, return its record.
 
     `spec` is a NetworkSpec's plain form; with an `inherited` path, training starts from the
     weights stored there under the network's id. A control (`tamnas.controls`) brings its own
     `training` and random `key`, and a `label` that goes into the record; its weights are
-    inherited under the id that the label's `of` names.
+    inherited under the id that the label's `of` names. Raises DeadlineError, leaving a checkpoint.
     """
     network = NetworkSpec.from_plain(spec)
     finished = context.folder / f"{network.id}.safetensors"
@@ -142,20 +152,29 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
 
 
 def train_networks(task: TrainingTask, specs: Sequence[dict], what: str) -> dict:
-    """Train all `specs`; the result (JSON-able) lists their records in the order given."""
+    """Train all `specs`; the result (JSON-able) lists their records in the order given.
+
+    After a deadline those of the finished ones, with `unfinished_marks`. Raises DeadlineError if there is none.
+    """
     records: dict[int, dict] = {}
     if len(specs) == 1:
         specs = [{**specs[0], "alone": True}]
     with Jobs(partial(TrainingTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
-        for index, record in jobs.run_jobs(train_network, specs):
-            records[index] = record
-            progress.step(network=record["id"], clean=record["last"]["clean"], robust=record["last"]["robust"])
-    return {"format": FORMAT, "networks": [records[index] for index in range(len(specs))]}
+        for index, record in jobs.run_jobs(train_unless_stopped, specs):
+            if record is not None:
+                records[index] = record
+                progress.step(network=record["id"], clean=record["last"]["clean"], robust=record["last"]["robust"])
+    if specs and not records:
+        raise DeadlineError(f"{what}: stopped at the deadline before a network was finished")
+    marks = unfinished_marks(len(records), len(specs))
+    return {"format": FORMAT, **marks, "networks": [records[index] for index in sorted(records)]}
 
 
 def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weights: Path, results: Path) -> None:
-    """Train all `specs` and write a stage's outputs."""
-    write_trained(task.folder, train_networks(task, specs, what), weights, results)
+    """Train all `specs` and write a stage's outputs. Raises DeadlineError, after writing what is finished."""
+    trained = train_networks(task, specs, what)
+    write_trained(task.folder, trained, weights, results)
+    require_complete(trained, what)
 
 
 def write_trained(folder: Path, trained: dict, weights: Path, results: Path) -> None:
@@ -165,7 +184,8 @@ def write_trained(folder: Path, trained: dict, weights: Path, results: Path) -> 
     curves.csv (one row per network and epoch).
     """
     rows = []
-    weights.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(weights, ignore_errors=True)  # outside DVC an earlier run may have left other networks
+    weights.mkdir(parents=True)
     for record in trained["networks"]:
         tensors, meta = checkpoint.load(folder / f"{record['id']}.safetensors")
         checkpoint.write_weights(weights / f"{record['id']}.safetensors", tensors, {"record": meta["record"]})

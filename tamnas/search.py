@@ -8,7 +8,7 @@ memoised, so a search that was killed repeats no evaluation and ends with the sa
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from tamnas import device
 from tamnas.batchnorm import recalibrate
 from tamnas.compute import Compute
 from tamnas.data import Split, batches, load_split
+from tamnas.deadline import Pace
 from tamnas.evaluation import accuracy, pgd_accuracy
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
@@ -66,6 +67,7 @@ class SearchContext:
     supernet: Supernet
     train: Split
     validation: Split
+    pace: Pace = field(default_factory=Pace)
 
 
 def load_context(plan: RowPlan, weights: Path, data: Path, compute: Compute) -> SearchContext:
@@ -99,8 +101,12 @@ def inherited_subnet(context: SearchContext, arch: Architecture) -> Subnet:
 
 
 def evaluate_subnet(spec: dict, context: SearchContext) -> tuple[float, float]:
-    """A job: (clean, robust) validation accuracy of one architecture with inherited weights."""
+    """A job: (clean, robust) validation accuracy of one architecture with inherited weights.
+
+    Raises DeadlineError when another one would end after the deadline.
+    """
     plan = context.plan
+    context.pace.require_time(f"search {plan.row}")
     subnet = inherited_subnet(context, Architecture.from_plain(spec))
     key = (plan.seed, "search", plan.row, "attack")
     return accuracy(subnet, context.validation), pgd_accuracy(subnet, context.validation, plan.search.attack, key)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tamnas.codedeps import code_digest
-from tamnas.errors import DivergenceError, InputError
+from tamnas.errors import DeadlineError, DivergenceError, InputError
 from tamnas.store import Store, file_digest, key_of
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,20 @@ def stage_run(script: str, instance: str, parameters: Mapping, inputs: Sequence[
 
 @contextmanager
 def timed(stage: str, instance: str) -> Iterator[None]:
-    """Log the wall time of a stage's own work, imports apart, if it finishes.
+    """Log the wall time of a stage's own work, imports apart, if it finishes or is stopped at a deadline.
 
     Wall times differ from run to run: they go beside the results, into logs/times.csv.
     """
     started = time.time()
-    yield
-    seconds = time.time() - started
+    try:
+        yield
+    except DeadlineError:
+        _log_time(stage, instance, time.time() - started)
+        raise
+    _log_time(stage, instance, time.time() - started)
+
+
+def _log_time(stage: str, instance: str, seconds: float) -> None:
     LOGS.mkdir(exist_ok=True)
     with (LOGS / "times.csv").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')},{stage},{instance},{seconds:.1f}\n")
@@ -75,7 +82,7 @@ def timed(stage: str, instance: str) -> Iterator[None]:
 
 
 def one_line_errors(function: Callable) -> Callable:
-    """For a stage's main: bad input exits with 2, divergence with 1, each with one line."""
+    """For a stage's main: bad input exits with 2, divergence with 1, a deadline with 3, each with one line."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
@@ -88,11 +95,26 @@ def one_line_errors(function: Callable) -> Callable:
         except DivergenceError as error:
             print(f"error: training diverged: {error}", file=sys.stderr)
             sys.exit(1)
+        except DeadlineError as error:
+            print(f"{error}; the next run goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(3)
         except KeyboardInterrupt:
             print("interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
             sys.exit(130)
 
     return wrapper
+
+
+def unfinished_marks(finished: int, planned: int) -> dict:
+    """Keys that mark a result as part of what was planned; none where everything is there."""
+    return {} if finished == planned else {"complete": False, "planned": planned}
+
+
+def require_complete(result: Mapping, what: str) -> None:
+    """Call after writing `result`. Raises DeadlineError if it carries `unfinished_marks`."""
+    if not result.get("complete", True):
+        text = f"{what}: {len(result['networks'])} of {result['planned']} networks until the deadline"
+        raise DeadlineError(text, partial=True)
 
 
 def write_json(path: Path, plain) -> None:

@@ -1,8 +1,9 @@
 """Where checkpoints lie: keyed folders outside a stage's outputs, one lock per stage instance.
 
 DVC deletes a stage's outputs before it runs again, so checkpoints have a folder of their own,
-`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`. The key hashes what the results depend on: a
-changed parameter starts fresh, an unchanged one goes on. Nothing here needs torch.
+`$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`, or below `$TAMNAS_CHECKPOINTS`. The key hashes
+what the results depend on: a changed parameter starts fresh, an unchanged one goes on. Nothing
+here needs torch.
 """
 
 import hashlib
@@ -18,6 +19,14 @@ from filelock import FileLock, Timeout
 from tamnas.errors import InputError
 
 log = logging.getLogger(__name__)
+
+
+VARIABLE = "TAMNAS_CHECKPOINTS"
+
+
+def checkpoints_root() -> Path:
+    """The folder of all checkpoints."""
+    return Path(os.environ.get(VARIABLE) or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints")
 
 
 def file_digest(path: Path) -> str:
@@ -45,7 +54,7 @@ class Store:
     """
 
     def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        root = root or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
+        root = root or checkpoints_root()
         self.folder = root / stage / instance / key
         self._lock = FileLock(root / stage / f"{instance}.lock")
         self._who = f"{stage} {instance}"

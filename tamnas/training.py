@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tamnas import checkpoint
 from tamnas.data import Split, batches
 from tamnas.data.loader import steps_per_epoch
+from tamnas.deadline import Pace
 from tamnas.device import MEMORY_FORMAT, Runtime
-from tamnas.errors import DivergenceError
+from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.plan import Attack, Augment, Recipe
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
@@ -133,14 +134,21 @@ def train(
 
     All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
     as an undisturbed one. The best epoch is the one with the highest robust validation
-    accuracy, then clean accuracy, then the later. Raises DivergenceError.
+    accuracy, then clean accuracy, then the later. Raises DivergenceError, and DeadlineError
+    after saving a checkpoint.
     """
     outcome, first = _resumed(trainee, resume)
     stepper = Stepper(attack, recipe.clip_norm, runtime)
     if progress is not None:
         progress.skip(first)
-    saved = time.monotonic()
+    saved, pace = time.monotonic(), Pace()
     for epoch in range(first, recipe.epochs):
+        try:
+            pace.require_time(f"{' '.join(map(str, key[1:]))}, epoch {epoch} of {recipe.epochs}")
+        except DeadlineError:
+            if resume and epoch > first:
+                _save(trainee, outcome, epoch - 1, resume.path)
+            raise
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:
             row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)

@@ -63,6 +63,21 @@ def test_a_misspelt_key_changes_nothing(project):
     assert Path("params.yaml").read_text() == before
 
 
+def test_settings_go_over_the_profile(project):
+    settings = ["data.cifar10.source=npz", "data.cifar10.path=/images.npz", "compute.workers=3", "eval.steps=[10, 20]"]
+    assert "data.cifar10.source: cifar10 -> npz" in profile.apply("paper-cifar10", settings=settings)
+    params = load_params("params.yaml")
+    assert (params.data["cifar10"].path, params.compute.workers, params.eval.steps) == ("/images.npz", 3, (10, 20))
+
+
+@pytest.mark.parametrize("setting", ["seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1"])
+def test_a_bad_setting_is_one_line_and_changes_nothing(project, setting):
+    before = Path("params.yaml").read_text()
+    result = CliRunner().invoke(profile.main, ["paper-cifar10", "--set", setting])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert Path("params.yaml").read_text() == before
+
+
 def test_an_unknown_profile_names_those_there_are(project):
     result = CliRunner().invoke(profile.main, ["papre"])
     assert result.exit_code == 2

@@ -14,7 +14,7 @@ from tamnas.params import parse_params
 def test_the_runner_knows_every_stage_of_dvc_yaml_in_a_valid_order():
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     assert {stage for stage, *_ in runner.STAGES} == set(stages)
-    made: list[str] = []
+    made: dict[str, list[str]] = {}
     for name, script, arguments, _ in runner.STAGES:
         body = stages[name].get("do", stages[name])
         assert body["cmd"].split()[1] == f"stages/{script}.py"
@@ -22,9 +22,16 @@ def test_the_runner_knows_every_stage_of_dvc_yaml_in_a_valid_order():
         needed = [dep for dep in body["deps"] if dep.startswith(("data/", "runs/", "results/"))]
         for dep in needed:
             plain = dep.replace("${item.dataset}", "D").replace("${key}", "X").replace("${item}", "X")
-            makers = [out for out in made if _same(out, plain)]
+            makers = {stage for stage, outs in made.items() if any(_same(out, plain) for out in outs)}
             assert makers, f"{name} needs {dep} before any stage makes it"
-        made += [next(iter(out)) if isinstance(out, dict) else out for out in body.get("outs", [])]
+            assert makers & {"prepare", *_needs(name)}, f"{name} reads {dep}; runner.NEEDS does not know"
+        made[name] = [next(iter(out)) if isinstance(out, dict) else out for out in body.get("outs", [])]
+
+
+def _needs(stage: str) -> set[str]:
+    """The stages without which the runner skips `stage`."""
+    direct = runner.NEEDS.get(stage, ())
+    return set(direct).union(*map(_needs, direct))
 
 
 def _same(made: str, needed: str) -> bool:

@@ -55,10 +55,14 @@ def scratch_minus_finetune(row: Row, cell) -> dict[str, Paired]:
     return {name: paired(values) for name, values in differences.items() if values}
 
 
+def _legos(row: Row) -> list[Trained]:
+    return [row.lego.network] if row.lego else []
+
+
 def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
     """(where it belongs, network) of every network that saw test images."""
     for row in dataset.rows:
-        for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", [row.lego.network])):
+        for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", _legos(row))):
             for network in networks:
                 yield f"{row.name} {network.id} {kind}".strip(), network
     if dataset.pooled:
@@ -69,7 +73,7 @@ def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
 
 def warnings(dataset: Dataset) -> list[str]:
     """What a reader should know before believing the numbers; one line each."""
-    found = []
+    found = list(dataset.unfinished)
     if dataset.plan.data.merge_validation:
         found.append(
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "

@@ -18,8 +18,6 @@ from tamnas.stage import read_json, results, seeded
 from tamnas.statistics import best
 
 Cell = tuple[Fraction, int]  # (eps, PGD steps)
-STAGES = ("supernet_block", "supernet_joint", "search", "select", "retrain_scratch", "retrain_finetune", "legonet",
-          "evaluate_scratch", "evaluate_finetune", "evaluate_legonet")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,10 @@ class Controls:
 
 @dataclass(frozen=True)
 class Row:
-    """One mode on one dataset. `random_search`: hypervolume lines as the search's, empty if not run."""
+    """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
+
+    `random_search`: hypervolume lines as the search's, empty if not run.
+    """
 
     plan: RowPlan
     space: SearchSpace
@@ -122,7 +123,7 @@ class Row:
     joint_curve: Sequence[Mapping[str, float]]
     scratch: Sequence[Trained]
     finetune: Sequence[Trained]
-    lego: Lego
+    lego: Lego | None
     controls: Controls
     random_search: Sequence[Mapping[str, float]]
 
@@ -136,13 +137,22 @@ class Row:
         return best_of(self.scratch, self.plan.eval.weights)
 
     @property
-    def best_finetuned(self) -> Trained:
-        return best_of(self.finetune, self.plan.eval.weights)
+    def best_finetuned(self) -> Trained | None:
+        return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
+
+    @property
+    def tau(self) -> Mapping[str, Mapping[str, float | int | None]]:
+        """Kendall's tau of all networks trained from scratch; undefined before the Lego-Net is."""
+        undefined = {"tau": None, "p_value": None, "networks": len(self.scratch)}
+        return self.lego.tau if self.lego else {"clean": undefined, "robust": undefined}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset: the rows that have been run, in the order of params.yaml, and `missing` row plans."""
+    """One dataset: the rows that have been run, in the order of params.yaml, and `missing` row plans.
+
+    `unfinished`: what a run that stopped at its deadline left out of the rows, a line each.
+    """
 
     plan: DatasetPlan
     space: SearchSpace  # of the pooled Lego-Net
@@ -152,6 +162,7 @@ class Dataset:
     pooled: Lego | None
     baselines: Sequence[Trained]
     controls: Controls
+    unfinished: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -206,9 +217,9 @@ def collect(folder: Path = Path("plan")) -> list[Dataset]:
 
 def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
     plans = [load_row(name, folder) for name in plan.pooled.rows]
-    found = {row.row: any(results(plan.dataset, stage, row.row).exists() for stage in STAGES) for row in plans}
-    complete = all(found.values())
+    found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
+    complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
     controls = _controls(plan, None)
     pooled = _lego(plan.dataset, None, plan.seed, controls) if complete else None
     return Dataset(
@@ -220,15 +231,47 @@ def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
         pooled=pooled,
         baselines=controls.attach(_baselines(plan), "baselines"),
         controls=controls,
+        unfinished=_unfinished(plan, [row for row in plans if found[row.row]]),
     )
 
 
 def _baselines(plan: DatasetPlan) -> list[Trained]:
     """Those that the plan names, in its order, and that have been run."""
-    if not results(plan.dataset, "baselines").exists():
+    if not _evaluated(plan.dataset, "baselines", None, plan.seed):
         return []
     networks = {one.id: one for one in _trained(plan.dataset, "baselines", "evaluate_baselines", None, plan.seed)}
     return [networks[name] for name in plan.baselines.names if name in networks]
+
+
+def _evaluated(dataset: str, kind: str, row: str | None, seed: int) -> bool:
+    """Whether networks of a kind were tested; a run that stopped at its deadline has no folder for those it did not."""
+    return seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
+
+
+KINDS = {
+    "scratch": ("retrain_scratch", "networks trained from scratch"),
+    "finetune": ("retrain_finetune", "fine-tuned networks"),
+    "legonet": ("legonet", "Lego-Net"),
+    "baselines": ("baselines", "hand-made networks"),
+}
+
+
+def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
+    wanted = [(kind, row.row) for row in rows for kind in ("scratch", "finetune", "legonet")]
+    wanted += [("baselines", None)] if plan.baselines.names else []
+    lines = []
+    for kind, row in wanted:
+        training, what = KINDS[kind]
+        name = f"{row or plan.dataset}: {what}"
+        if not _evaluated(plan.dataset, kind, row, plan.seed):
+            lines.append(f"{name}: not run.")
+            continue
+        trained = read_json(seeded(results(plan.dataset, training, row), plan.seed) / "validation.json")
+        cells = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), plan.seed) / "grid.csv")
+        done, planned = len({cell["network"] for cell in cells}), trained.get("planned", len(trained["networks"]))
+        if done < planned:
+            lines.append(f"{name}: {done} of {planned} networks: the run was stopped at its deadline.")
+    return lines
 
 
 def _row(plan: RowPlan) -> Row:
@@ -238,7 +281,8 @@ def _row(plan: RowPlan) -> Row:
     fronts = read_json(folder("search") / "fronts.json")
     controls, random = _controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
     scratch = _trained(plan.dataset, "retrain_scratch", "evaluate_scratch", plan.row, plan.seed)
-    finetune = _trained(plan.dataset, "retrain_finetune", "evaluate_finetune", plan.row, plan.seed)
+    tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
+    finetune = _trained(plan.dataset, "retrain_finetune", "evaluate_finetune", plan.row, plan.seed) if tuned else []
     return Row(
         plan=plan,
         space=SearchSpace.from_params(plan),
@@ -250,9 +294,11 @@ def _row(plan: RowPlan) -> Row:
         joint_curve=read_csv(folder("supernet_joint") / "curve.csv"),
         scratch=controls.attach(scratch, "scratch"),
         finetune=controls.attach(finetune, "finetune"),
-        lego=_lego(plan.dataset, plan.row, plan.seed, controls),
+        lego=_lego(plan.dataset, plan.row, plan.seed, controls)
+        if _evaluated(plan.dataset, "legonet", plan.row, plan.seed)
+        else None,
         controls=controls,
-        random_search=read_csv(random) if plan.controls.random_search else [],
+        random_search=read_csv(random) if plan.controls.random_search and random.exists() else [],
     )
 
 
@@ -294,6 +340,8 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [cell for cell in cells if cell["network"] == record["id"]]
+        if not own and not read_json(tested / "metrics.json").get("complete", True):
+            continue  # the deadline came before its evaluation
         for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
             if not known:
                 raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")

@@ -79,7 +79,7 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
 def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     """(kind, network, label) of the networks that get a marker of their own; with several rows few get a label."""
     several = len(dataset.rows) > 1
-    found = [("Lego-Net", row.lego.network, "" if several else "Lego-Net") for row in dataset.rows]
+    found = [("Lego-Net", row.lego.network, "" if several else "Lego-Net") for row in dataset.rows if row.lego]
     if dataset.pooled and several:
         found.append(("Lego-Net, pooled", dataset.pooled.network, "pooled Lego-Net"))
     found += [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]

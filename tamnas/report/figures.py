@@ -92,13 +92,19 @@ def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
             draw_fronts,
             row,
         ),
-        one(
-            "figure-08-09",
-            f"Blocks and ratios per layer, {row.name} (form of Figures 8 and 9)",
-            _layers_caption(row.lego),
-            draw_layers,
-            row.space,
-            row.lego,
+        *(
+            [
+                one(
+                    "figure-08-09",
+                    f"Blocks and ratios per layer, {row.name} (form of Figures 8 and 9)",
+                    _layers_caption(row.lego),
+                    draw_layers,
+                    row.space,
+                    row.lego,
+                )
+            ]
+            if row.lego
+            else []
         ),
         one(
             "rank",
@@ -139,7 +145,7 @@ def _layers_caption(lego: Lego) -> str:
 def architectures(dataset: Dataset) -> list[tuple]:
     """(name, what, architecture, space) of what the drawing compares."""
     found = [(row.name, f"best subnet, {row.best.id}", row.best, row.space) for row in dataset.rows]
-    found += [(row.name, "Lego-Net", row.lego.network, row.space) for row in dataset.rows]
+    found += [(row.name, "Lego-Net", row.lego.network, row.space) for row in dataset.rows if row.lego]
     # With one row the pooled Lego-Net has the row's own architecture.
     if dataset.pooled and len(dataset.rows) > 1:
         found.append(("pooled", "Lego-Net", dataset.pooled.network, dataset.space))

@@ -29,7 +29,7 @@ def search(dataset: Dataset) -> Table:
             [
                 Value(row.name), Value(last["evaluated"]), Value(len(row.front)), Value(len(row.archive_front)),
                 Value(float(last["hypervolume"])), Value(float(last["archive_hypervolume"])),
-                Value(tau_text(row.lego.tau["clean"])), Value(tau_text(row.lego.tau["robust"])),
+                Value(tau_text(row.tau["clean"])), Value(tau_text(row.tau["robust"])),
                 *(Value(paired_text(differences.get(which))) for which in ("clean", "robust")),
                 *(Value(gap[which]) for which in ("clean", "robust")),
             ]
@@ -84,7 +84,7 @@ def _data(dataset: Dataset) -> str:
 
 def layers(dataset: Dataset) -> Table:
     """The lower part of Table VII: which blocks and ratios the best subnets use per layer."""
-    scopes = [(row.name, row.lego) for row in dataset.rows]
+    scopes = [(row.name, row.lego) for row in dataset.rows if row.lego]
     if dataset.pooled:
         scopes.insert(0, ("pooled", dataset.pooled))
     rows = []
@@ -110,7 +110,7 @@ def layers(dataset: Dataset) -> Table:
 def votes(dataset: Dataset) -> list[str]:
     """Who voted for each Lego-Net."""
     lines = [pooled_votes(dataset)] if dataset.pooled else []
-    return lines + [f"Lego-Net of {row.name}: {_voters(row.lego)}." for row in dataset.rows]
+    return lines + [f"Lego-Net of {row.name}: {_voters(row.lego)}." for row in dataset.rows if row.lego]
 
 
 def pooled_votes(dataset: Dataset) -> str:

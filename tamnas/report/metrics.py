@@ -23,6 +23,7 @@ def metrics(datasets: Sequence[Dataset]) -> dict:
 
 def _row(row: Row, cell: Cell) -> dict:
     last = row.hypervolume[-1]
+    later = {"best_finetune": row.best_finetuned, "lego": row.lego and row.lego.network}
     return {
         "front": {"size": len(row.front), "size_of_all_evaluated": len(row.archive_front)},
         "hypervolume": {
@@ -30,11 +31,8 @@ def _row(row: Row, cell: Cell) -> dict:
             "all_evaluated": round(last["archive_hypervolume"], 6),
         },
         "best_scratch": _network(row.best, cell),
-        "best_finetune": _network(row.best_finetuned, cell),
-        "lego": _network(row.lego.network, cell),
-        "kendall_tau": {
-            which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.lego.tau.items()
-        },
+        **{name: _network(network, cell) for name, network in later.items() if network},
+        "kendall_tau": {which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()},
     }
 
 

@@ -30,11 +30,11 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     """(network, parameters, clean, robust) with 95% intervals: the best subnets, Lego-Nets, hand-made networks."""
     networks = []
     for row in dataset.rows:
-        networks += [
-            (f"{row.name}: best subnet, {row.best.id}", row.best),
-            (f"{row.name}: best fine-tuned subnet, {row.best_finetuned.id}", row.best_finetuned),
-            (f"{row.name}: Lego-Net", row.lego.network),
-        ]
+        networks.append((f"{row.name}: best subnet, {row.best.id}", row.best))
+        if finetuned := row.best_finetuned:
+            networks.append((f"{row.name}: best fine-tuned subnet, {finetuned.id}", finetuned))
+        if row.lego:
+            networks.append((f"{row.name}: Lego-Net", row.lego.network))
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     return [

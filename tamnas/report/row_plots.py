@@ -117,7 +117,7 @@ def draw_ranks(row: Row) -> Figure:
         y = rankdata([-network.validation[weights][which] for network in row.scratch])
         axes.plot([1, len(ids)], [1, len(ids)], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.scatter(x, y, s=26, color=BLUE, marker="o" if which == "clean" else "s", zorder=3)
-        axes.set_title(f"{which}: tau = {tau_text(row.lego.tau[which])}")
+        axes.set_title(f"{which}: tau = {tau_text(row.tau[which])}")
         axes.set_xlabel("rank with inherited weights")
         axes.set_ylabel("rank after training from scratch")
         ticks = range(1, len(ids) + 1) if len(ids) <= 10 else [1, *range(5, len(ids) + 1, 5)]
@@ -167,10 +167,10 @@ def draw_retraining(row: Row) -> Figure:
                 thin = style | {"marker": None, "linewidth": 0.6, "alpha": 0.4}
                 axes.plot(list(curve), list(curve.values()), **thin)
                 curves.append(curve)
-            shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+            shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
             means = [np.mean([curve[epoch] for curve in curves]) for epoch in shared]
             axes.plot(shared, means, linewidth=1.8, markevery=max(1, len(shared) // 10), label=which, **style)
-        axes.set_title(title)
+        axes.set_title(title if networks else f"{title}: not run")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("validation accuracy (%)")

@@ -96,7 +96,7 @@ def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published
     if dataset.pooled or dataset.missing:
         network = dataset.pooled.network if dataset.pooled else None
         found.append(("Lego-Net, pooled", network, published(dataset.name, mode, lego=True)))
-    found += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows]
+    found += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
     if row := dataset.best_row:
         found.append((f"{row.name} {row.best.id}", row.best, published(dataset.name, row.plan.mode)))
     return found
