@@ -4,14 +4,14 @@
     python stages/evaluate.py legonet_pooled|baselines DATASET
 
 The only stage that reads test images. Reads the plan, the prepared data (test) and the
-weights of one kind. Writes grid.csv and metrics.json to
-results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
+weights of one kind. Writes grid.csv, attack.csv (the loss of one attack, step by step) and
+metrics.json to results/DATASET/evaluate_<kind>[/ROW]/seed-<seed>.
 """
 
 import click
 
 from tamnas.compute import load_compute
-from tamnas.grid import KINDS, GridTask, evaluate_kind
+from tamnas.grid import KINDS, GridTask, attack_rows, evaluate_kind
 from tamnas.plan import load_dataset, load_row
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
@@ -33,6 +33,7 @@ def run(kind: str, name: str) -> None:
         rows, metrics = evaluate_kind(task, kind, trained, f"evaluate {kind} {name}")
         folder = seeded(results(plan.dataset, f"evaluate_{kind}", name if per_row else None), plan.seed)
         write_csv(folder / "grid.csv", rows)
+        write_csv(folder / "attack.csv", attack_rows(task, trained))
         write_json(folder / "metrics.json", metrics)
 
 

@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from tamnas import checkpoint, device
+from tamnas.attack_trace import attack_trace
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
-from tamnas.errors import InputError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells
 from tamnas.fields import FORMAT, format_fraction
+from tamnas.health import trace_signs
 from tamnas.jobs import Jobs
 from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
 from tamnas.retraining import NetworkSpec, load_network
 from tamnas.space import SearchSpace
-from tamnas.stage import read_json, write_json
+from tamnas.seeding import torch_generator
+from tamnas.stage import write_text
 from tamnas.statistics import best
+from tamnas.store import seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +79,9 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
     finished = task.folder / f"{path.stem}.json"
     if finished.exists():
         try:
-            return read_json(finished)
-        except InputError as error:
-            log.warning("%s; evaluating it again", error)
+            return unseal(finished.read_bytes().decode())["cells"]
+        except ValueError as error:
+            log.warning("%s: is damaged (%s); evaluating its network again", finished, error)
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     key = (*task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]
@@ -90,7 +95,28 @@ def evaluate_network(spec: dict, context: GridContext) -> list[dict]:
         }
         for eps, steps, share in cells
     ]  # fmt: skip
-    write_json(finished, rows)
+    write_text(finished, seal({"cells": rows, "attack": _attack_rows(record["id"], model, context)}))
+    return rows
+
+
+def _attack_rows(network: str, model: nn.Module, context: "GridContext") -> list[dict]:
+    """The strongest attack of the grid, step by step (`tamnas.attack_trace`), to see whether it attacks at all."""
+    plan, eps = context.task.plan, max(context.task.plan.eps)
+    rows = attack_trace(
+        model, context.test, eps=float(eps), step_size=float(eps) / plan.step_divisor, steps=max(plan.steps),
+        generator=torch_generator(*context.task.key, "trace", str(eps), device=context.test.images.device),
+    )  # fmt: skip
+    return [{"network": network, "eps": format_fraction(eps), **row} for row in rows]
+
+
+def attack_rows(task: GridTask, trained: Path) -> list[dict]:
+    """The traces of all networks that `evaluate_kind` evaluated; logs what they say against a network."""
+    rows = []
+    for path in sorted(trained.glob("*.safetensors")):
+        own = unseal((task.folder / f"{path.stem}.json").read_text())["attack"]
+        for line in trace_signs(own):
+            log.warning("warning: %s: %s", own[0]["network"], line)
+        rows += own
     return rows
 
 

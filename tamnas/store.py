@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tamnas.errors import InputError
+from tamnas.fields import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,24 @@ def file_digest(path: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def seal(plain) -> str:
+    """`plain` (JSON-able) as one line with format and checksum: what a checkpoint keeps beside tensors."""
+    text = json.dumps(plain)
+    return json.dumps({"format": FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest(), "plain": text})
+
+
+def unseal(line: str):
+    """The inverse of `seal`. Raises ValueError if the line was cut, altered or is of another format."""
+    sealed = json.loads(line)
+    if not isinstance(sealed, dict) or sealed.keys() != {"format", "sha256", "plain"}:
+        raise ValueError("is no sealed record")
+    if sealed["format"] != FORMAT:
+        raise ValueError(f"format {sealed['format']!r}; this tamnas reads {FORMAT}")
+    if not isinstance(sealed["plain"], str) or hashlib.sha256(sealed["plain"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("its checksum does not match")
+    return json.loads(sealed["plain"])
 
 
 def key_of(parts: Mapping) -> str:

@@ -19,6 +19,7 @@ from tamnas.data import Split, batches
 from tamnas.data.loader import steps_per_epoch
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.errors import DivergenceError
+from tamnas.health import Watch
 from tamnas.plan import Attack, Augment, Recipe
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
@@ -154,6 +155,7 @@ def train(
     if progress is not None:
         progress.skip(first)
     saved = time.monotonic()
+    watch = Watch(" ".join(map(str, key[1:])), split.largest_share)
     for epoch in range(first, recipe.epochs):
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:
@@ -168,6 +170,7 @@ def train(
                 outcome.best_epoch = epoch
                 outcome.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         outcome.history.append(row)
+        watch(outcome.history)
         if resume and (epoch == recipe.epochs - 1 or time.monotonic() - saved >= resume.seconds):
             _save(trainee, outcome, epoch, resume.path)
             saved = time.monotonic()

@@ -28,6 +28,11 @@ class Split:
     def size(self) -> int:
         return self.images.shape[-1]
 
+    @property
+    def largest_share(self) -> float:
+        """What a network that predicts one class for every image gets right at most."""
+        return float(torch.bincount(self.labels).max()) / len(self)
+
     def scaled(self, images: Tensor) -> Tensor:
         return images.float() / self.levels
 

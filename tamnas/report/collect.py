@@ -43,6 +43,7 @@ class Trained:
     validation: Mapping[str, Mapping[str, float]]
     curve: Sequence[Mapping[str, float | None]]
     test: Test
+    attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     trained, tested = (seeded(results(dataset, stage, row), seed) for stage in (training, evaluation))
     curves = read_csv(trained / "curves.csv")
     cells = read_csv(tested / "grid.csv")
+    traces = read_csv(tested / "attack.csv") if (tested / "attack.csv").exists() else []
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [cell for cell in cells if cell["network"] == record["id"]]
@@ -233,6 +235,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
                 validation={name: record[name] for name in ("best", "last")},
                 curve=[line for line in curves if line["network"] == record["id"]],
                 test=_test(own),
+                attack=[line for line in traces if line["network"] == record["id"]],
             )
         )
     return networks
