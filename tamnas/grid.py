@@ -19,8 +19,8 @@ from tamnas.jobs import Jobs
 from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
 from tamnas.retraining import NetworkSpec, load_network
-from tamnas.space import SearchSpace
 from tamnas.seeding import torch_generator
+from tamnas.space import SearchSpace
 from tamnas.stage import write_text
 from tamnas.statistics import best
 from tamnas.store import seal, unseal

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tamnas.compute import Compute
+from tamnas.errors import WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Jobs:
                         yield futures[other], other.result()
                 future.result()
         except BrokenProcessPool:
-            raise RuntimeError("a worker process was killed (out of memory?); run again to go on") from None
+            raise WorkerError("a worker process was killed (out of memory?); run again to go on") from None
         finally:
             for future in futures:
                 future.cancel()

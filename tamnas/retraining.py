@@ -4,6 +4,7 @@ A network is described by a JSON-able spec (`NetworkSpec.plain()`); a job trains
 its weights in the stage's checkpoint folder, so that a finished network is never trained twice.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,7 +158,8 @@ def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weight
     """
     trained = train_networks(task, specs, what)
     rows = []
-    weights.mkdir(parents=True, exist_ok=True)
+    # DVC emptied the folder before this stage ran, but not of what an orphan of a killed run wrote since.
+    shutil.rmtree(weights, ignore_errors=True)
     for record in trained["networks"]:
         tensors, meta = checkpoint.load(task.folder / f"{record['id']}.safetensors")
         checkpoint.write_weights(weights / f"{record['id']}.safetensors", tensors, {"record": meta["record"]})

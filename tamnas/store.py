@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -57,6 +58,30 @@ def key_of(parts: Mapping) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def checkpoints_root() -> Path:
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
+
+
+@contextmanager
+def locked(stage: str, instance: str, root: Path | None = None) -> Iterator[None]:
+    """Only one process at a time runs a stage instance; a second one says so and waits.
+
+    The operating system lets go of the lock of a process that was killed.
+    """
+    folder = (root or checkpoints_root()) / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{instance}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s %s: another process runs this stage; waiting for it to end", stage, instance)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Store:
     """The checkpoint folder of one stage instance under one key; holds its lock while open.
 
@@ -64,26 +89,19 @@ class Store:
     """
 
     def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        root = root or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
-        self.folder = root / stage / instance / key
-        self._lock = FileLock(root / stage / f"{instance}.lock")
-        self._who = f"{stage} {instance}"
+        self.folder = (root or checkpoints_root()) / stage / instance / key
+        self._lock = locked(stage, instance, root)
 
     def __enter__(self) -> "Store":
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("%s: another process runs this stage; waiting for it to end", self._who)
-            self._lock.acquire()
+        self._lock.__enter__()
+        self.folder.mkdir(parents=True, exist_ok=True)
         for other in self.folder.parent.iterdir():
             if other != self.folder:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
-        self.folder.mkdir(exist_ok=True)
         return self
 
-    def __exit__(self, *_):
-        self._lock.release()
+    def __exit__(self, *error):
+        self._lock.__exit__(*error)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -3,6 +3,7 @@
 import logging
 import math
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def traced(model: nn.Module) -> list[dict]:
 def test_the_loss_of_a_real_attack_grows():
     rows = traced(Linear())
     assert [row["step"] for row in rows] == list(range(6))
-    assert all(later["loss"] > earlier["loss"] for earlier, later in zip(rows, rows[1:4], strict=False))
+    assert all(later["loss"] > earlier["loss"] for earlier, later in pairwise(rows[:4]))
     assert rows[0]["classes"] == 3
     assert trace_signs(rows) == []
 
@@ -223,7 +224,7 @@ def test_a_dead_network_is_reported(reported):
     plain["splits"]["test"]["images"] = 360
     write_json(card, plain)
     lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", of_n02(accuracy="0.15"))
-    assert "digits-S_8_1 n02 scratch: 15.00% clean and under every attack, the share of one class: the network is dead." in lines  # fmt: skip
+    assert any(line.startswith("digits-S_8_1 n02 scratch: 15.00% clean and under every attack") for line in lines)
 
 
 @pytest.mark.parametrize(

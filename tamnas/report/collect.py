@@ -247,13 +247,34 @@ def _test(cells: Sequence[dict]) -> Test:
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"])
 
 
+# What each CSV must have; its format is that of the JSON file beside it.
+COLUMNS = {
+    "attack.csv": {"network", "eps", "step", "loss", "classes"},
+    "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},
+    "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust"},
+    "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust"},
+    "grid.csv": {"network", "weights", "eps", "steps", "success", "images", "accuracy"},
+    "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
+}
+
+
 def read_csv(path: Path) -> list[dict]:
-    """Rows with numbers as int or float, empty cells as None. Raises InputError if the file is missing."""
+    """Rows with numbers as int or float, empty cells as None.
+
+    Raises InputError if the file is missing or lacks a column (`COLUMNS`) or a cell.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
+    for column in sorted(COLUMNS.get(path.name, set()) - set(reader.fieldnames or ())):
+        raise InputError(f"{path}: has no column {column!r}: another version wrote it; `dvc repro` makes it again")
+    for number, row in enumerate(rows, 2):
+        if "" in row or None in row.values():
+            raise InputError(f"{path}: line {number} is cut short or too long; `dvc repro` makes it again")
+    return [{key: _value(text) for key, text in row.items()} for row in rows]
 
 
 def _value(text: str | None) -> str | int | float | None:
