@@ -8,17 +8,18 @@ from pathlib import Path
 
 from torch import nn
 
-from tamnas import checkpoint, device
+from tamnas import device
 from tamnas.attack_trace import attack_trace
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
+from tamnas.errors import InputError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.health import trace_signs
 from tamnas.jobs import Jobs
 from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
-from tamnas.retraining import NetworkSpec, load_network
+from tamnas.retraining import NetworkSpec, load_network, trained_record
 from tamnas.seeding import torch_generator
 from tamnas.space import SearchSpace
 from tamnas.stage import write_text
@@ -123,7 +124,9 @@ def attack_rows(task: GridTask, trained: Path) -> list[dict]:
 def evaluate_kind(task: GridTask, kind: str, trained: Path, what: str) -> tuple[list[dict], dict]:
     """All networks in the folder `trained`: (rows of every cell, metrics per network)."""
     paths = sorted(trained.glob("*.safetensors"))
-    records = [checkpoint.load(path)[1]["record"] for path in paths]
+    records = [trained_record(path) for path in paths]
+    if not records:
+        raise InputError(f"{trained}: holds no trained network; `dvc repro` makes them")
     final = {"all": {r["id"] for r in records}, "none": set()}.get(KINDS[kind].final)
     if final is None:
         final = {best(records, task.plan.weights)["id"]}

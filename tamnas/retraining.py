@@ -17,6 +17,7 @@ from tamnas import checkpoint, device
 from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
+from tamnas.errors import InputError
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
@@ -110,8 +111,10 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     key = (*context.key, network.identity)
     model = network.build(context.space, torch_generator(*key, "weights"))
     if spec.get("inherited"):
-        stored, _ = checkpoint.load(Path(spec["inherited"]))
-        model.load_state_dict(with_prefix(stored, f"{network.id}."))
+        source = Path(spec["inherited"])
+        stored = with_prefix(checkpoint.load(source)[0], f"{network.id}.")
+        checkpoint.require_match(source, stored, model.state_dict())
+        model.load_state_dict(stored)
     model = model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT)
     recipe = context.training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
@@ -171,9 +174,21 @@ def train_and_write(task: TrainingTask, specs: Sequence[dict], what: str, weight
 def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.Runtime) -> tuple[nn.Module, dict]:
     """A trained network with its `best` or `last` weights, and its record. Raises InputError."""
     tensors, meta = checkpoint.load(path)
-    network = NetworkSpec.from_plain(meta["record"])
+    record = _record(path, meta)
+    network = NetworkSpec.from_plain(record)
     model = network.build(space)
     chosen = with_prefix(tensors, f"{weights}.")
     checkpoint.require_match(path, chosen, model.state_dict())
     model.load_state_dict(chosen)
-    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), meta["record"]
+    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), record
+
+
+def trained_record(path: Path) -> dict:
+    """What `train_network` recorded of the network in `path`. Raises InputError."""
+    return _record(path, checkpoint.load(path)[1])
+
+
+def _record(path: Path, meta: dict) -> dict:
+    if "record" not in meta:
+        raise InputError(f"{path}: holds no trained network")
+    return meta["record"]
