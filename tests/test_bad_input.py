@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def project(folder) -> Path:
 JOINT, PLAN, DATA_FILE = f"runs/{ROW}/joint.safetensors", f"plan/{ROW}.yaml", "data/digits.npz"
 FRONTS, STARTS = f"results/digits/search/{ROW}/fronts.json", f"runs/{ROW}/start-scratch.json"
 FINETUNE, TRAINED = f"runs/{ROW}/start-finetune.safetensors", f"runs/{ROW}/retrain_scratch/n0.safetensors"
+CARD = "results/digits/prepare/card.json"
 SEARCH, SELECT = ("search", ROW), ("start_points", ROW)
 SCRATCH, FINE, EVALUATE = ("retrain", "scratch", ROW), ("retrain", "finetune", ROW), ("evaluate", "scratch", ROW)
 
@@ -302,12 +304,23 @@ def trained(change: Callable[[dict, dict], object]) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         start, meta = checkpoint.load(path.parents[1] / "start-finetune.safetensors")
         own = {name.removeprefix("n0."): tensor for name, tensor in start.items() if name.startswith("n0.")}
-        tensors = {f"{kind}.{name}": tensor for kind in ("last", "best") for name, tensor in own.items()}
+        tensors = {f"{kind}.{name}": tensor.clone() for kind in ("last", "best") for name, tensor in own.items()}
         share = {"epoch": 0, "clean": 0.5, "robust": 0.4}
         record = {**meta["networks"][0], "parameters": 1, "epochs": 1, "last": share, "best": share}
         meta = {"record": record}
         change(tensors, meta)
         checkpoint.write_weights(path, tensors, meta)
+
+    return make
+
+
+def without_rows(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """As for a run of which nothing but the data is there."""
+
+    def make(path: Path) -> None:
+        for made in ("search", "select"):
+            shutil.rmtree(path.parents[1] / made)
+        change(path)
 
     return make
 
@@ -358,8 +371,8 @@ FILES = {
         TRAINED, trained(lambda tensors, meta: meta.pop("record")), EVALUATE, "holds no trained network",
     ),
     "no trained weights at all": (TRAINED, lambda path: path.parent.mkdir(), EVALUATE, "holds no trained network"),
-    "tables without results": ("results/digits/prepare/card.json", Path.unlink, ("tables",), "card.json"),
-    "card of a newer version": ("results/digits/prepare/card.json", format_of(2), ("tables",), "newer tamnas"),
+    "tables without a data card": (CARD, without_rows(Path.unlink), ("tables",), CARD),
+    "data card of a newer version": (CARD, without_rows(format_of(2)), ("tables",), "newer tamnas"),
     "tables of half a row": (FRONTS, lambda path: None, ("tables",), "cannot be read"),
 }  # fmt: skip
 

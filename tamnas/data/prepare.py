@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from tamnas.data.sources import SOURCES, Raw
 from tamnas.errors import InputError
@@ -83,6 +82,8 @@ def _take(name: str, split: str, images, labels, count: int, data: Data):
             f"data.{name}.{split} is {count}; allowed: {data.classes} to {most} of the {len(labels)} images left, "
             f"so that each of the {data.classes} classes has one in it and one beside it"
         )
+    from sklearn.model_selection import train_test_split  # a second to import: bad input is told before
+
     per_class = np.bincount(labels, minlength=data.classes)
     if per_class.min() < 2:
         raise InputError(

@@ -266,10 +266,10 @@ def read_csv(path: Path) -> list[dict]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="", strict=True)
-            rows = list(reader)
+            rows, columns = list(reader), set(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
-    for column in sorted(COLUMNS.get(path.name, set()) - set(reader.fieldnames or ())):
+    for column in sorted(COLUMNS.get(path.name, set()) - columns):
         raise InputError(f"{path}: has no column {column!r}: another version wrote it; `dvc repro` makes it again")
     for number, row in enumerate(rows, 2):
         if "" in row or None in row.values():
