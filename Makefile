@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check deps clean
+.PHONY: all env test lint check deps faults fuzz clean
 
 all: env
 	$(DVC) repro
@@ -36,3 +36,11 @@ check: env
 # Bring the code dependencies in dvc.yaml up to date after changing an import.
 deps: env
 	$(BIN)/python -m tamnas.codedeps
+
+# Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); some 15 minutes.
+faults: env
+	PYTHONPATH=. $(BIN)/python tests/faults.py
+
+# Damaged and random input for every reader of files and text.
+fuzz: env
+	PYTHONPATH=. $(BIN)/python tests/fuzz.py --seconds 600

@@ -35,6 +35,17 @@ import stages.tables  # noqa: F401 - imported before the fork
 from tamnas import runner
 from tamnas.params import parse_params
 
+
+def small_params() -> dict:
+    """Smaller than `tiny_params`: every stage runs dozens of times."""
+    raw = tiny_params()
+    raw["data"]["digits"].update(train=96, validation=20, test=20)
+    raw["retrain"]["max_subnets"] = 2
+    raw["baselines"]["training"]["epochs"] = 2
+    raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
+    return raw
+
+
 TREES = ("plan", "data", "runs", "results", "reports")
 Files = Mapping[str, bytes]
 
@@ -141,8 +152,8 @@ class Harness:
         self.home, self.random = home, random.Random(seed)
         self.base, self.stages, self.counter = home / "undisturbed", [], 0
         self.base.mkdir(parents=True)
-        write_params(self.base, tiny_params())
-        for call in runner.calls(parse_params(tiny_params())):
+        write_params(self.base, small_params())
+        for call in runner.calls(parse_params(small_params())):
             before, started = tree(self.base), time.monotonic()
             command = (f"{call.script}.py", *call.arguments)
             code, errors = Started(self.base, command).wait()
@@ -278,8 +289,10 @@ class Harness:
                 blob[self.random.randrange(len(blob))] ^= 1 << self.random.randrange(8)
             victim.write_bytes(blob)
             before = victim.with_name(victim.name + ".previous")
-            told = (str(victim.relative_to(folder)),) if victim.suffix == ".safetensors" else ()
-            told += (str(before.relative_to(folder)),) if before.exists() else ()
+            # The state of a network that finished beside it is not read again.
+            finished = victim.with_name(victim.name.replace(".state.", ".")).exists() and ".state." in victim.name
+            told = (str(victim.relative_to(folder)),) if victim.suffix == ".safetensors" and not finished else ()
+            told += (str(before.relative_to(folder)),) if before.exists() and not finished else ()
             self.remove_outputs(folder, stage)
             return self.finish(folder, stage, "damaged checkpoint", told=told)
 
@@ -313,7 +326,7 @@ class Harness:
     def lost_worker(self, stage: Stage) -> Fault:
         """The machine kills a worker of a stage that runs its jobs in processes."""
         with self.copy(stage) as folder:
-            raw = tiny_params()
+            raw = small_params()
             raw["compute"].update(engine="processes", workers=2)
             write_params(folder, raw)
             process = start(folder, *stage.command)
@@ -331,7 +344,7 @@ class Harness:
         """All stages in order from nothing, each start killed at a random moment until `kills` are spent."""
         folder = self.home / "whole"
         folder.mkdir()
-        write_params(folder, tiny_params())
+        write_params(folder, small_params())
         left = kills
         for stage in self.stages:
             while left and self.random.random() < kills / (kills + len(self.stages)):
@@ -344,7 +357,7 @@ class Harness:
 
     def killed_dvc(self) -> Fault:
         """A real `dvc repro` is killed, its child lives on, and a second `dvc repro` starts at once."""
-        folder = project(self.home / "dvc", tiny_params())
+        folder = project(self.home / "dvc", small_params())
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

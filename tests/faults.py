@@ -29,17 +29,16 @@ def quick(harness: Harness) -> Iterator[Fault]:
 
 
 def long(harness: Harness, rounds: int) -> Iterator[Fault]:
-    for _ in range(rounds):
+    """Every kind on every stage, kind by kind: a run that is cut short has seen all stages."""
+    kinds: list[Callable[[Stage], Fault | None]] = [
+        harness.kill, harness.damage, harness.full_disk, harness.terminate, harness.orphan, harness.interrupt,
+        harness.twins, harness.full_tmpfs, harness.kill, harness.damage,
+    ]  # fmt: skip
+    for kind in kinds * rounds:
         for one in harness.stages:
-            kinds: list[Callable[[Stage], Fault | None]] = [
-                harness.kill, harness.kill, harness.terminate, harness.interrupt, harness.full_disk,
-                harness.full_tmpfs, harness.twins, harness.orphan,
-            ]  # fmt: skip
-            kinds += [harness.damage, harness.damage] if one.checkpoints else []
-            for kind in kinds:
-                fault = kind(one)
-                if fault is not None:
-                    yield fault
+            fault = kind(one) if one.checkpoints or kind != harness.damage else None
+            if fault is not None:
+                yield fault
     for one in harness.stages:
         if one.name.startswith(("search", "retrain_scratch", "evaluate_scratch")):
             yield harness.lost_worker(one)
@@ -75,8 +74,8 @@ def main() -> int:
             faults.append(fault)
             outcome = "survived" if fault.survived else f"LOST {fault.lost:,} bytes {fault.trouble}"
             print(f"{fault.stage}, {fault.kind}: {outcome}", file=sys.stderr, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps([{**vars(fault), "survived": fault.survived} for fault in faults]))
+            if options.json:
+                options.json.write_text(json.dumps([{**vars(one), "survived": one.survived} for one in faults]))
     print(table(faults))
     survived = sum(fault.survived for fault in faults)
     print(f"\n{len(faults)} faults tried, {survived} survived, {sum(fault.lost for fault in faults):,} bytes lost")
