@@ -21,6 +21,7 @@ from disturb import Fault, Harness, Stage
 def quick(harness: Harness) -> Iterator[Fault]:
     """Some of each kind, over all stages in turn: minutes matter."""
     kinds = [harness.kill, harness.terminate, harness.full_disk, harness.twins, harness.orphan, harness.interrupt]
+    yield harness.twins(next(one for one in harness.stages if one.name.startswith("prepare")))
     for index, one in enumerate(harness.stages):
         yield kinds[index % len(kinds)](one)
         if one.name.startswith(("supernet_block", "search", "retrain_scratch", "evaluate_scratch")):

@@ -14,7 +14,7 @@ from tamnas import device
 from tamnas.compute import Compute
 from tamnas.grid import GridTask, evaluate_network
 from tamnas.plan import Numerics, load_row
-from tamnas.retraining import TrainingTask, train_network
+from tamnas.retraining import TrainingTask, train_and_write, train_network
 from tamnas.search import evaluate_subnet, load_context
 from tamnas.space import SearchSpace
 from tamnas.supernet import Supernet, supernet_tensors
@@ -74,6 +74,22 @@ def test_order_of_training_does_not_matter(project, in_order):
 
 def test_one_network_alone_is_the_same(project, in_order):
     assert trained(project / "alone", [1]) == {"n1.safetensors": in_order["n1.safetensors"]}
+
+
+def test_what_an_orphan_wrote_is_removed(project, in_order):
+    """A child of a killed run with other parameters may write after DVC emptied the outputs."""
+    plan = load_row(ROW)
+    task = TrainingTask(
+        key=(0, "retrain_scratch", ROW), space=SearchSpace.from_params(plan), data=Path("data/digits.npz"),
+        training=plan.retrain.scratch, reference=plan.retrain.validation, augment=plan.data.augment,
+        numerics=plan.numerics, compute=COMPUTE, folder=project / "in_order",
+    )  # fmt: skip
+    weights = project / "runs" / ROW / "retrain_scratch"
+    weights.mkdir(parents=True)
+    (weights / "n9.safetensors").write_bytes(in_order["n1.safetensors"])
+    specs = [{"id": "n0", "architecture": architectures(plan)[0].plain(), "baseline": None}]
+    train_and_write(task, specs, "test", weights, project / "small")
+    assert [path.name for path in weights.iterdir()] == ["n0.safetensors"]
 
 
 def test_another_seed_gives_other_bits(project, in_order):
