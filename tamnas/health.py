@@ -14,11 +14,14 @@ Curve = Sequence[Mapping[str, float | int | None]]  # rows of a training curve; 
 DEAD_EPOCHS = 3  # in a row: networks that wake up late are not dead
 
 
-def curve_signs(curve: Curve, share: float) -> dict[str, str]:
-    """What is wrong after the last epoch of `curve`, by kind; `share` is that of the largest class."""
+def curve_signs(curve: Curve, share: float, images: int) -> dict[str, str]:
+    """What is wrong after the last epoch of `curve`, by kind.
+
+    `share` is that of the largest class, `images` the number of training images.
+    """
     found = {
         "dead": _dead(curve, share),
-        "masked": _masked(curve),
+        "masked": _masked(curve, share, images),
         "overfitted": _overfitted(curve, share),
         "collapsed": _collapsed(curve, share),
     }
@@ -38,8 +41,10 @@ def _dead(curve: Curve, share: float) -> str | None:
     )
 
 
-def _masked(curve: Curve) -> str | None:
-    if not curve or curve[-1]["train_robust"] <= curve[-1]["train_clean"] + 0.02:
+def _masked(curve: Curve, share: float, images: int) -> str | None:
+    # At chance, and on few images, the difference is noise.
+    noise = max(0.02, 2 / math.sqrt(images))
+    if not curve or curve[-1]["train_robust"] <= max(curve[-1]["train_clean"] + noise, 2 * share):
         return None
     row = curve[-1]
     return (
@@ -84,12 +89,12 @@ def _collapsed(curve: Curve, share: float) -> str | None:
 class Watch:
     """Logs each kind of sign of a growing curve once; `who` opens the line."""
 
-    def __init__(self, who: str, share: float):
-        self.who, self.share = who, share
+    def __init__(self, who: str, share: float, images: int):
+        self.who, self.share, self.images = who, share, images
         self._told: set[str] = set()
 
     def __call__(self, curve: Curve) -> None:
-        for kind, line in curve_signs(curve, self.share).items():
+        for kind, line in curve_signs(curve, self.share, self.images).items():
             if kind not in self._told:
                 self._told.add(kind)
                 log.warning("warning: %s: %s", self.who, line)

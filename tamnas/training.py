@@ -155,7 +155,7 @@ def train(
     if progress is not None:
         progress.skip(first)
     saved = time.monotonic()
-    watch = Watch(" ".join(map(str, key[1:])), split.largest_share)
+    watch = Watch(" ".join(map(str, key[1:])), split.largest_share, len(split))
     for epoch in range(first, recipe.epochs):
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:

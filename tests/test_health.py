@@ -40,7 +40,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_every_sign_in_a_curve_is_named(kind):
-    found = curve_signs(PLANTED[kind], 0.1)
+    found = curve_signs(PLANTED[kind], 0.1, 10_000)
     assert kind in found
     assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
 
@@ -62,11 +62,17 @@ def test_every_sign_in_a_curve_is_named(kind):
     ids=str,
 )
 def test_sound_curves_have_no_sign(sound):
-    assert curve_signs(sound, 0.1) == {}
+    assert curve_signs(sound, 0.1, 10_000) == {}
+
+
+def test_noise_of_few_images_is_no_sign():
+    assert curve_signs(PLANTED["masked"], 0.1, 160) == {}
+    at_chance = curve({"train_clean": 0.1, "train_robust": 0.15, "validation_robust": 0.1})
+    assert curve_signs(at_chance, 0.1, 10_000) == {}
 
 
 def test_a_sign_is_logged_once(caplog):
-    watch, grown = Watch("retrain row", 0.1), PLANTED["masked"]
+    watch, grown = Watch("retrain row", 0.1, 10_000), PLANTED["masked"]
     for length in range(1, 3):
         watch(grown[:length])
     watch([*grown, grown[-1]])

@@ -11,22 +11,22 @@ from tamnas.report.collect import Dataset, Row, Test, Trained
 
 def broken(dataset: Dataset, tested: Iterable[tuple[str, Trained]]) -> list[str]:
     """One line per sign; `tested` gives every trained network with its name."""
-    share = _shares(dataset, "train")
-    lines = [f"{row.name}: {line}" for row in dataset.rows for line in _row_signs(row, max(share))]
+    share, images = max(_shares(dataset, "train")), dataset.images["train"]
+    lines = [f"{row.name}: {line}" for row in dataset.rows for line in _row_signs(row, share, images)]
     trained_at = _training_eps(dataset)
     for name, network in tested:
-        signs = list(curve_signs(network.curve, max(share)).values())
+        signs = list(curve_signs(network.curve, share, images).values())
         signs += trace_signs(network.attack)
         signs += _constant(network.test, _shares(dataset, "test"))
-        signs += _defenceless(network.test, trained_at.get(id(network)), max(share))
+        signs += _defenceless(network.test, trained_at.get(id(network)), share)
         # The trace and the accuracies may say the same of a dead network.
         lines += [f"{name}: {line}" for line in dict.fromkeys(signs)]
     return lines
 
 
-def _row_signs(row: Row, share: float) -> Iterator[str]:
+def _row_signs(row: Row, share: float, images: int) -> Iterator[str]:
     for phase, curve in (("block", row.block_curve), ("joint", row.joint_curve)):
-        for line in curve_signs(curve, share).values():
+        for line in curve_signs(curve, share, images).values():
             yield f"supernet, {phase} phase: {line}"
     for one in row.front:
         if one.robust > one.clean:
