@@ -45,6 +45,8 @@ class NetworkSpec:
     @classmethod
     def from_plain(cls, plain: dict) -> "NetworkSpec":
         arch = plain["architecture"]
+        if Path(str(plain["id"])).name != plain["id"]:  # it becomes a file's name
+            raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")
         return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
 
     def build(self, space: SearchSpace, generator: torch.Generator | None = None) -> nn.Module:

@@ -358,6 +358,9 @@ FILES = {
         STARTS, rewritten(lambda plain: plain["networks"][0].update(architecture={"blocks": [0], "ratios": [1.0]})),
         SCRATCH, "1 layers; this space has 3",
     ),
+    "start point whose name leaves its folder": (
+        STARTS, rewritten(lambda plain: plain["networks"][0].update(id="../../../escaped")), SCRATCH, "a plain name",
+    ),
     "start weights of another network": (FINETUNE, of_another_network, FINE, "this network's has"),
     "start weights of a newer version": (FINETUNE, format_of(2), FINE, "format 2 is of a newer tamnas"),
     "trained weights of another network": (
