@@ -109,10 +109,14 @@ socket.getaddrinfo = socket.create_connection = refuse
 
 
 def test_no_connection_is_opened(tmp_path):
-    """The whole pipeline up to the search, and the reports' modules, with sockets that refuse."""
+    """The whole pipeline with sockets that refuse, on less than tiny settings: every stage counts, no result."""
     raw = tiny_params()
     raw["supernet"]["block"]["epochs"] = raw["supernet"]["joint"]["epochs"] = 1
     raw["supernet"]["schedule"]["warmup"] = 0
+    raw["search"].update(population=3, offspring=3, generations=1)
+    raw["retrain"]["max_subnets"] = 1
+    for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"], raw["baselines"]["training"]):
+        recipe.update(epochs=2)
     write_params(tmp_path, raw)
     (tmp_path / "sitecustomize.py").write_text(OFFLINE)
     done = subprocess.run(
