@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check deps wheels clean
+.PHONY: all env test lint check deps faults fuzz wheels clean
 
 all: env
 	$(DVC) repro
@@ -45,3 +45,11 @@ wheels: env
 	  --python-version $(WHEELS_PYTHON) --implementation cp $(foreach version,2_28 2_17,--platform manylinux_$(version)_x86_64) \
 	  --platform manylinux2014_x86_64 --constraint requirements.lock --requirement gpu/packages.txt --dest wheels
 	@du -sh wheels
+
+# Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); some 15 minutes.
+faults: env
+	PYTHONPATH=. $(BIN)/python tests/faults.py
+
+# Damaged and random input for every reader of files and text.
+fuzz: env
+	PYTHONPATH=. $(BIN)/python tests/fuzz.py --seconds 600

@@ -5,8 +5,8 @@
 
 The only stage that reads test images. Reads the plan, the prepared data (test) and the
 weights of one kind. Writes to results/DATASET/evaluate_<kind>[/ROW]: evaluated.json (which networks
-of which seed) and seed-<seed>/ with grid.csv, checks.csv (of final networks), costs.csv, metrics.json
-and, with eval.latency, latency.csv.
+of which seed) and seed-<seed>/ with grid.csv, checks.csv (of final networks), attack.csv (the loss of
+one attack, step by step), costs.csv, metrics.json and, with eval.latency, latency.csv.
 """
 
 import click
@@ -55,6 +55,7 @@ def run(kind: str, name: str) -> None:
             out = seeded(folder, seed)
             write_csv(out / "grid.csv", one.grid)
             write_csv(out / "checks.csv", one.checks)
+            write_csv(out / "attack.csv", one.attack)
             write_json(out / "metrics.json", one.metrics)
             write_csv(out / "costs.csv", cost_rows(folders[seed], space, size))
             (out / "latency.csv").unlink(missing_ok=True)

@@ -13,16 +13,18 @@ import click
 from tamnas.fields import write_yaml
 from tamnas.params import load_params, resolve_all
 from tamnas.stage import one_line_errors, timed
+from tamnas.store import locked
 
 
 def run(params: str = "params.yaml") -> None:
-    with timed("plan", "run"):
-        plans = resolve_all(load_params(params))
-        for stale in Path("plan").glob("*.yaml"):  # DVC removes these itself, the runner does not
-            stale.unlink()
+    plans = resolve_all(load_params(params))
+    with locked("plan", "run"), timed("plan", "run"):
         for name, plan in plans.items():
             write_yaml(Path("plan") / f"{name}.yaml", plan.plain())
             click.echo(f"plan/{name}.yaml")
+        for stale in Path("plan").glob("*.yaml"):  # DVC removes these itself, the runner does not
+            if stale.stem not in plans:
+                stale.unlink()
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

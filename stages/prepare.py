@@ -11,11 +11,13 @@ import click
 from tamnas.data.prepare import prepare
 from tamnas.plan import load_dataset
 from tamnas.stage import one_line_errors, prepared, results, timed, write_json
+from tamnas.store import locked
 
 
 def run(dataset: str) -> None:
-    with timed("prepare", dataset):
-        card = prepare(dataset, load_dataset(dataset).data, prepared(dataset))
+    data = load_dataset(dataset).data
+    with locked("prepare", dataset), timed("prepare", dataset):
+        card = prepare(dataset, data, prepared(dataset))
         write_json(results(dataset, "prepare") / "card.json", card)
     sizes = ", ".join(f"{split} {part['images']:,}" for split, part in card["splits"].items())
     click.echo(f"{prepared(dataset)}: {sizes}")

@@ -28,8 +28,9 @@ def run(row: str) -> None:
         context = load_context(plan, joint, data, load_compute())
         specs = [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]
         start = {"format": FORMAT, "networks": specs}
+        inherited = inherited_weights(context, chosen)
         write_json(weights(row, "start-scratch.json"), start)
-        checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited_weights(context, chosen), start)
+        checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited, start)
         write_json(results(plan.dataset, "select", row) / "selected.json", {"format": FORMAT, "networks": chosen})
     click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the front")
 

@@ -13,11 +13,13 @@ import click
 from tamnas.report.build import build, write
 from tamnas.report.collect import collect
 from tamnas.stage import one_line_errors
+from tamnas.store import locked
 
 
 def run(folder: str = "reports") -> None:
-    files = build(collect())
-    write(files, Path(folder))
+    with locked("tables", "run"):
+        files = build(collect())
+        write(files, Path(folder))
     click.echo(f"{folder}: {len(files)} files")
 
 

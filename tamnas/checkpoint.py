@@ -18,7 +18,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from tamnas.errors import InputError
-from tamnas.fields import FORMAT
+from tamnas.fields import FORMAT, require_format
+from tamnas.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +30,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     `meta` must be JSON-able. The previous file is kept beside it as `<name>.previous`.
     """
     blob = pack(tensors, meta)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        os.replace(path, previous(path))
-    os.replace(temporary, path)
+        if path.exists():
+            os.replace(path, previous(path))
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
@@ -74,8 +70,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
         meta = json.loads(payload)
     except (SafetensorError, ValueError, KeyError, TypeError, struct.error):
         raise InputError(f"{path}: is damaged or not a tamnas file") from None
-    if version != FORMAT:
-        raise InputError(f"{path}: format {version}; this tamnas reads {FORMAT}: use the version that wrote it")
+    require_format(path, version, "use the version that wrote it")
     if _digest(tensors, payload) != digest:
         raise InputError(f"{path}: is damaged: its checksum does not match")
     return tensors, meta

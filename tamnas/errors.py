@@ -3,11 +3,16 @@
 `InputError` means: what you gave is wrong (exit code 2, nothing was touched).
 `DivergenceError` means: training broke (exit code 1, the last good state is kept).
 `DeadlineError` means: the time given is over (exit code 3, the next run goes on from here).
+`WorkerError` means: the machine took a worker away (exit code 1, the next run goes on).
 """
 
 
 class InputError(ValueError):
     """A parameter, file or archive is not what it must be; the text is one line."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process was killed, out of memory perhaps; the next run goes on."""
 
 
 class DivergenceError(RuntimeError):

@@ -5,17 +5,40 @@ kept exact while parameters are merged and resolved, and become floats only wher
 attack uses them.
 """
 
+import difflib
+import re
+import textwrap
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from tamnas.errors import InputError
+from tamnas.files import replacing
 
-FORMAT = 1  # version of every YAML, JSON and checkpoint file that tamnas writes
+FORMAT = 1  # version of every plan, JSON, npz, checkpoint and weights file that tamnas writes
+
+
+def require_format(path: Path | str, found: Any, otherwise: str) -> None:
+    """Raises InputError unless `found` is the format that this tamnas reads; `otherwise` says what mends it."""
+    if found == FORMAT and not isinstance(found, bool):
+        return
+    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+        raise InputError(
+            f"{path}: format {found} is of a newer tamnas, this one reads {FORMAT}: update it, or {otherwise}"
+        )
+    shown = "no format" if found is None else f"format {_show(found)}"
+    raise InputError(f"{path}: {shown}; this tamnas reads {FORMAT}: {otherwise}")
+
+
+MAX_BYTES = 2**18  # of a YAML file; plans have some 5,000
+MAX_VALUES = 10_000  # in a YAML file, aliases written out
+MAX_DEPTH = 50
+# Fraction takes any power of ten in its stride, and all memory with it: 1e999999999.
+DECIMAL = re.compile(r"\s*[+-]?\d{0,30}\.?\d{0,30}([eE][+-]?\d{1,2})?\s*")
 
 
 def parse_fraction(value: Any) -> Fraction:
@@ -25,7 +48,7 @@ def parse_fraction(value: Any) -> Fraction:
             raise ValueError
         if isinstance(value, str):
             top, *bottom = value.split("/")
-            if len(bottom) > 1:
+            if len(bottom) > 1 or not all(DECIMAL.fullmatch(part) for part in (top, *bottom)):
                 raise ValueError
             fraction = Fraction(top.strip()) / Fraction(bottom[0].strip() if bottom else 1)
         else:
@@ -67,41 +90,87 @@ def validated(kind: type[SectionType], raw: Any, source: str) -> SectionType:
     try:
         return kind.model_validate(_tuples(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        errors = error.errors()
+        # A misspelt key is also a missing one: the misspelling is what to mend.
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+        key = ".".join(_shortened(str(part)) for part in first["loc"]) or "(top level)"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise InputError(f"{source}: {key}: no such parameter") from None
+            raise InputError(f"{source}: {key}: no such parameter{_hint(kind, first['loc'])}") from None
         if first["type"] == "missing":
             raise InputError(f"{source}: {key}: is missing") from None
         shown = "" if first["type"] == "value_error" and not first["loc"] else f" is {_show(first['input'])}"
         raise InputError(f"{source}: {key}{shown}: {message}") from None
 
 
+def _hint(kind: type[Section], place: Sequence[str | int]) -> str:
+    """The allowed name nearest to the misspelt last part of `place`, or all that are allowed there."""
+    section = kind
+    for part in place[:-1]:  # keys of a mapping, indices of a list: no field
+        if part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    names = list(section.model_fields)
+    near = difflib.get_close_matches(str(place[-1]), names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; allowed: {textwrap.shorten(', '.join(names), 120, placeholder=' ...')}"
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section that an annotation such as `dict[str, Section] | None` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
 def read_yaml(path: Path | str) -> dict:
     """A YAML mapping as plain Python. Raises InputError for a missing or malformed file."""
     try:
-        raw = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        blob = Path(path).read_bytes()
+        if len(blob) > MAX_BYTES:
+            raise InputError(f"{path}: {len(blob):,} bytes; a file of parameters has at most {MAX_BYTES:,}")
+        raw = YAML(typ="safe", pure=True).load(blob.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
-    except YAMLError as error:
+    except InputError:
+        raise
+    except Exception as error:  # besides its own errors, YAML lets those of int(), dates and recursion through
         raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    _require_small(path, raw)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must hold a mapping of parameters, found {_show(raw)}")
     return raw
+
+
+def _require_small(path: Path | str, raw: Any) -> None:
+    """Aliases (`*name`) can make a few lines expand to any size, or contain themselves."""
+    waiting, count = [(raw, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            raise InputError(f"{path}: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases written out")
+        if isinstance(value, dict):
+            waiting += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, (list, tuple)):
+            waiting += [(item, depth + 1) for item in value]
 
 
 def write_yaml(path: Path, plain: dict) -> None:
     """Write `plain` with block-style lists of one line each, keys in the order given."""
     yaml = YAML(pure=True)
     yaml.default_flow_style = False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         yaml.dump(plain, file)
 
 
 def _show(value: Any) -> str:
-    text = repr(_lists(value))
+    return _shortened(repr(_lists(value)))
+
+
+def _shortened(text: str) -> str:
+    """In one line, and of a length that a terminal takes."""
+    text = text if text.isprintable() else repr(text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

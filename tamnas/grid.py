@@ -9,23 +9,25 @@ from pathlib import Path
 
 from torch import nn
 
-from tamnas import checkpoint, device
+from tamnas import device
+from tamnas.attack_trace import attack_trace
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.deadline import Pace
-from tamnas.errors import DeadlineError, InputError
+from tamnas.errors import DeadlineError
 from tamnas.evaluation import accuracy, evaluate_grid, grid_cells, restart_accuracy
 from tamnas.fields import FORMAT, format_fraction
+from tamnas.health import trace_signs
 from tamnas.jobs import Jobs
 from tamnas.kinds import KINDS, seed_folders
 from tamnas.plan import Eval, Numerics
 from tamnas.progress import Progress
-from tamnas.retraining import NetworkSpec, load_network
+from tamnas.retraining import NetworkSpec, load_network, trained_record
 from tamnas.seeding import torch_generator
 from tamnas.space import SearchSpace
-from tamnas.stage import read_json, unfinished_marks, write_json
+from tamnas.stage import unfinished_marks, write_text
 from tamnas.statistics import best
-from tamnas.store import file_digest
+from tamnas.store import file_digest, seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,9 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
     finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{cells}.json"
     if finished.exists():
         try:
-            return read_json(finished)
-        except InputError as error:
-            log.warning("%s; evaluating it again", error)
+            return unseal(finished.read_bytes().decode())
+        except ValueError as error:
+            log.warning("%s: is damaged (%s); evaluating its network again", finished, error)
     try:
         context.pace.require_time(f"evaluate {path.stem}")
     except DeadlineError:
@@ -87,9 +89,21 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
         for eps, steps, share in cells
     ]  # fmt: skip
     checks = check_attack(model, context.test, task.plan, key) if spec["final"] and task.plan.checks else []
-    rows = {"grid": grid, "checks": [{"network": record["id"], **row} for row in checks]}
-    write_json(finished, rows)
+    rows = {"grid": grid, "checks": checks, "attack": traced(model, context.test, task.plan, key)}
+    for part in ("checks", "attack"):
+        rows[part] = [{"network": record["id"], **row} for row in rows[part]]
+    write_text(finished, seal(rows))
     return rows
+
+
+def traced(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
+    """The strongest attack of the grid, step by step (`tamnas.attack_trace`), to see whether it attacks at all."""
+    eps = max(plan.eps)
+    rows = attack_trace(
+        model, test, eps=float(eps), step_size=float(eps) / plan.step_divisor, steps=max(plan.steps),
+        generator=torch_generator(*key, "trace", str(eps), device=test.images.device),
+    )  # fmt: skip
+    return [{"eps": format_fraction(eps), **row} for row in rows]
 
 
 def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
@@ -120,10 +134,11 @@ def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of the networks of one training seed: rows of every cell, of every check, and metrics per network."""
+    """Of the networks of one training seed: rows of every cell, check and step of an attack, metrics per network."""
 
     grid: list[dict]
     checks: list[dict]
+    attack: list[dict]
     metrics: dict
 
 
@@ -136,7 +151,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     specs = []
     for own, folder in seed_folders(trained, seed).items():
         paths = sorted(folder.glob("*.safetensors"))
-        records = [checkpoint.load(path)[1]["record"] for path in paths]
+        records = [trained_record(path) for path in paths]
         final = final_networks(kind, records, task.plan.weights)
         specs += [
             {"weights": str(path), "final": record["id"] in final, "seed": own}
@@ -147,15 +162,18 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
         for index, rows in jobs.run_jobs(evaluate_network, specs):
             if rows is not None:
                 found[index] = rows
-                progress.step(network=rows["grid"][0]["network"], clean=rows["grid"][0]["accuracy"])
+                network = rows["grid"][0]["network"]
+                for line in trace_signs(rows["attack"]):
+                    log.warning("warning: %s: %s", network, line)
+                progress.step(network=network, clean=rows["grid"][0]["accuracy"])
     if specs and not found:
         raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
     evaluated = {}
     for own in dict.fromkeys(spec["seed"] for spec in specs):
         planned = [index for index, spec in enumerate(specs) if spec["seed"] == own]
         mine = [found[index] for index in planned if index in found]
-        grid, checks = ([row for rows in mine for row in rows[part]] for part in ("grid", "checks"))
-        evaluated[own] = Evaluation(grid, checks, _metrics(grid, unfinished_marks(len(mine), len(planned))))
+        grid, checks, attack = ([row for rows in mine for row in rows[part]] for part in ("grid", "checks", "attack"))
+        evaluated[own] = Evaluation(grid, checks, attack, _metrics(grid, unfinished_marks(len(mine), len(planned))))
     return evaluated
 
 

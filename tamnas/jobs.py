@@ -16,6 +16,7 @@ from typing import Any
 
 from tamnas.compute import Compute
 from tamnas.deadline import get_deadline, set_deadline
+from tamnas.errors import WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Jobs:
                         yield futures[other], other.result()
                 future.result()
         except BrokenProcessPool:
-            raise RuntimeError("a worker process was killed (out of memory?); run again to go on") from None
+            raise WorkerError("a worker process was killed (out of memory?); run again to go on") from None
         finally:
             for future in futures:
                 future.cancel()

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.errors import InputError
-from tamnas.fields import FORMAT, PixelFraction, Section, read_yaml, validated
+from tamnas.fields import FORMAT, PixelFraction, Section, read_yaml, require_format, validated
 from tamnas.space import BLOCKS
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Budget = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
@@ -40,12 +41,12 @@ class Data(Section):
     source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
     path: str | None = None
     url: str | None = None
-    classes: Annotated[int, Field(ge=2)] = 10
+    classes: Annotated[int, Field(ge=2, le=2**16)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
     validation: Positive
     test: Positive | None = None
-    split_seed: Count = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     merge_validation: bool = False
     augment: Augment = Augment()
 
@@ -63,16 +64,16 @@ class Data(Section):
 
 
 class Head(Section):
-    conv: Positive
-    hidden: Annotated[int, Field(ge=4)]
-    out: Positive
+    conv: Channels
+    hidden: Annotated[int, Field(ge=4, le=2**16)]
+    out: Channels
 
 
 class Network(Section):
-    stem_channels: Positive
-    channels: tuple[Positive, ...] = Field(min_length=1)
-    repeats: tuple[Positive, ...] = Field(min_length=1)
-    strides: tuple[Literal[1, 2], ...] = Field(min_length=1)
+    stem_channels: Channels
+    channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
+    strides: tuple[Literal[1, 2], ...] = Field(min_length=1, max_length=16)
     head: Head
     activation: Literal["relu", "silu"] = "relu"
     width: Annotated[float, Field(gt=0, le=16)] = 1
@@ -86,7 +87,7 @@ class Network(Section):
 
 class Space(Section):
     blocks: tuple[Annotated[int, Field(ge=0, lt=len(BLOCKS))], ...] = Field(min_length=1)
-    ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1)
+    ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1, max_length=100)
 
     @model_validator(mode="after")
     def _check(self):
@@ -204,8 +205,8 @@ class SupernetPlan(Section):
 class Nsga2(Section):
     """The search; `stagnation` generations without hypervolume gain end it, null for never."""
 
-    population: Annotated[int, Field(ge=2)]
-    offspring: Positive
+    population: Annotated[int, Field(ge=2, le=100_000)]
+    offspring: Annotated[int, Field(ge=1, le=100_000)]
     generations: Positive
     tournament: Annotated[int, Field(ge=2)]
     mutation_probability: Share
@@ -403,6 +404,5 @@ def _load(kind, name: str, folder):
     if not path.is_file():
         raise InputError(f"{path}: no such plan; `dvc repro plan` or `python stages/plan.py` writes it")
     raw = read_yaml(path)
-    if raw.get("format") != FORMAT:
-        raise InputError(f"{path}: format {raw.get('format')!r}; this tamnas reads {FORMAT}: run the plan stage again")
+    require_format(path, raw.get("format"), "run the plan stage again")
     return validated(kind, raw, str(path))

@@ -17,7 +17,7 @@ from tamnas import checkpoint, device
 from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
-from tamnas.errors import DeadlineError
+from tamnas.errors import DeadlineError, InputError
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT, validated
 from tamnas.jobs import Jobs
@@ -45,6 +45,8 @@ class NetworkSpec:
     @classmethod
     def from_plain(cls, plain: dict) -> "NetworkSpec":
         arch = plain["architecture"]
+        if Path(str(plain["id"])).name != plain["id"]:  # it becomes a file's name
+            raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")
         return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
 
     def build(self, space: SearchSpace, generator: torch.Generator | None = None) -> nn.Module:
@@ -122,8 +124,10 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     key, label = (*spec.get("key", context.key), network.identity), spec.get("label", {})
     model = network.build(context.space, torch_generator(*key, "weights"))
     if spec.get("inherited"):
-        stored, _ = checkpoint.load(Path(spec["inherited"]))
-        model.load_state_dict(with_prefix(stored, f"{label.get('of', network.id)}."))
+        source, inherited = Path(spec["inherited"]), label.get("of", network.id)
+        stored = with_prefix(checkpoint.load(source)[0], f"{inherited}.")
+        checkpoint.require_match(source, stored, model.state_dict())
+        model.load_state_dict(stored)
     model = model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT)
     recipe = training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
@@ -184,7 +188,8 @@ def write_trained(folder: Path, trained: dict, weights: Path, results: Path) -> 
     curves.csv (one row per network and epoch).
     """
     rows = []
-    shutil.rmtree(weights, ignore_errors=True)  # outside DVC an earlier run may have left other networks
+    # DVC emptied the folder before this stage ran, but not of what an orphan of a killed run wrote since.
+    shutil.rmtree(weights, ignore_errors=True)
     weights.mkdir(parents=True)
     for record in trained["networks"]:
         tensors, meta = checkpoint.load(folder / f"{record['id']}.safetensors")
@@ -197,9 +202,21 @@ def write_trained(folder: Path, trained: dict, weights: Path, results: Path) -> 
 def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.Runtime) -> tuple[nn.Module, dict]:
     """A trained network with its `best` or `last` weights, and its record. Raises InputError."""
     tensors, meta = checkpoint.load(path)
-    network = NetworkSpec.from_plain(meta["record"])
+    record = _record(path, meta)
+    network = NetworkSpec.from_plain(record)
     model = network.build(space)
     chosen = with_prefix(tensors, f"{weights}.")
     checkpoint.require_match(path, chosen, model.state_dict())
     model.load_state_dict(chosen)
-    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), meta["record"]
+    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), record
+
+
+def trained_record(path: Path) -> dict:
+    """What `train_network` recorded of the network in `path`. Raises InputError."""
+    return _record(path, checkpoint.load(path)[1])
+
+
+def _record(path: Path, meta: dict) -> dict:
+    if "record" not in meta:
+        raise InputError(f"{path}: holds no trained network")
+    return meta["record"]

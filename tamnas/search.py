@@ -5,7 +5,7 @@ error, error under PGD, number of parameters. pymoo is replayed from its seed: e
 memoised, so a search that was killed repeats no evaluation and ends with the same bits.
 """
 
-import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +40,10 @@ from tamnas.progress import Progress
 from tamnas.sampling import bounds, genes_parameters, sample_genes
 from tamnas.seeding import derived_seed, torch_generator
 from tamnas.space import Architecture, SearchSpace
+from tamnas.store import seal, unseal
 from tamnas.supernet import load_supernet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,14 @@ class Memo:
     ):
         self.path, self._evaluate = path, evaluate
         self.known: dict[Architecture, Fitness] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
+        lines = [line for line in path.read_bytes().splitlines() if line] if path.exists() else []
+        for number, line in enumerate(lines, 1):
             try:
-                arch, clean, robust, parameters = json.loads(line)
-            except ValueError:
-                continue  # the line a kill cut short: its architecture is evaluated again
-            self.known[Architecture.parse(arch)] = Fitness(clean, robust, parameters)
+                arch, clean, robust, parameters = unseal(line.decode())
+            except ValueError:  # cut short by a kill, or altered
+                log.warning("%s: record %d is damaged; evaluating its subnet again", path, number)
+            else:
+                self.known[Architecture.parse(arch)] = Fitness(clean, robust, parameters)
 
     def __call__(self, archs: Sequence[Architecture]) -> list[Fitness]:
         new = [arch for arch in dict.fromkeys(archs) if arch not in self.known]
@@ -139,7 +144,7 @@ class Memo:
             with self.path.open("a") as file:
                 file.write("\n")  # ends a line that a kill cut short; empty lines are skipped
                 for arch, fitness in self._evaluate(new):
-                    line = json.dumps([str(arch), fitness.clean, fitness.robust, fitness.parameters])
+                    line = seal([str(arch), fitness.clean, fitness.robust, fitness.parameters])
                     print(line, file=file, flush=True)
                     self.known[arch] = fitness
         return [self.known[arch] for arch in archs]

@@ -1,7 +1,9 @@
 """What every stage does around its work: paths, lock and checkpoints, logging, exit codes."""
 
 import csv
+import errno
 import functools
+import io
 import json
 import logging
 import os
@@ -12,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tamnas.codedeps import code_digest
-from tamnas.errors import DeadlineError, DivergenceError, InputError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.fields import require_format
+from tamnas.files import write_bytes
 from tamnas.store import Store, file_digest, key_of
 
 log = logging.getLogger(__name__)
 LOGS = Path("logs")
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def prepared(dataset: str) -> Path:
@@ -65,13 +70,13 @@ def timed(stage: str, instance: str) -> Iterator[None]:
 
     Wall times differ from run to run: they go beside the results, into logs/times.csv.
     """
-    started = time.time()
+    started = time.monotonic()
     try:
         yield
     except DeadlineError:
-        _log_time(stage, instance, time.time() - started)
+        _log_time(stage, instance, time.monotonic() - started)
         raise
-    _log_time(stage, instance, time.time() - started)
+    _log_time(stage, instance, time.monotonic() - started)
 
 
 def _log_time(stage: str, instance: str, seconds: float) -> None:
@@ -82,27 +87,40 @@ def _log_time(stage: str, instance: str, seconds: float) -> None:
 
 
 def one_line_errors(function: Callable) -> Callable:
-    """For a stage's main: bad input exits with 2, divergence with 1, a deadline with 3, each with one line."""
+    """For a stage's main: what a user can mend or repeat ends it with one line; bad input exits with 2."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
             return function(*args, **kwargs)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except DivergenceError as error:
-            print(f"error: training diverged: {error}", file=sys.stderr)
-            sys.exit(1)
-        except DeadlineError as error:
-            print(f"{error}; the next run goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(3)
-        except KeyboardInterrupt:
-            print("interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(130)
+        except (Exception, KeyboardInterrupt) as error:
+            told = _told(error)
+            if told is None:
+                raise
+            print(told[0], file=sys.stderr)
+            sys.exit(told[1])
 
     return wrapper
+
+
+def _told(error: BaseException) -> tuple[str, int] | None:
+    """(line, exit code); None for a bug, which keeps its traceback."""
+    match error:
+        case InputError():
+            return f"error: {error}", 2
+        case DivergenceError():
+            return f"error: training diverged: {error}", 1
+        case WorkerError():
+            return f"error: {error}", 1
+        case DeadlineError():
+            return f"{error}; the next run goes on from the last checkpoint", 3
+        case KeyboardInterrupt():
+            return "interrupted; the next run goes on from the last checkpoint", 130
+        case OSError(errno=number, filename=name) if number in OUT_OF_SPACE:
+            what = f"{name or 'a file'} cannot be written: {os.strerror(number).lower()}"
+            return f"error: {what}; make room and run again: it goes on from the last checkpoint", 1
+    return None
 
 
 def unfinished_marks(finished: int, planned: int) -> dict:
@@ -124,29 +142,24 @@ def write_json(path: Path, plain) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
     """One line per row; the columns are the first row's (no rows: an empty file). None is an empty cell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        if rows:
-            writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write atomically: a reader finds the old file or the new one, whole."""
+    write_bytes(path, text.encode())
 
 
-def read_json(path: Path):
-    """Raises InputError if the file is missing or no JSON."""
+def read_json(path: Path) -> dict:
+    """A file that `write_json` wrote. Raises InputError if it is missing, no JSON or of another format."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
+    require_format(path, plain.get("format") if isinstance(plain, dict) else None, "`dvc repro` makes it again")
+    return plain

@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tamnas.errors import InputError
+from tamnas.fields import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,47 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def seal(plain) -> str:
+    """`plain` (JSON-able) as one line with format and checksum: what a checkpoint keeps beside tensors."""
+    text = json.dumps(plain)
+    return json.dumps({"format": FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest(), "plain": text})
+
+
+def unseal(line: str):
+    """The inverse of `seal`. Raises ValueError if the line was cut, altered or is of another format."""
+    sealed = json.loads(line)
+    if not isinstance(sealed, dict) or sealed.keys() != {"format", "sha256", "plain"}:
+        raise ValueError("is no sealed record")
+    if sealed["format"] != FORMAT:
+        raise ValueError(f"format {sealed['format']!r}; this tamnas reads {FORMAT}")
+    if not isinstance(sealed["plain"], str) or hashlib.sha256(sealed["plain"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("its checksum does not match")
+    return json.loads(sealed["plain"])
+
+
 def key_of(parts: Mapping) -> str:
     """A folder name for what results depend on: 16 hex digits of the parts' sha256."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def locked(stage: str, instance: str, root: Path | None = None) -> Iterator[None]:
+    """Only one process at a time runs a stage instance; a second one says so and waits.
+
+    The operating system lets go of the lock of a process that was killed.
+    """
+    folder = (root or checkpoints_root()) / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{instance}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s %s: another process runs this stage; waiting for it to end", stage, instance)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Store:
@@ -54,26 +94,19 @@ class Store:
     """
 
     def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        root = root or checkpoints_root()
-        self.folder = root / stage / instance / key
-        self._lock = FileLock(root / stage / f"{instance}.lock")
-        self._who = f"{stage} {instance}"
+        self.folder = (root or checkpoints_root()) / stage / instance / key
+        self._lock = locked(stage, instance, root)
 
     def __enter__(self) -> "Store":
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("%s: another process runs this stage; waiting for it to end", self._who)
-            self._lock.acquire()
+        self._lock.__enter__()
+        self.folder.mkdir(parents=True, exist_ok=True)
         for other in self.folder.parent.iterdir():
             if other != self.folder:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
-        self.folder.mkdir(exist_ok=True)
         return self
 
-    def __exit__(self, *_):
-        self._lock.release()
+    def __exit__(self, *error):
+        self._lock.__exit__(*error)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

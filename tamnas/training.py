@@ -20,6 +20,7 @@ from tamnas.data.loader import steps_per_epoch
 from tamnas.deadline import Pace
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.errors import DeadlineError, DivergenceError
+from tamnas.health import Watch
 from tamnas.plan import Attack, Augment, Recipe
 from tamnas.progress import Progress
 from tamnas.seeding import torch_generator
@@ -142,6 +143,7 @@ def train(
     if progress is not None:
         progress.skip(first)
     saved, pace = time.monotonic(), Pace()
+    watch = Watch(" ".join(map(str, key[1:])), split.largest_share, len(split))
     for epoch in range(first, recipe.epochs):
         try:
             pace.require_time(f"{' '.join(map(str, key[1:]))}, epoch {epoch} of {recipe.epochs}")
@@ -162,6 +164,7 @@ def train(
                 outcome.best_epoch = epoch
                 outcome.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         outcome.history.append(row)
+        watch(outcome.history)
         if resume and (epoch == recipe.epochs - 1 or time.monotonic() - saved >= resume.seconds):
             _save(trainee, outcome, epoch, resume.path)
             saved = time.monotonic()

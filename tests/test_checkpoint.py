@@ -166,7 +166,7 @@ def test_another_format_is_refused(path, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr("tamnas.checkpoint.FORMAT", 2)
         save(path, TENSORS, META)
-    with pytest.raises(InputError, match="format 2; this tamnas reads 1"):
+    with pytest.raises(InputError, match="format 2 is of a newer tamnas, this one reads 1: update it"):
         load(path)
 
 

@@ -46,7 +46,9 @@ def prepared(data: Data, out: Path) -> tuple[dict, dict[str, tuple[np.ndarray, n
     """(card, split -> (images, labels)) of what `prepare` wrote."""
     card = prepare("set", data, out)
     with np.load(out, allow_pickle=False) as arrays:
-        assert sorted(arrays.files) == sorted(["levels", *(f"{axis}_{split}" for split in SPLITS for axis in "xy")])
+        assert sorted(arrays.files) == sorted(
+            ["format", "levels", *(f"{axis}_{split}" for split in SPLITS for axis in "xy")]
+        )
         assert int(arrays["levels"]) == card["levels"]
         return card, {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS}
 
@@ -657,7 +659,7 @@ class TestLoadSplit:
     def test_reads_only_its_own_split(self, path, name):
         with np.load(path) as arrays:
             images, labels, levels = arrays[f"x_{name}"], arrays[f"y_{name}"], arrays["levels"]
-        np.savez(path, **{f"x_{name}": images, f"y_{name}": labels, "levels": levels})
+        np.savez(path, **{f"x_{name}": images, f"y_{name}": labels, "levels": levels, "format": 1})
         split = load_split(path, name)
         assert split.images.dtype == torch.uint8
         assert split.images.is_contiguous()

@@ -388,6 +388,20 @@ def test_memo_survives_a_truncated_last_line(tmp_path, cut):
     assert Memo(path, None)(archs) == [toy(SMALL, arch) for arch in archs]
 
 
+def test_memo_sees_altered_bytes(tmp_path, caplog):
+    """A flipped digit is still JSON: the record's checksum tells, and its subnet is evaluated again."""
+    path = tmp_path / "memo.jsonl"
+    archs = [SMALL.sample(np.random.default_rng(seed)) for seed in range(4)]
+    Memo(path, Counting())(archs)
+    whole = path.read_bytes()
+    for place in range(1, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        caplog.clear()
+        assert Memo(path, Counting())(archs) == [toy(SMALL, arch) for arch in archs]
+        if whole[place : place + 1] != b"\n":
+            assert f"{path}: record " in caplog.text
+
+
 def test_memo_survives_a_line_without_its_newline(tmp_path):
     path = tmp_path / "memo.jsonl"
     archs = [SMALL.sample(np.random.default_rng(seed)) for seed in range(3)]

@@ -234,8 +234,10 @@ def test_trained_networks_are_read_from_all_rows(tmp_path, monkeypatch):
     for row in ("one", "two"):
         own = [{**one, "row": None} for one in voters()[:2]]
         chosen = [{"id": one["id"], "clean": 0.1, "robust": 0.2, "architecture": {}} for one in reversed(own)]
-        write_json(tmp_path / "results/d/select" / row / "selected.json", {"networks": chosen})
-        write_json(tmp_path / "results/d/retrain_scratch" / row / "seed-3/validation.json", {"networks": own})
+        write_json(tmp_path / "results/d/select" / row / "selected.json", {"format": 1, "networks": chosen})
+        write_json(
+            tmp_path / "results/d/retrain_scratch" / row / "seed-3/validation.json", {"format": 1, "networks": own}
+        )
     networks = trained_networks("d", ["one", "two"], 3)
     assert [(one["row"], one["id"]) for one in networks] == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
     assert all(one["inherited"] == {"clean": 0.1, "robust": 0.2} for one in networks)

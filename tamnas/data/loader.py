@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tamnas.errors import InputError
+from tamnas.fields import require_format
 from tamnas.plan import Augment
 
 
@@ -28,6 +29,11 @@ class Split:
     def size(self) -> int:
         return self.images.shape[-1]
 
+    @property
+    def largest_share(self) -> float:
+        """What a network that predicts one class for every image gets right at most."""
+        return float(torch.bincount(self.labels).max()) / len(self)
+
     def scaled(self, images: Tensor) -> Tensor:
         return images.float() / self.levels
 
@@ -36,11 +42,13 @@ def load_split(path: Path, split: Literal["train", "validation", "test"], device
     """One split of a prepared file; no other split is read. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            version = int(arrays["format"]) if "format" in arrays else None
             images, labels, levels = arrays[f"x_{split}"], arrays[f"y_{split}"], int(arrays["levels"])
     except Exception as error:  # a damaged zip raises almost anything
         raise InputError(
             f"{path}: no prepared {split} split ({error.__class__.__name__}): run the prepare stage"
         ) from None
+    require_format(path, version, "run the prepare stage again")
     images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # (N, H, W, 3) -> (N, 3, H, W)
     return Split(images.to(device), torch.from_numpy(labels).to(device), levels)
 

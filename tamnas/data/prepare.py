@@ -1,23 +1,22 @@
 """From a source to one checked npz with three splits, and a card that says what is in it."""
 
 import hashlib
-import os
 import textwrap
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from tamnas.data.sources import SOURCES, Raw
 from tamnas.errors import InputError
 from tamnas.fields import FORMAT
+from tamnas.files import replacing
 from tamnas.plan import Data
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def prepare(name: str, data: Data, path: Path) -> dict:
-    """Write `path` (x_/y_ of train, validation, test, and levels) and return the data card.
+    """Write `path` (x_/y_ of train, validation, test, levels and format) and return the data card.
 
     Raises InputError before anything is written if the source is not what it must be.
     """
@@ -32,10 +31,8 @@ def prepare(name: str, data: Data, path: Path) -> dict:
     arrays = {
         f"{axis}_{split}": array for split, pair in splits.items() for axis, array in zip("xy", pair, strict=True)
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, levels=np.int64(raw.levels), **arrays)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        np.savez(file, format=np.int64(FORMAT), levels=np.int64(raw.levels), **arrays)
     return {
         "format": FORMAT,
         "dataset": name,
@@ -85,6 +82,8 @@ def _take(name: str, split: str, images, labels, count: int, data: Data):
             f"data.{name}.{split} is {count}; allowed: {data.classes} to {most} of the {len(labels)} images left, "
             f"so that each of the {data.classes} classes has one in it and one beside it"
         )
+    from sklearn.model_selection import train_test_split  # a second to import: bad input is told before
+
     per_class = np.bincount(labels, minlength=data.classes)
     if per_class.min() < 2:
         raise InputError(

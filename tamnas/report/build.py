@@ -1,11 +1,11 @@
 """All files of reports/, as bytes by path, and writing them."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tamnas.files import write_bytes
 from tamnas.report.collect import Dataset
 from tamnas.report.figures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
@@ -39,8 +39,4 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
     for name in sorted({Path(name).parts[0] for name in files if "/" in name}):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name, contents in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(contents)
-        os.replace(temporary, path)
+        write_bytes(folder / name, contents)

@@ -9,6 +9,7 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from tamnas.fields import format_fraction
+from tamnas.report.broken import broken
 from tamnas.report.collect import Dataset, Row, Test, Trained
 
 MASKING = "a sign of gradient masking"
@@ -79,6 +80,7 @@ def warnings(dataset: Dataset) -> list[str]:
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
             "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
         )
+    found += broken(dataset, tested(dataset))
     signs = [f"{name}: {line}" for name, network in tested(dataset) for line in suspicious(network.test)]
     found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
     if dataset.plan.eval.checks:

@@ -63,6 +63,7 @@ class Trained:
     label: Mapping[str, str | int] = field(default_factory=dict)
     repeats: Sequence[Test] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
+    attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     cells = read_csv(tested / "grid.csv")
     costs = _costs(tested)
     checks = read_csv(tested / "checks.csv") if (tested / "checks.csv").exists() else []
+    traces = read_csv(tested / "attack.csv") if (tested / "attack.csv").exists() else []
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [cell for cell in cells if cell["network"] == record["id"]]
@@ -357,6 +359,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
                 costs=costs[record["id"]],
                 label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
                 checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
+                attack=[line for line in traces if line["network"] == record["id"]],
             )
         )
     return networks
@@ -380,13 +383,37 @@ def _costs(folder: Path) -> dict[str, Costs]:
     }  # fmt: skip
 
 
+# What each CSV must have; its format is that of the JSON file beside it.
+COLUMNS = {
+    "attack.csv": {"network", "eps", "step", "loss", "classes"},
+    "checks.csv": {"network", "check", "eps", "steps", "success", "restarts", "images", "accuracy"},
+    "costs.csv": {"network", "parameters", "head", "body", "size", "macs"},
+    "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},
+    "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust"},
+    "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust"},
+    "grid.csv": {"network", "weights", "eps", "steps", "success", "images", "accuracy"},
+    "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
+    "latency.csv": {"network", "milliseconds", "runs", "processor"},
+}
+
+
 def read_csv(path: Path) -> list[dict]:
-    """Rows with numbers as int or float, empty cells as None. Raises InputError if the file is missing."""
+    """Rows with numbers as int or float, empty cells as None.
+
+    Raises InputError if the file is missing or lacks a column (`COLUMNS`) or a cell.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
+    for column in sorted(COLUMNS.get(path.name, set()) - columns):
+        raise InputError(f"{path}: has no column {column!r}: another version wrote it; `dvc repro` makes it again")
+    for number, row in enumerate(rows, 2):
+        if "" in row or None in row.values():
+            raise InputError(f"{path}: line {number} is cut short or too long; `dvc repro` makes it again")
+    return [{key: _value(text) for key, text in row.items()} for row in rows]
 
 
 def _value(text: str | None) -> str | int | float | None:

@@ -1,0 +1,281 @@
+"""Broken networks and weak attacks, planted, and the warnings about them."""
+
+import logging
+import math
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from test_report import edit_csv, params, write_run
+from torch import nn
+
+from tamnas.attack_trace import attack_trace
+from tamnas.data import Split
+from tamnas.fields import validated
+from tamnas.health import Watch, curve_signs, trace_signs
+from tamnas.plan import Attack, Augment, Recipe
+from tamnas.report import collect
+from tamnas.report.checks import warnings
+from tamnas.report.page import html, readme
+from tamnas.training import Single, train
+
+EPOCH = {"train_clean": 0.8, "train_robust": 0.6, "validation_clean": 0.8, "validation_robust": 0.5}
+
+
+def curve(*changes: dict) -> list[dict]:
+    return [{"epoch": epoch, **EPOCH, **change} for epoch, change in enumerate(changes)]
+
+
+DEAD = {"train_clean": 0.11, "train_robust": 0.11, "validation_clean": 0.1, "validation_robust": 0.1}
+PLANTED = {
+    "dead": curve({}, DEAD, DEAD, DEAD),
+    "masked": curve({}, {"train_robust": 0.85}),
+    # SVHN with single-step training: the attack of training is fooled, PGD is not, clean accuracy stays
+    "overfitted": curve({}, {"train_robust": 0.79, "validation_robust": 0.01}),
+    "collapsed": curve({"validation_robust": 0.45}, {}, {"validation_robust": 0.2}),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_every_sign_in_a_curve_is_named(kind):
+    found = curve_signs(PLANTED[kind], 0.1, 10_000)
+    assert kind in found
+    assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        [],
+        curve({}),
+        curve({}, {}, {}),
+        curve(DEAD, DEAD, {}),  # woke up
+        curve(DEAD, DEAD),  # a warm-up may look like this for an epoch or two
+        curve({"train_robust": 0.81}),  # noise
+        curve({"validation_robust": 0.5}, {"validation_robust": 0.4}),  # robust overfitting, no collapse
+        curve({"train_robust": 0.12, "validation_robust": 0.01, "train_clean": 0.2}),  # hardly learned anything yet
+        curve({"validation_robust": None}, {"validation_robust": None}),
+        [{"epoch": 0, "train_clean": 0.5, "train_robust": 0.4}],  # a supernet's: no validation
+    ],
+    ids=str,
+)
+def test_sound_curves_have_no_sign(sound):
+    assert curve_signs(sound, 0.1, 10_000) == {}
+
+
+def test_noise_of_few_images_is_no_sign():
+    assert curve_signs(PLANTED["masked"], 0.1, 160) == {}
+    at_chance = curve({"train_clean": 0.1, "train_robust": 0.15, "validation_robust": 0.1})
+    assert curve_signs(at_chance, 0.1, 10_000) == {}
+
+
+def test_a_sign_is_logged_once(caplog):
+    watch, grown = Watch("retrain row", 0.1, 10_000), PLANTED["masked"]
+    for length in range(1, 3):
+        watch(grown[:length])
+    watch([*grown, grown[-1]])
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "retrain row" in record.getMessage()
+    assert "above clean accuracy" in record.getMessage()
+
+
+def split(count: int = 60, classes: int = 3) -> Split:
+    """Class k has bright pixels in channel k: easy to learn."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    images = torch.randint(0, 100, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    images[torch.arange(count), labels] += 120
+    return Split(images, labels, 255)
+
+
+class Linear(nn.Module):
+    """The smallest network with the contract of `Subnet`."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.first_layer = nn.Conv2d(3, 3, 1, bias=False)
+        self.rest = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with torch.no_grad():
+            self.first_layer.weight.copy_(scale * 5 * torch.eye(3)[..., None, None])
+
+    def forward(self, x):
+        return self.rest(self.first_layer(x))
+
+
+class Rounded(Linear):
+    """Gradients masked: the input passes through a step function."""
+
+    def forward(self, x):
+        return super().forward((16 * x).round() / 16)
+
+
+def traced(model: nn.Module) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    return attack_trace(model, split(), eps=8 / 255, step_size=2 / 255, steps=5, generator=generator)
+
+
+def test_the_loss_of_a_real_attack_grows():
+    rows = traced(Linear())
+    assert [row["step"] for row in rows] == list(range(6))
+    assert all(later["loss"] > earlier["loss"] for earlier, later in pairwise(rows[:4]))
+    assert rows[0]["classes"] == 3
+    assert trace_signs(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(Rounded(), "does not grow"), (Linear(0.0), "is dead"), (Linear(math.nan), "NaN or infinite")],
+    ids=["masked", "dead", "nan"],
+)
+def test_planted_networks_are_named(model, words):
+    (line,) = trace_signs(traced(model))
+    assert words in line
+
+
+def test_the_trace_leaves_the_network_as_found():
+    model = Linear().train()
+    before = model.first_layer.weight.clone()
+    traced(model)
+    assert model.training
+    assert torch.equal(model.first_layer.weight, before)
+    assert model.first_layer.weight.grad is None
+    assert model.first_layer.weight.requires_grad
+
+
+def test_no_results_no_signs():
+    assert trace_signs([]) == []
+
+
+def test_a_network_that_dies_in_training_is_logged(caplog):
+    from tamnas import device
+    from tamnas.plan import Numerics
+
+    recipe = validated(
+        Recipe, {"batch_size": 20, "lr": 1e-6, "weight_decay": 0.0, "epochs": 4, "schedule": {"kind": "cosine"}}, "test"
+    )
+    attack = Attack(eps=Fraction(8, 255), step_size=Fraction(5, 255), m=1, n=2)
+    model = Linear(0.0)
+    model.first_layer.weight.register_hook(torch.zeros_like)  # no gradient reaches the weights
+    train(
+        Single(model, recipe), split(), recipe=recipe, attack=attack, augment=Augment(), key=(0, "retrain", "row"),
+        runtime=device.start(Numerics(precision="float32", threads=1, deterministic=False), "cpu"),
+    )  # fmt: skip
+    (record,) = caplog.records
+    assert "retrain row: accuracy on training images is 33.33% with and without attack" in record.getMessage()
+    assert "the network is dead" in record.getMessage()
+
+
+# -- in the reports ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """Plants `change` in a CSV of made-up results; gives the warnings, which must be in page and README."""
+    monkeypatch.chdir(tmp_path)
+    write_run(params(), tmp_path)
+    assert warnings(collect.collect()[0]) == []
+
+    def report(file: str, change) -> list[str]:
+        edit_csv(Path("results/digits") / file, change)
+        datasets = collect.collect()
+        lines = warnings(datasets[0])
+        page = html(datasets, [], [])
+        for line in lines:
+            assert line in readme(datasets, [], [])
+            assert line in page.replace("&#39;", "'")
+        return lines
+
+    return report
+
+
+SCRATCH = "digits-S_8_1/seed-0"
+
+
+def of_n02(**figures):
+    """A change of network n02 alone."""
+    return lambda row: row.update(figures) if row["network"] == "n02" else None
+
+
+def test_a_collapse_of_single_step_training_is_reported(reported):
+    """As on SVHN: clean accuracy stays, the training attack is survived, PGD is not."""
+    sudden = {"train_clean": 0.95, "train_robust": 0.97, "validation_robust": 0.0, "validation_clean": 0.93}
+    lines = reported(f"retrain_scratch/{SCRATCH}/curves.csv", of_n02(**sudden))
+    assert len(lines) == 1
+    assert lines[0].startswith("digits-S_8_1 n02 scratch: ")
+    assert "catastrophic overfitting" in lines[0]
+
+    def collapse(row):
+        if row["network"] == "n02" and row["steps"] != "0":
+            row["accuracy"] = "0.0"
+
+    lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", collapse)
+    assert any("within its training radius 8/255: the robustness collapsed" in line for line in lines)
+    assert all(line.startswith("digits-S_8_1 n02 scratch: ") for line in lines)
+
+
+def test_a_training_attack_that_raises_accuracy_is_reported(reported):
+    (line,) = reported("supernet_joint/digits-S_8_1/curve.csv", lambda row: row.update(train_robust="0.99"))
+    assert line.startswith("digits-S_8_1: supernet, joint phase: accuracy under the training attack (99.00%)")
+
+
+def test_a_dead_network_is_reported(reported):
+    from tamnas.stage import read_json, write_json
+
+    card = Path("results/digits/prepare/card.json")
+    plain = read_json(card)
+    plain["splits"]["test"]["per_class"] = [54, *[34] * 9]  # the largest class is no tenth: above chance
+    plain["splits"]["test"]["images"] = 360
+    write_json(card, plain)
+    lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", of_n02(accuracy="0.15"))
+    assert any(line.startswith("digits-S_8_1 n02 scratch: 15.00% clean and under every attack") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("losses", "classes", "words"),
+    [((0.2, 0.2), 10, "does not grow"), ((2.3, 2.3), 1, "is dead"), ((0.1, "nan"), 10, "NaN")],
+)
+def test_a_useless_attack_is_reported(reported, losses, classes, words):
+    from tamnas.stage import write_csv
+
+    rows = [
+        {"network": "n02", "eps": "8/255", "step": step, "loss": loss, "classes": classes}
+        for step, loss in zip((0, 30), losses, strict=True)
+    ]
+    write_csv(Path(f"results/digits/evaluate_scratch/{SCRATCH}/attack.csv"), rows)
+    (line,) = reported(f"evaluate_scratch/{SCRATCH}/attack.csv", lambda row: None)
+    assert line.startswith("digits-S_8_1 n02 scratch: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("eps", "steps", "words"),
+    [
+        ("2/255", "10", "is above clean accuracy"),
+        ("8/255", "10", "rises from"),  # with eps
+        ("8/255", "30", "under PGD-20 to"),  # with steps
+    ],
+)
+def test_planted_masking_is_reported(reported, eps, steps, words):
+    def plant(row):
+        if row["network"] == "n02" and (row["eps"], row["steps"]) == (eps, steps):
+            row["accuracy"] = "1.0"
+
+    lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", plant)
+    assert any(words in line for line in lines)
+    assert all("n02" in line for line in lines)
+
+
+def test_a_search_without_robustness_is_reported(reported):
+    from tamnas.stage import read_json, write_json
+
+    path = Path("results/digits/search/digits-S_8_1/fronts.json")
+    found = read_json(path)
+    for robust, words in ((0.0, "no robustness to search for"), (0.99, "a sign of gradient masking")):
+        for one in found["front"]:
+            one["robust"] = robust
+        write_json(path, found)
+        lines = warnings(collect.collect()[0])
+        assert any(line.startswith("digits-S_8_1: search: ") and words in line for line in lines)
