@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import click
 
+from tamnas.jobs import kept_workers
 from tamnas.params import Params, load_params
 from tamnas.stage import one_line_errors
 
@@ -66,10 +67,11 @@ def run(params_path: str = "params.yaml", until: str | None = None) -> None:
     """Run everything, or all instances of the stages up to and including `until`. Raises InputError."""
     names = [stage for stage, *_ in STAGES]
     wanted = names[: names.index(until) + 1] if until else names
-    for call in calls(load_params(params_path)):
-        if call.name.partition("@")[0] in wanted:
-            log.info("stage %s", call.name)
-            call()
+    with kept_workers():
+        for call in calls(load_params(params_path)):
+            if call.name.partition("@")[0] in wanted:
+                log.info("stage %s", call.name)
+                call()
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
