@@ -170,7 +170,7 @@ def hypervolume_converged(dataset: Dataset) -> Finding:
         longest = max((len(row.hypervolume) - 1 for row in dataset.rows), default=0)
         return Finding(NOT_RUN, f"needs more than 18 generations; the longest search has {longest}")
     settled = sum(abs(left) <= SETTLED for left in lefts)
-    verdict = HOLDS if 2 * settled > len(lefts) else FAILS
+    verdict = HOLDS if 2 * settled > len(lefts) else FAILS if 2 * settled < len(lefts) else UNDECIDED
     return Finding(
         verdict, f"{settled} of {len(lefts)} searches; the largest change after it is {100 * max(lefts, key=abs):.2f}%"
     )
