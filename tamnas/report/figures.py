@@ -88,7 +88,7 @@ def _of_rows(dataset: Dataset) -> list[Picture]:
         one(
             "figure-06-07",
             f"Fronts before and after training, {name} (form of Figures 6 and 7)",
-            f"Modes {shown}. Above: all subnets of the front with inherited weights, under the search's attack; below: "
+            f"Modes {shown}. Above: all subnets of the front with inherited weights (search's attack); below: "
             f"those of them that were trained from scratch, {after}; {images}. Area: number of parameters. A subnet has "
             "the same shade above and below, dark for a low robust error before training; white ones were not "
             "retrained. Labels: the smallest, the largest, the most robust before and after. The axes differ.",
