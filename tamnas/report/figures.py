@@ -89,7 +89,7 @@ def _of_rows(dataset: Dataset) -> list[Picture]:
             "figure-06-07",
             f"Fronts before and after training, {name} (form of Figures 6 and 7)",
             f"Modes {shown}. Above: all subnets of the front with inherited weights (search's attack); below: "
-            f"those of them that were trained from scratch, {after}; {images}. Area: number of parameters. A subnet has "
+            f"those of it that were trained from scratch, {after}; {images}. Area: number of parameters. A subnet has "
             "the same shade above and below, dark for a low robust error before training; white ones were not "
             "retrained. Labels: the smallest, the largest, the most robust before and after. The axes differ.",
             draw_fronts_grid,
