@@ -4,6 +4,7 @@ A job is a module-level function of a JSON-able spec and a context (data, supern
 each worker loads once. Its result must not depend on where or in which order it ran.
 """
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from tamnas.compute import Compute
@@ -19,6 +21,8 @@ from tamnas.deadline import get_deadline, set_deadline
 from tamnas.errors import WorkerError
 
 log = logging.getLogger(__name__)
+_numbers = itertools.count()
+_kept: dict[int, ProcessPoolExecutor] | None = None  # by number of workers, inside `kept_workers`
 
 
 class Jobs:
@@ -28,7 +32,7 @@ class Jobs:
     """
 
     def __init__(self, load_context: Callable[[], Any], compute: Compute):
-        self._load_context, self._compute = load_context, compute
+        self._load_context, self._compute, self._number = load_context, compute, next(_numbers)
         self._pool: ProcessPoolExecutor | None = None
         self._context: Any = None
 
@@ -41,6 +45,10 @@ class Jobs:
         if kind is not None:  # running jobs have checkpoints; the stage's lock must not be let go before they end
             for worker in multiprocessing.active_children():
                 worker.kill()
+            if _kept is not None:
+                _kept.clear()
+        elif _kept is not None:
+            return
         self._pool.shutdown(cancel_futures=True)
 
     def run_jobs(self, function: Callable[[Any, Any], Any], specs: Sequence) -> Iterator[tuple[int, Any]]:
@@ -52,9 +60,8 @@ class Jobs:
             for index, spec in enumerate(specs):
                 yield index, function(spec, self.context)
             return
-        futures = {
-            self._start().submit(_run, function, spec, get_deadline()): index for index, spec in enumerate(specs)
-        }
+        how = (self._number, self._load_context, function)
+        futures = {self._start().submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
         waiting = set(futures)
         try:
             for future in as_completed(futures):
@@ -81,25 +88,38 @@ class Jobs:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # Fresh interpreters: a fork would inherit torch's thread pools in an unknown state.
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._compute.workers, spawn, _initialise, (self._load_context,))
+            self._pool = (_kept or {}).get(self._compute.workers) or _new_pool(self._compute.workers)
+            if _kept is not None:
+                _kept[self._compute.workers] = self._pool
         return self._pool
 
 
-_worker_context: Any = None
-_start_error: Exception | None = None
+@contextmanager
+def kept_workers() -> Iterator[None]:
+    """Inside, idle workers go from one `Jobs` to the next, which loads its own context into them.
+
+    For one process that runs many stages: importing torch anew in every worker of every stage takes longer than
+    small stages do.
+    """
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        pools, _kept = _kept, None
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)
 
 
-def _initialise(load_context: Callable[[], Any]) -> None:
-    global _worker_context, _start_error
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    # Fresh interpreters: a fork would inherit torch's thread pools in an unknown state.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialise)
+
+
+def _initialise() -> None:
     # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_driver, daemon=True).start()
-    try:
-        _worker_context = load_context()
-    except Exception as error:  # told by the first job: an error here would read as a killed worker
-        _start_error = error
 
 
 def _die_with_driver() -> None:
@@ -108,8 +128,13 @@ def _die_with_driver() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(function, spec, deadline: float | None):
+_worker: tuple[int, Any] | None = None  # number of the Jobs whose context this worker holds, and the context
+
+
+def _run(number: int, load_context: Callable[[], Any], function, spec, deadline: float | None):
+    global _worker
     set_deadline(deadline)
-    if _start_error is not None:
-        raise _start_error
-    return function(spec, _worker_context)
+    if _worker is None or _worker[0] != number:
+        _worker = None  # the old context's memory first
+        _worker = number, load_context()
+    return function(spec, _worker[1])

@@ -6,6 +6,7 @@ misprints included; CONTRADICTIONS lists those we found. Sizes are in millions o
 accuracies in percent. A grid is keyed by (eps x 255, PGD steps): (8, 10) is PGD-10 at 8/255.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -241,6 +242,14 @@ CONTRADICTIONS: tuple[str, ...] = (
     "Table VII is announced with an upper part and layer statistics; the copy we read has the block table alone.",
     "Figure 7's caption compares colours with Figures 5 and 6, the text with Figures 6 and 7.",
 )
+
+
+def contradictions(table: str) -> list[str]:
+    """Those of CONTRADICTIONS that name a table, by its Roman number."""
+    named = re.compile(r"Tables? ([IVX]+(?:(?:, | and )[IVX]+)*)")
+    return [text for text in CONTRADICTIONS
+            if any(table in re.split(", | and ", numbers) for numbers in named.findall(text))]  # fmt: skip
+
 
 _BLOCKS_HEADER = """\
 # The choice blocks

@@ -5,7 +5,8 @@
 
 `--set data.cifar10.path=/data` changes one value more; VALUE is YAML. Prints every value that
 changes. Unknown keys are refused and nothing is written then. Mappings
-are merged key by key; only those of free names (rows, modes) are replaced whole.
+are merged key by key; only those of free names (rows, modes) are replaced whole. A profile that
+says `extends: <name>` is merged over that one first.
 """
 
 import copy
@@ -70,17 +71,31 @@ def parse_setting(text: str) -> dict:
     return patch
 
 
-def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
-    """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
+def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
+    """profiles/<name>.yaml over whatever it extends. Raises InputError."""
     source = PROFILES / f"{name}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise InputError(f"profile {name!r} does not exist; there are: {known}")
+    if name in within:
+        raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is a circle")
+    patch = read_yaml(source)
+    extended = patch.pop("extends", None)
+    if extended is None:
+        return patch
+    whole = copy.deepcopy(read_profile(extended, (*within, name)))
+    overlay(whole, patch)
+    return whole
+
+
+def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
+    """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
     yaml = round_trip()
+    patch, source = read_profile(name), PROFILES / f"{name}.yaml"
     params = yaml.load(path.read_text(encoding="utf-8"))
-    changes = overlay(params, read_yaml(source))
-    for patch in map(parse_setting, settings):
-        changes += overlay(params, patch)
+    changes = overlay(params, patch)
+    for setting in map(parse_setting, settings):
+        changes += overlay(params, setting)
     text = io.StringIO()
     yaml.dump(params, text)
     parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")

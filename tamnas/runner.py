@@ -24,6 +24,7 @@ import click
 
 from tamnas.deadline import set_deadline
 from tamnas.errors import DeadlineError, DivergenceError, InputError
+from tamnas.jobs import kept_workers
 from tamnas.params import Params, load_params
 from tamnas.stage import one_line_errors, results
 from tamnas.store import VARIABLE as CHECKPOINTS
@@ -144,32 +145,33 @@ def run(
     unfinished: list[str] = []
     absent: set[str] = set()  # instances without valid outputs
     training_is_over = False
-    for call in calls(load_params(params_path)):
-        if call.stage not in wanted:
-            continue
-        if call.results is not None:
-            shutil.rmtree(call.results, ignore_errors=True)
-        lacking = [need for need in call.needs if need in absent]
-        if lacking:
-            _note(unfinished, f"{call.name}: skipped, it needs {', '.join(lacking)}")
-            absent.add(call.name)
-            continue
-        if limits is not None and call.stage not in ("plan", "prepare", "tables"):
-            is_training = not call.stage.startswith("evaluate")
-            set_deadline(time.time() if is_training and training_is_over else limits.of(call.stage))
-        log.info("stage %s", call.name)
-        try:
-            call()
-        except DeadlineError as stop:
-            _note(unfinished, f"{call.name}: {stop}")
-            training_is_over = True
-            if not stop.partial:
+    with kept_workers():
+        for call in calls(load_params(params_path)):
+            if call.stage not in wanted:
+                continue
+            if call.results is not None:
+                shutil.rmtree(call.results, ignore_errors=True)
+            lacking = [need for need in call.needs if need in absent]
+            if lacking:
+                _note(unfinished, f"{call.name}: skipped, it needs {', '.join(lacking)}")
                 absent.add(call.name)
-        except DivergenceError as error:  # other rows and stages are not lost with this one
-            _note(unfinished, f"{call.name}: training diverged: {error}")
-            absent.add(call.name)
-        finally:
-            set_deadline(None)
+                continue
+            if limits is not None and call.stage not in ("plan", "prepare", "tables"):
+                is_training = not call.stage.startswith("evaluate")
+                set_deadline(time.time() if is_training and training_is_over else limits.of(call.stage))
+            log.info("stage %s", call.name)
+            try:
+                call()
+            except DeadlineError as stop:
+                _note(unfinished, f"{call.name}: {stop}")
+                training_is_over = True
+                if not stop.partial:
+                    absent.add(call.name)
+            except DivergenceError as error:  # other rows and stages are not lost with this one
+                _note(unfinished, f"{call.name}: training diverged: {error}")
+                absent.add(call.name)
+            finally:
+                set_deadline(None)
     return unfinished
 
 

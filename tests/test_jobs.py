@@ -9,7 +9,7 @@ import pytest
 
 from tamnas.compute import Compute
 from tamnas.errors import DivergenceError, InputError
-from tamnas.jobs import Jobs
+from tamnas.jobs import Jobs, kept_workers
 
 INLINE = Compute(engine="inline", workers=2, device="cpu")
 PROCESSES = Compute(engine="processes", workers=2, device="cpu")
@@ -117,4 +117,24 @@ def test_no_worker_outlives_the_jobs(tmp_path, compute):
     with running(tmp_path, compute) as jobs:
         processes = {process for _, (_, _, process) in jobs.run_jobs(multiply, [1, 2, 3])}
     processes -= {os.getpid()}
+    assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+
+
+def test_kept_workers_serve_the_next_jobs_with_its_own_context_and_end_with_the_block(tmp_path):
+    with kept_workers():
+        with Jobs(partial(load, tmp_path, 10), PROCESSES) as jobs:
+            first = dict(jobs.run_jobs(multiply, [1, 2, 3, 4]))
+        with Jobs(partial(load, tmp_path, 100), PROCESSES) as jobs:
+            second = dict(jobs.run_jobs(multiply, [1, 2, 3, 4]))
+        assert [value for value, *_ in second.values()] != [value for value, *_ in first.values()]
+        assert {index: value for index, (value, *_) in second.items()} == {0: 100, 1: 200, 2: 300, 3: 400}
+        processes = {process for found in (first, second) for _, _, process in found.values()}
+        assert len(processes) <= 2
+        # A failure takes the workers with it; what comes next starts fresh ones.
+        with Jobs(partial(refuse, tmp_path), PROCESSES) as jobs, pytest.raises(InputError):
+            list(jobs.run_jobs(multiply, [1, 2]))
+        with Jobs(partial(load, tmp_path, 1000), PROCESSES) as jobs:
+            third = dict(jobs.run_jobs(multiply, [1, 2]))
+        assert {index: value for index, (value, *_) in third.items()} == {0: 1000, 1: 2000}
+        processes |= {process for _, _, process in third.values()}
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]

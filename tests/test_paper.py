@@ -230,3 +230,10 @@ def exists(kind, keys: list[str]) -> bool:
 @pytest.mark.parametrize(("key", "known"), [("data.<name>.classes", True), ("data.<name>.colours", False)])
 def test_exists(key, known):
     assert exists(Params, key.split(".")) is known
+
+
+def test_contradictions_are_found_by_the_tables_they_name():
+    assert any("50.35" in text for text in paper.contradictions("III"))
+    assert any("50.35" in text for text in paper.contradictions("V"))
+    assert not any("50.35" in text for text in paper.contradictions("II"))
+    assert paper.contradictions("X") != paper.contradictions("IX") != []

@@ -240,8 +240,9 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(projec
     modes = {"S_8_1": {}, "S_4_2": {"network": {"width": 2}, "eval": {"eps": ["2/255"]}}}
     write_run(params("digits", modes, baselines={"names": []}), project, networks=1)
     names = [one.name for one in figures.pictures(collect.collect())]
-    assert len(names) == len(set(names)) == 1 + 4 + 2 * 6
-    assert {"overview", "digits-figure-08-09", "digits-S_4_2-rank"} <= set(names)
+    of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
+                  "supernet", "retraining")  # fmt: skip
+    assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
 
 
 def test_tables_alone_need_no_matplotlib_and_no_torch_networks(project):
@@ -344,7 +345,7 @@ def test_the_papers_tables_show_what_was_not_run(project):
     raw = params("cifar10", {"S_8_10": {}, "S_6_10": {}}, eval={"steps": [10, 30, 50]})
     write_run(raw, project, omit=("cifar10-S_6_10",))
     tables = tables_by_name(collect.collect())
-    assert {name for name in tables if name.startswith("table-")} == {f"table-{n:02d}" for n in (2, 4, 6, 8, 10)}
+    assert {name for name in tables if name.startswith("table-")} == {f"table-{n:02d}" for n in (1, 2, 4, 6, 7, 8, 10)}
 
     rows = {row["network"]: row for row in records(tables["table-02"])}
     assert list(rows) == ["S_8_10", "S_8_1", "S_8_2"]
@@ -428,7 +429,7 @@ def test_two_rows_and_two_datasets(project):
     tables = tables_by_name(datasets)
     assert [row["row"] for row in records(tables["digits-grid"])] == ["digits-S_8_1", "digits-S_4_2"]
     assert {"table-03", "table-05", "table-09"} <= set(tables)
-    assert len({row["rows"] for row in records(tables["space-geometry"])}) == 2
+    assert len({row["rows"] for row in records(tables["table-01"])}) == 2
     networks = [row["network"] for row in records(tables["digits-benchmark"])]
     assert networks[:2] == ["ResNet-20", "Lego-Net, pooled"]
     found = metrics(datasets)

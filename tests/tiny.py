@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
+
+from tamnas import profile
 
 ROOT = Path(__file__).parent.parent
 ROW = "digits-base"
@@ -28,6 +31,19 @@ def tiny_params() -> dict:
         recipe.update(epochs=3, batch_size=32)
     raw["eval"].update(eps=["4/255", "8/255"], steps=[1, 3], final=[{"eps": "8/255", "steps": 4}])
     raw["compute"] = {"engine": "inline", "workers": 1, "device": "cpu", "checkpoint_seconds": 0}
+    return raw
+
+
+def smoke_params(*rows: str) -> dict:
+    """params.yaml under the profile `smoke`, as plain data, with these of its rows (none: all)."""
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load(ROOT / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "PROFILES", ROOT / "profiles")
+        profile.overlay(raw, profile.read_profile("smoke"))
+    if rows:
+        raw["run"]["rows"] = {row: raw["run"]["rows"][row] for row in rows}
+        raw["run"]["datasets"] = sorted({row["dataset"] for row in raw["run"]["rows"].values()})
     return raw
 
 

@@ -73,7 +73,8 @@ def _training_eps(dataset: Dataset) -> dict[int, Fraction]:
     found: dict[int, Fraction] = {}
     for row in dataset.rows:
         plan: RowPlan = row.plan
-        found |= {id(one): plan.retrain.scratch.attack.eps for one in (*row.scratch, row.lego.network)}
+        scratch = [*row.scratch, row.lego.network] if row.lego else row.scratch
+        found |= {id(one): plan.retrain.scratch.attack.eps for one in scratch}
         found |= {id(one): plan.retrain.finetune.attack.eps for one in row.finetune}
     plan: DatasetPlan = dataset.plan
     if dataset.pooled:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tamnas.files import write_bytes
+from tamnas.report.claims import claims_page
 from tamnas.report.collect import Dataset
 from tamnas.report.figures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
@@ -21,6 +22,7 @@ def build(datasets: Sequence[Dataset]) -> dict[str, bytes]:
     texts = {
         "index.html": html(datasets, tables, drawn),
         "README.md": readme(datasets, tables, drawn),
+        "claims.md": claims_page(datasets),
         "metrics.json": json.dumps(metrics(datasets), indent=1) + "\n",
         "plots/hypervolume.csv": hypervolume_csv(datasets),
         "plots/curves.csv": curves_csv(datasets),

@@ -67,13 +67,13 @@ def _lr(control: str) -> str:
     return f"lr {rate}" if rate else "another lr"
 
 
-def _of_lego(scope: str, controls: Controls, lego: Lego) -> Iterator[Comparison]:
+def _of_lego(scope: str, controls: Controls, lego: Lego | None) -> Iterator[Comparison]:
     for control, title in (
         ("lego_reversed", "Lego-Net with its layers reversed"),
         ("lego_random", "random networks of Lego-Net's size"),
     ):
         switch = f"legonet.{control.removeprefix('lego_')}"
-        yield _comparison(scope, controls, control, title, "Lego-Net", [lego.network], switch)
+        yield _comparison(scope, controls, control, title, "Lego-Net", [lego.network] if lego else [], switch)
 
 
 def _comparison(
@@ -159,7 +159,7 @@ def attack_checks(dataset: Dataset) -> Table:
     """The final networks under both rules of success, several random starts, and a radius nothing survives."""
     plan = dataset.plan.eval.checks
     networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
-    networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows]
+    networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows if row.lego]
     networks += [("Lego-Net, pooled", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     cell = (plan.attack.eps, plan.attack.steps) if plan else dataset.key_cell

@@ -52,10 +52,12 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
             for kind, network, _ in named:
                 marker, colour, size = KINDS[kind]
                 share = _share(network, which)
-                low, high = wilson(share, network.test.images)
                 title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
-                axes.errorbar(network.parameters / unit, 100 * share, [[100 * (share - low)], [100 * (high - share)]],
-                              fmt="none", ecolor="#A8A8A8", elinewidth=0.8, zorder=2)  # fmt: skip
+                if len(named) <= BARS:
+                    low, high = wilson(share, network.test.images)
+                    axes.errorbar(network.parameters / unit, 100 * share,
+                                  [[100 * (share - low)], [100 * (high - share)]],
+                                  fmt="none", ecolor="#A8A8A8", elinewidth=0.8, zorder=2)  # fmt: skip
                 axes.scatter([network.parameters / unit], [100 * share], s=size, marker=marker, color=colour,
                              edgecolors=BLACK, linewidths=0.9, zorder=3, label=title)  # fmt: skip
             _size_axis(axes, unit, word, [network.parameters for _, network, _ in named] + counts)
@@ -77,11 +79,11 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
 
 
 def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
-    """(kind, network, label) of the networks that get a marker of their own; with several rows few get a label."""
+    """(kind, network, label) of the networks that get a marker of their own; with several rows one Lego-Net, of all."""
     several = len(dataset.rows) > 1
-    found = [("Lego-Net", row.lego.network, "" if several else "Lego-Net") for row in dataset.rows if row.lego]
+    found = [] if several else [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
     if dataset.pooled and several:
-        found.append(("Lego-Net, pooled", dataset.pooled.network, "pooled Lego-Net"))
+        found.append(("Lego-Net, pooled", dataset.pooled.network, "Lego-Net"))
     found += [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
     return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
 
@@ -102,35 +104,43 @@ def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
 
 
 def draw_robustness(dataset: Dataset) -> Figure:
-    """Accuracy against eps of the final networks."""
-    steps = max(dataset.plan.eval.steps)
-    networks = [(name_of(one.id), one) for one in dataset.baselines]
-    networks += [(name, network) for name, network, _ in lego_networks(dataset)
-                 if network and name.startswith("Lego")]  # fmt: skip
-    networks += [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
+    """Accuracy against eps of the final networks; with several rows searched and hand-made ones apart."""
+    hand_made = [(name_of(one.id), one) for one in dataset.baselines]
+    legos = [(name, network) for name, network, _ in lego_networks(dataset) if network and name.startswith("Lego")]
+    searched = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
+    if len(dataset.rows) == 1:
+        groups = [hand_made + legos + searched]
+    else:
+        pooled = legos[:1] if dataset.pooled else []
+        searched = [(row.plan.mode, row.best) for row in dataset.rows]
+        groups = [group for group in (pooled + searched, pooled + hand_made) if group]
     figure = new(PAGE, 3.4)
-    axes = figure.subplots()
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, networks in zip(panels, groups, strict=True):
+        _accuracy_against_eps(axes, dataset, networks)
+        if len(groups) == 1:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
+        else:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=3.2, ncols=3, columnspacing=1.0)
+    panels[0].set_ylabel(f"accuracy under PGD-{max(dataset.plan.eval.steps)} (%)")
+    return figure
+
+
+def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, Trained]]) -> None:
+    steps = max(dataset.plan.eval.steps)
     for index, (name, network) in enumerate(networks):
         cells = sorted(cell for cell in network.test.grid if cell[1] == steps)
         shares = np.array([network.test.clean, *(network.test.grid[cell] for cell in cells)])
         eps = np.array([0.0, *(float(cell[0]) * 255 for cell in cells)])
-        bounds = np.array([wilson(share, network.test.images) for share in shares]).T
-        shift = (index - (len(networks) - 1) / 2) * 0.12 if len(networks) <= BARS else 0
+        style = series(index)
         if len(networks) <= BARS:
-            axes.errorbar(
-                eps + shift,
-                100 * shares,
-                100 * abs(bounds - shares),
-                fmt="none",
-                elinewidth=0.7,
-                ecolor=series(index)["color"],
-            )
-        axes.plot(eps + shift, 100 * shares, label=name, **series(index))
-    axes.set_xlabel("radius eps of the attack (1/255 of the pixel range)")
-    axes.set_ylabel(f"accuracy under PGD-{steps} (%)")
+            eps += (index - (len(networks) - 1) / 2) * 0.12
+            bounds = np.array([wilson(share, network.test.images) for share in shares]).T
+            axes.errorbar(eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7,
+                          ecolor=style["color"])  # fmt: skip
+        axes.plot(eps, 100 * shares, label=name, **style)
+    axes.set_xlabel("radius eps (1/255 of the pixel range)")
     axes.set_xticks([0, *(float(one) * 255 for one in dataset.plan.eval.eps)])
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
-    return figure
 
 
 def draw_hypervolume(dataset: Dataset) -> Figure:

@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from tamnas.report.collect import Dataset, Lego, Row
 from tamnas.report.dataset_plots import draw_hypervolume, draw_overview, draw_robustness
 from tamnas.report.drawing import draw_architectures, draw_layers
+from tamnas.report.grids import (
+    draw_fronts_grid,
+    draw_ranks_grid,
+    draw_retraining_grid,
+    draw_scratch_and_finetune_grid,
+    draw_supernet_grid,
+    front_rows,
+)
 from tamnas.report.row_plots import draw_fronts, draw_ranks, draw_retraining, draw_scratch_and_finetune, draw_supernet
 from tamnas.report.style import Picture, picture
 from tamnas.report.terms import cell_name, max_half_width, selection_images
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
-    """All figures, the overview first."""
+    """All figures, the overview first. Several rows of a dataset share each figure, one panel for each."""
     shown = [dataset for dataset in datasets if dataset.rows]
     found = [_overview(shown)] if shown else []
     for dataset in shown:
         found += _of_dataset(dataset)
-        for row in dataset.rows:
-            found += _of_row(dataset, row)
+        found += _of_rows(dataset) if len(dataset.rows) > 1 else _of_row(dataset, dataset.rows[0])
     return found
 
 
@@ -25,7 +32,8 @@ def _overview(datasets: Sequence[Dataset]) -> Picture:
     tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {cell_name(one.key_cell)}" for one in datasets)
     caption = (
         f"Parameters against clean (left) and robust (right) accuracy on test images ({tests}). Small circles: all "
-        "subnets trained from scratch; ringed: the best of each row by validation. Bars: 95% Wilson intervals."
+        "subnets trained from scratch; ringed: the best of each row by validation. Bars, where few networks leave "
+        "room: 95% Wilson intervals."
     )
     return picture("overview", None, "Size against accuracy", caption, draw_overview, datasets)
 
@@ -57,10 +65,70 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
                 architectures(dataset)),
         picture(f"{name}-hypervolume", name, f"Hypervolume, {name}", hypervolume, draw_hypervolume, dataset),
     ]  # fmt: skip
-    if dataset.pooled and len(dataset.rows) > 1:
+    return found
+
+
+def _of_rows(dataset: Dataset) -> list[Picture]:
+    """What `_of_row` draws, for several rows: one panel for each."""
+    name, images, rows = dataset.name, selection_images(dataset), dataset.rows
+    after = dataset.plan.validation.attack.text
+    shown = ", ".join(row.plan.mode for row in front_rows(rows))
+
+    def one(suffix: str, title: str, caption: str, draw, *args) -> Picture:
+        return picture(f"{name}-{suffix}", name, title, caption, draw, *args)
+
+    found = [
+        one(
+            "figure-05",
+            f"From scratch and fine-tuned, {name} (form of Figure 5)",
+            f"The retrained subnets of each mode on n = {dataset.images['test']:,} test images, robust error under "
+            f"{cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: fine-tuned from inherited "
+            "weights; a line joins the same architecture; area: number of parameters. The axes of the panels differ.",
+            draw_scratch_and_finetune_grid,
+            rows,
+            dataset.key_cell,
+        ),
+        one(
+            "figure-06-07",
+            f"Fronts before and after training, {name} (form of Figures 6 and 7)",
+            f"Modes {shown}. Above: all subnets of the front with inherited weights (search's attack); below: "
+            f"those of it that were trained from scratch, {after}; {images}. Area: number of parameters. A subnet has "
+            "the same shade above and below, dark for a low robust error before training; white ones were not "
+            "retrained. Labels: the smallest, the largest, the most robust before and after. The axes differ.",
+            draw_fronts_grid,
+            rows,
+        ),
+        one(
+            "rank",
+            f"Inherited and trained rank, {name}",
+            f"Rank of each retrained subnet by accuracy on {images} (1 is best, ties share a rank) with inherited "
+            f"weights and after training from scratch ({after}), and Kendall's tau-b. On the diagonal the supernet "
+            "predicts the order.",
+            draw_ranks_grid,
+            rows,
+        ),
+        one(
+            "supernet",
+            f"Training of the supernets, {name}",
+            "Accuracy on training batches per epoch, averaged over the paths drawn in it. The dashed line marks where "
+            "the block phase ends and the joint phase begins.",
+            draw_supernet_grid,
+            rows,
+        ),
+        one(
+            "retraining",
+            f"Retraining, {name}",
+            f"Mean accuracy of the retrained subnets per epoch on {images}; robust under {after}, from the epoch on "
+            "that retrain.validation.start sets.",
+            draw_retraining_grid,
+            rows,
+        ),
+    ]
+    if dataset.pooled:
         title = f"Blocks and ratios per layer, all rows of {name} (form of Figures 8 and 9)"
-        caption = _layers_caption(dataset.pooled)
-        found.append(picture(f"{name}-figure-08-09", name, title, caption, draw_layers, dataset.space, dataset.pooled))
+        found.append(
+            one("figure-08-09", title, _layers_caption(dataset.pooled), draw_layers, dataset.space, dataset.pooled)
+        )
     return found
 
 
@@ -145,9 +213,10 @@ def _layers_caption(lego: Lego) -> str:
 def architectures(dataset: Dataset) -> list[tuple]:
     """(name, what, architecture, space) of what the drawing compares."""
     found = [(row.name, f"best subnet, {row.best.id}", row.best, row.space) for row in dataset.rows]
-    found += [(row.name, "Lego-Net", row.lego.network, row.space) for row in dataset.rows if row.lego]
-    # With one row the pooled Lego-Net has the row's own architecture.
-    if dataset.pooled and len(dataset.rows) > 1:
+    if len(dataset.rows) == 1:  # the pooled Lego-Net has the row's own architecture
+        (row,) = dataset.rows
+        found += [(row.name, "Lego-Net", row.lego.network, row.space)] if row.lego else []
+    elif dataset.pooled:
         found.append(("pooled", "Lego-Net", dataset.pooled.network, dataset.space))
     return [
         (name, f"{what}, {network.parameters:,} parameters", network.architecture, space)

@@ -12,6 +12,7 @@ from tamnas.fields import format_fraction
 from tamnas.plan import Attack, RowPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import warnings
+from tamnas.report.claims import claims_table
 from tamnas.report.collect import Dataset, Trained
 from tamnas.report.style import Picture
 from tamnas.report.table import Table, show, show_interval, show_paper
@@ -110,6 +111,7 @@ def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequenc
         ],
         merged=any(dataset.plan.data.merge_validation for dataset in datasets),
         overview=[_picture(one) for one in pictures if one.dataset is None],
+        claims=_table(claims_table(datasets)),
         paper_tables=[_table(table) for table in tables if table.of_paper],
         space_tables=[_table(table) for table in tables if table.dataset is None and not table.of_paper],
         reproduce=REPRODUCE,
@@ -152,7 +154,7 @@ def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Seque
     """Headline numbers, links to the tables, and the figures, for reading on a git host."""
     parts = [
         "# Reports\n\nWritten by `dvc repro --single-item tables`; do not edit. "
-        "[index.html](index.html) has all of it in one page.\n"
+        "[index.html](index.html) has all of it in one page, [claims.md](claims.md) judges the paper's conclusions.\n"
     ]
     for dataset in datasets:
         parts.append(f"## {dataset.name}\n")

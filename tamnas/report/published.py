@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
-from tamnas.paper import TABLES, Published
+from tamnas.paper import TABLES, Published, contradictions
 from tamnas.report.collect import Cell, Dataset, Trained
 from tamnas.report.findings import pooled_votes
 from tamnas.report.table import Column, Table, Value
@@ -50,7 +50,12 @@ def _table(name: str, dataset: Dataset) -> Table:
         f"Table {name}. {printed.title}",
         columns,
         rows,
-        [*setting(dataset), *own, f"{BOLD} {PAPER}"],
+        [
+            *setting(dataset),
+            *own,
+            f"{BOLD} {PAPER}",
+            *(f"The paper as printed: {text}" for text in contradictions(name)),
+        ],
         of_paper=True,
         images=dataset.images["test"],
     )

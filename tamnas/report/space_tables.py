@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tamnas.paper import TABLE_VII_MISPRINTS
+from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.collect import Dataset
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import in_order
@@ -34,7 +34,14 @@ def geometry(datasets: Sequence[Dataset]) -> Table:
         for (space, _), names in parts.items()
         for low, high in [space.parameter_range()]
     ]
-    return Table("space-geometry", "The network (form of Table I)", columns, rows, notes)
+    notes.append(_published_geometry())
+    return Table("table-01", "Table I. The network", columns, rows, notes)
+
+
+def _published_geometry() -> str:
+    lines = [row for row in TABLE_I if row.block != "BN"]
+    text = ", ".join(f"{row.block} {row.channels}" + (f" x {row.repeat}" if row.repeat > 1 else "") for row in lines)
+    return f"The paper's Table I, at {TABLE_I[0].size} x {TABLE_I[0].size} pixels: {text}."
 
 
 def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
@@ -101,4 +108,4 @@ def blocks(datasets: Sequence[Dataset]) -> Table:
         "Gaussian. Every block ends in squeeze-and-excitation.",
         f"The paper's table differs in five cells, taken for misprints ({wrong}).",
     ]
-    return Table("space-blocks", "The choice blocks (upper part of Table VII)", columns, rows, notes)
+    return Table("table-07", "Table VII. The choice blocks (upper part)", columns, rows, notes)

@@ -3,8 +3,8 @@
 # ruff: noqa: E501 (lines of markup and styles)
 
 TEMPLATE = """\
-{% macro table(one) %}
-<section class="table" id="{{ one.name }}">
+{% macro table(one, style="") %}
+<section class="table {{ style }}" id="{{ one.name }}">
 <h3>{{ one.title }}</h3>
 <div class="scroll"><table{% if one.columns|length > 12 %} class="wide"{% endif %}>
 <thead><tr>{% for title, kind in one.columns %}<th{% if kind != "text" %} class="number"{% endif %}>{{ title }}</th>{% endfor %}</tr></thead>
@@ -60,6 +60,7 @@ th, td { padding: .38rem .7rem; text-align: left; vertical-align: top; }
 td { white-space: nowrap; border-top: 1px solid var(--line); }
 th { background: var(--head); font-weight: 600; min-width: 5.4rem; vertical-align: bottom; }
 .wide th.number { min-width: 7.5rem; }
+.prose td { white-space: normal; }
 .number { text-align: right; }
 .paper { color: var(--muted); font-size: .92em; white-space: nowrap; }
 .notes { color: var(--muted); font-size: .84rem; margin: .6rem 0 0; padding-left: 1.2rem; }
@@ -85,6 +86,7 @@ pre { background: var(--head); border-radius: 6px; padding: .9rem 1.1rem; overfl
 robust accuracy is accuracy under projected gradient descent (PGD) within the stated L-infinity radius, in fractions of the
 pixel range.{% if not merged %} Everything is chosen on validation images; test images give the numbers.{% endif %}</p>
 <nav>
+<a class="top" href="#conclusions">The paper's conclusions</a>
 {% for dataset in datasets %}
 <a class="top" href="#{{ dataset.name }}">{{ dataset.name }}</a>
 {% for one in dataset.tables %}<a class="sub" href="#{{ one.name }}">{{ one.title }}</a>{% endfor %}
@@ -98,6 +100,8 @@ pixel range.{% if not merged %} Everything is chosen on validation images; test 
 <a class="top" href="#reproduce">How to reproduce</a>
 </nav>
 {% for one in overview %}{{ picture(one) }}{% endfor %}
+<h2 id="conclusions">The paper's conclusions</h2>
+{{ table(claims, "prose") }}
 {% for dataset in datasets %}
 <h2 id="{{ dataset.name }}">{{ dataset.name }}</h2>
 <h3>What was run</h3>

@@ -1,0 +1,308 @@
+"""The test of each of the paper's conclusions on one dataset's results; `claims` says in words what each one does.
+
+A judge takes a `Dataset` and gives a `Finding`; "not run" where the results that it needs are not there.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from itertools import groupby
+from statistics import fmean
+
+from scipy.stats import fisher_exact, mannwhitneyu
+
+from tamnas.fields import format_fraction
+from tamnas.report.checks import paired, tested, wilson
+from tamnas.report.collect import Dataset, Row, Trained
+from tamnas.report.evidence import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    UNDECIDED,
+    Finding,
+    Interval,
+    all_of,
+    correlation,
+    mean_of,
+    newcombe,
+    welch,
+)
+from tamnas.report.findings import paired_text
+from tamnas.report.terms import cell_name, name_of
+from tamnas.report.transfer import retrained_alike
+from tamnas.space import BLOCKS
+
+Judge = Callable[[Dataset], Finding]
+MARGIN = 0.02  # robust accuracy that "suffices" may cost
+GAIN = 0.05  # accuracy that counts as gained much
+SETTLED = 0.01  # what may still change once something has converged
+BEST_EPS = Fraction(6, 255)
+
+
+def few_steps_suffice(dataset: Dataset) -> Finding:
+    cell, found, numbers = dataset.key_cell, [], []
+    networks, evidence = retrained_alike(dataset.rows)
+    for rows in _alike(dataset, lambda row: (row.plan.supernet.attack.eps, row.plan.network.width)):
+        ordered = sorted(rows, key=_steps)
+        reference, fewer = ordered[-1], [row for row in ordered if _steps(row) < _steps(ordered[-1])]
+        for row in fewer:
+            difference = welch(_shares(networks[row.name], cell), _shares(networks[reference.name], cell))
+            found.append(difference.above(-MARGIN) if difference else UNDECIDED)
+            numbers.append(_compared(row, reference, networks, difference))
+    if not found:
+        return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
+    return Finding(all_of(found), f"mean accuracy under {cell_name(cell)}: {'; '.join(numbers)}; {evidence}")
+
+
+def eps_not_steps(dataset: Dataset) -> Finding:
+    radii, steps = sorted(dataset.plan.eval.eps), sorted(dataset.plan.eval.steps)
+    if len(radii) < 2 or len(steps) < 2:
+        return Finding(NOT_RUN, "needs a grid of several radii and several step counts")
+    by_eps, by_steps = [], []
+    for _, network in tested(dataset):
+        grid = network.test.grid
+        if all((eps, count) in grid for eps in radii for count in steps):
+            by_eps.append(fmean(grid[radii[0], count] - grid[radii[-1], count] for count in steps))
+            by_steps.append(fmean(grid[eps, steps[0]] - grid[eps, steps[-1]] for eps in radii))
+    test = mean_of([b - a / 10 for a, b in zip(by_eps, by_steps, strict=True)])
+    if test is None:
+        return Finding(NOT_RUN, "needs two networks with a whole grid")
+    return Finding(
+        test.below(0),
+        f"mean loss over {len(by_eps)} networks: {100 * fmean(by_eps):.2f} points from {format_fraction(radii[0])} to "
+        f"{format_fraction(radii[-1])}, {100 * fmean(by_steps):.2f} from {steps[0]} to {steps[-1]} steps; steps minus "
+        f"a tenth of eps: {test.points}",
+    )
+
+
+def best_eps(dataset: Dataset) -> Finding:
+    for rows in _alike(dataset, lambda row: (_steps(row), row.plan.network.width)):
+        ours = next((row for row in rows if row.plan.supernet.attack.eps == BEST_EPS), None)
+        if ours is None or len(rows) < 2:
+            continue
+        others = [row for row in rows if row is not ours]
+        networks, evidence = retrained_alike(rows)
+        level, steps = 1 - 0.05 / len(others), dataset.key_cell[1]
+        found, numbers = [], []
+        for row in others:
+            pair = [[_over_radii(dataset, one, steps) for one in networks[which.name]] for which in (ours, row)]
+            difference = welch(*pair, level)
+            found.append(difference.above(0) if difference else UNDECIDED)
+            numbers.append(_compared(ours, row, networks, difference))
+        what = f"mean accuracy under PGD-{steps} over the radii of the grid"
+        return Finding(all_of(found), f"{what}: {'; '.join(numbers)}; {evidence}")
+    return Finding(NOT_RUN, "needs a mode with a supernet trained at 6/255 beside others that differ in eps alone")
+
+
+def size_is_not_it(dataset: Dataset) -> Finding:
+    cell, sizes, shares, rows = dataset.key_cell, [], [], 0
+    for row in dataset.rows:
+        networks = [one for one in row.scratch if cell in one.test.grid]
+        if len(networks) < 2:
+            continue
+        rows += 1
+        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[cell])):
+            centre = fmean(map(of, networks))
+            values += [of(one) - centre for one in networks]
+    r = correlation(sizes, shares, rows)
+    if r is None:
+        return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
+    text = f"{r.value:+.2f} ({r.low:+.2f} to {r.high:+.2f})".replace("-", "−")
+    return Finding(
+        _within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {cell_name(cell)}"
+    )
+
+
+def scratch_beats_finetuning(dataset: Dataset) -> Finding:
+    cell, differences = dataset.key_cell, {"clean": [], "robust": []}
+    for row in dataset.rows:
+        finetuned = {one.id: one.test for one in row.finetune}
+        for one in row.scratch:
+            other = finetuned.get(one.id)
+            if other and cell in one.test.grid and cell in other.grid:
+                differences["clean"].append(one.test.clean - other.clean)
+                differences["robust"].append(one.test.grid[cell] - other.grid[cell])
+    if len(differences["clean"]) < 2:
+        return Finding(NOT_RUN, "needs subnets trained both ways")
+    found, numbers = [], []
+    for which, values in differences.items():
+        result = paired(values)
+        clear = result.p_value is not None and result.p_value < 0.05
+        found.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
+        numbers.append(f"{which} {paired_text(result)}")
+    epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
+    uneven = [f"{a} epochs from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
+    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {cell_name(cell)}"
+    return Finding(all_of(found), "; ".join([text, *uneven]))
+
+
+def tiny_networks_gain(dataset: Dataset) -> Finding:
+    gains = []
+    for row in dataset.rows:
+        before = {one.id: one for one in row.selected}
+        known = [one for one in row.scratch if one.id in before]
+        smaller = sorted(known, key=lambda one: (one.parameters, one.id))[: (len(known) + 1) // 2]
+        # Where the search attacks with another radius, robust accuracy before and after cannot be compared.
+        same = row.plan.search.attack == row.plan.retrain.validation.attack
+        for one in smaller:
+            after, start = one.validation[row.plan.eval.weights], before[one.id]
+            both = [after["clean"] - start.clean, *([after["robust"] - start.robust] if same else [])]
+            gains.append(min(both))
+    if not gains:
+        return Finding(NOT_RUN, "needs subnets trained from scratch")
+    count = sum(gain >= GAIN for gain in gains)
+    low, high = wilson(count / len(gains), len(gains))
+    verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
+    return Finding(
+        verdict,
+        f"{count} of {len(gains)} subnets, the smaller half of each mode's ({100 * low:.0f}% to {100 * high:.0f}%)",
+    )
+
+
+def hypervolume_converged(dataset: Dataset) -> Finding:
+    lefts = []
+    for row in dataset.rows:
+        values = {line["generation"]: line["hypervolume"] for line in row.hypervolume}
+        last = max(values, default=0)
+        if last > 18 and values[last] > 0:
+            lefts.append((values[last] - values[18]) / values[last])
+    if not lefts:
+        longest = max((len(row.hypervolume) - 1 for row in dataset.rows), default=0)
+        return Finding(NOT_RUN, f"needs more than 18 generations; the longest search has {longest}")
+    settled = sum(abs(left) <= SETTLED for left in lefts)
+    verdict = HOLDS if 2 * settled > len(lefts) else FAILS if 2 * settled < len(lefts) else UNDECIDED
+    return Finding(
+        verdict, f"{settled} of {len(lefts)} searches; the largest change after it is {100 * max(lefts, key=abs):.2f}%"
+    )
+
+
+def training_converged(dataset: Dataset) -> Finding:
+    changes = {"clean": [], "robust": []}
+    for row in dataset.rows:
+        for network in row.scratch:
+            if len(network.curve) <= 40:
+                continue
+            for which, values in changes.items():
+                middle, last = (network.curve[at][f"validation_{which}"] for at in (39, -1))
+                if None not in (middle, last):
+                    values.append(last - middle)
+    intervals = {which: mean_of(values) for which, values in changes.items() if len(values) > 1}
+    if not intervals:
+        epochs = max((row.plan.retrain.scratch.recipe.epochs for row in dataset.rows), default=0)
+        return Finding(NOT_RUN, f"needs retraining of more than 40 epochs; here it has {epochs}")
+    found = [_within(one, SETTLED) for one in intervals.values()]
+    numbers = [f"{which} {one.points} over {len(changes[which])} subnets" for which, one in intervals.items()]
+    return Finding(all_of(found), f"last epoch minus epoch 40: {', '.join(numbers)}")
+
+
+def _within(interval: Interval, bar: float) -> str:
+    """Is the value closer to 0 than `bar`?"""
+    if -bar < interval.low and interval.high < bar:
+        return HOLDS
+    return FAILS if interval.low > bar or interval.high < -bar else UNDECIDED
+
+
+def robust_blocks_first(dataset: Dataset) -> Finding:
+    parts = _shallow_and_deep(dataset, "block", 1 / 4, 1 / 2)
+    if parts is None:
+        return Finding(NOT_RUN, "needs the statistics of the best subnets")
+    counts = [[sum(BLOCKS[int(value)].family != "pure tiny" for value in part), len(part)] for part in parts]
+    table = [[robust, total - robust] for robust, total in counts]
+    greater, less = (float(fisher_exact(table, alternative=side).pvalue) for side in ("greater", "less"))
+    (first, total_first), (last, total_last) = counts
+    return Finding(
+        HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED,
+        f"blocks with attention: {first} of {total_first} choices in the first quarter of the layers, {last} of "
+        f"{total_last} in the last half; p {min(greater, less):.2g}",
+    )
+
+
+def wide_ratios_first(dataset: Dataset) -> Finding:
+    parts = _shallow_and_deep(dataset, "ratio", 3 / 16, 3 / 16)
+    if parts is None:
+        return Finding(NOT_RUN, "needs the statistics of the best subnets")
+    first, last = parts
+    greater, less = (float(mannwhitneyu(first, last, alternative=side).pvalue) for side in ("greater", "less"))
+    return Finding(
+        HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED,
+        f"mean ratio {fmean(first):.2f} in the first 3 of 16 layers (or their share), {fmean(last):.2f} in the last 3; "
+        f"{len(first)} choices each, p {min(greater, less):.2g}",
+    )
+
+
+def lego_beats_searched(dataset: Dataset) -> Finding:
+    if dataset.pooled is None or not dataset.rows:
+        return Finding(NOT_RUN, "needs the Lego-Net over all rows")
+    # The paper compares with the subnet of the Lego-Net's own mode where there is one.
+    row = next((row for row in dataset.rows if row.plan.mode == dataset.plan.pooled.mode), dataset.best_row)
+    return _beats(dataset, [(f"the best subnet, {row.name} {row.best.id}", row.best)])
+
+
+def lego_beats_resnet18(dataset: Dataset) -> Finding:
+    return _lego_against(dataset, ("resnet18",))
+
+
+def lego_beats_hand_made(dataset: Dataset) -> Finding:
+    return _lego_against(dataset, ("shufflenetv2", "mobilenetv3"))
+
+
+def _lego_against(dataset: Dataset, names: Sequence[str]) -> Finding:
+    trained = {network.id: network for network in dataset.baselines}
+    absent = [name_of(name) for name in names if name not in trained]
+    if dataset.pooled is None or absent:
+        return Finding(NOT_RUN, f"needs {', '.join(absent) or 'the Lego-Net over all rows'}")
+    return _beats(dataset, [(name_of(name), trained[name]) for name in names])
+
+
+def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
+    """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
+    lego, cell, found, numbers = dataset.pooled.network, dataset.key_cell, [], []
+    for name, other in others:
+        found.append(HOLDS if lego.parameters < other.parameters else FAILS)
+        parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
+        for which, get in (("clean", lambda test: test.clean), (cell_name(cell), lambda test: test.grid.get(cell))):
+            ours, theirs = get(lego.test), get(other.test)
+            if None in (ours, theirs):
+                found.append(UNDECIDED)
+                continue
+            difference = newcombe(ours, theirs, lego.test.images, other.test.images)
+            found.append(difference.above(0))
+            parts.append(f"{which} {difference.points}")
+        numbers.append(f"minus {name}: {', '.join(parts)}")
+    return Finding(all_of(found), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
+
+
+def _steps(row: Row) -> int:
+    """Steps of the supernet's attack, in order: m x n."""
+    return row.plan.supernet.attack.m * row.plan.supernet.attack.n
+
+
+def _alike(dataset: Dataset, key: Callable[[Row], tuple]) -> list[list[Row]]:
+    return [list(rows) for _, rows in groupby(sorted(dataset.rows, key=key), key=key)]
+
+
+def _shares(networks: Sequence[Trained], cell) -> list[float]:
+    return [one.test.grid[cell] for one in networks if cell in one.test.grid]
+
+
+def _over_radii(dataset: Dataset, network: Trained, steps: int) -> float:
+    return fmean(network.test.grid[eps, steps] for eps in dataset.plan.eval.eps if (eps, steps) in network.test.grid)
+
+
+def _compared(ours: Row, theirs: Row, networks: Mapping[str, Sequence[Trained]], difference: Interval | None) -> str:
+    counts = f"{len(networks[ours.name])} and {len(networks[theirs.name])} networks"
+    return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
+
+
+def _shallow_and_deep(dataset: Dataset, gene: str, first: float, last: float) -> tuple[list, list] | None:
+    """What the best subnets chose in the first and in the last layers; shares of the depth, at least one layer."""
+    lego = dataset.pooled or next((row.lego for row in dataset.rows), None)
+    if lego is None:
+        return None
+    depth = 1 + max(line["layer"] for line in lego.counts)
+    shallow, deep = (range(max(1, round(first * depth))), range(depth - max(1, round(last * depth)), depth))
+    return tuple(
+        [line["value"] for line in lego.counts if line["gene"] == gene and line["layer"] in part
+         for _ in range(line["count"])]
+        for part in (shallow, deep)
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""Which networks can tell what the supernet's attack does to its subnets.
+
+A mode retrains its subnets with its own attack, so that two modes differ in both. Where every mode's subnets were
+also retrained at one common attack (the control `common_attack`), those are compared instead.
+"""
+
+from collections.abc import Sequence
+
+from tamnas.report.collect import Row, Trained, _trained
+from tamnas.stage import read_json, results, seeded
+
+CONTROL = "common_attack"
+OWN = "as the row's own"  # the control's status where the row's own retraining has the common attack
+
+
+def retrained_alike(rows: Sequence[Row]) -> tuple[dict[str, Sequence[Trained]], str]:
+    """(networks by row, what they are): those of the control if all `rows` have it, else the rows' own."""
+    controls = {row.name: common_attack(row) for row in rows}
+    if all(controls.values()):
+        return controls, "all retrained at the common attack"
+    return {row.name: row.scratch for row in rows}, "each retrained with its own attack (no control at a common one)"
+
+
+def common_attack(row: Row) -> Sequence[Trained]:
+    """The row's subnets after retraining at the common attack; none where that was not run."""
+    plan, folder = row.plan, results(row.plan.dataset, "controls", row.name)
+    status = folder / "controls.json"
+    if status.is_file() and read_json(status)["controls"].get(CONTROL) == OWN:
+        return row.scratch
+    trained = seeded(folder, plan.seed) / "validation.json"
+    if not trained.is_file():
+        return []
+    ids = {record["id"] for record in read_json(trained)["networks"] if record.get("control") == CONTROL}
+    if not ids:
+        return []
+    networks = _trained(plan.dataset, "controls", "evaluate_controls", row.name, plan.seed)
+    return [network for network in networks if network.id in ids]
