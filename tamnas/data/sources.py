@@ -152,11 +152,23 @@ def cifar10(name: str, data: Data) -> Raw:
     packed = require(name, data, [archive]) / archive.file
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with tarfile.open(packed) as tar:
-                tar.extractall(folder, filter="data")
+            _unpack_cifar10(packed, Path(folder) / CIFAR10.base_folder)
             return _cifar10_batches(Path(folder), name)
         except (OSError, tarfile.TarError, RuntimeError) as error:
             raise InputError(f"data.{name}: {packed}: cannot be unpacked ({told(error)})") from None
+
+
+def _unpack_cifar10(packed: Path, folder: Path) -> None:
+    """The files that torchvision reads, and no other member of the archive, whatever its name."""
+    from torchvision.datasets import CIFAR10
+
+    wanted = {f"{CIFAR10.base_folder}/{file}": file for file, _ in (*CIFAR10.train_list, *CIFAR10.test_list)}
+    wanted[f"{CIFAR10.base_folder}/{CIFAR10.meta['filename']}"] = CIFAR10.meta["filename"]
+    folder.mkdir()
+    with tarfile.open(packed) as tar:
+        for member in tar:  # in the archive's order: going back in a gzip file means starting anew
+            if member.name in wanted and member.isfile():
+                (folder / wanted[member.name]).write_bytes(tar.extractfile(member).read())
 
 
 def _cifar10_batches(folder: Path, name: str) -> Raw:
