@@ -12,6 +12,7 @@ from statistics import median
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tamnas import checkpoint
@@ -33,7 +34,8 @@ def macs(model: nn.Module, size: int) -> int:
     """
     training = model.training
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    # torch's counter knows the products inside fused attention on CUDA only
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
         model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
     model.train(training)
     return counter.get_total_flops() // 2

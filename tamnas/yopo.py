@@ -60,5 +60,8 @@ def trades_loss(model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, lam: flo
     predictions. Returns (loss, clean logits, perturbed logits), the logits detached.
     """
     clean, perturbed = model(x).float(), model(x + eta).float()
-    robust = F.kl_div(F.log_softmax(perturbed, dim=1), F.softmax(clean, dim=1), reduction="batchmean")
+    # Both as logarithms: the gradient of a softmax that underflowed to zero would be NaN.
+    robust = F.kl_div(
+        F.log_softmax(perturbed, dim=1), F.log_softmax(clean, dim=1), reduction="batchmean", log_target=True
+    )
     return F.cross_entropy(clean, y) + robust / lam, clean.detach(), perturbed.detach()

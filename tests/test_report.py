@@ -415,7 +415,7 @@ def test_a_network_without_costs_is_told(project):
     write_run(params(), project)
     file = seeded(results("digits", "evaluate_baselines"), 0) / "costs.csv"
     write_csv(file, [])
-    with pytest.raises(InputError, match=r"costs\.csv: has no network 'resnet20'"):
+    with pytest.raises(InputError, match=r"costs\.csv: has no column 'body'"):
         collect.collect()
 
 

@@ -207,3 +207,16 @@ def test_trades_loss_makes_two_separate_passes(space, randomise, batch):
     assert_close(loss, F.cross_entropy(expected_clean, y) + robust)
     for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
         assert_close(ours, theirs)
+
+
+def test_gradients_of_a_very_sure_network_are_finite():
+    # 200 apart: the smaller softmax underflows to zero
+    x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([200.0, 0.0]))
+    loss, _, _ = trades_loss(model, x, y, torch.zeros_like(x), lam=1.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
