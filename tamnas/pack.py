@@ -48,7 +48,7 @@ def about(unfinished: list[str], seconds: float, commit: str | None) -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "format": FORMAT,
-        "commit": commit or _head(),
+        "commit": commit or head(),
         "device": gpu or platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -57,13 +57,17 @@ def about(unfinished: list[str], seconds: float, commit: str | None) -> dict:
     }
 
 
-def _head() -> str:
-    """HEAD of the working directory, with `-dirty` where tracked files differ from it."""
+def head() -> str:
+    """The commit of the working directory, with `-dirty` where its code differs; parameters are packed anyway."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
-    except OSError:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if _git("status", "--porcelain", "--", "tamnas", "stages") else commit
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
@@ -124,8 +128,8 @@ def _newest_checkpoints() -> list[Path]:
 # -- there and back ----------------------------------------------------------------------------
 
 
-def pack(folder: Path, head: dict, mib: int, with_checkpoints: bool = False) -> dict:
-    """Write the parts and manifest.json into `folder`, at most `mib` MiB in all; returns the manifest.
+def pack(folder: Path, facts: dict, mib: int, with_checkpoints: bool = False) -> dict:
+    """Write the parts and manifest.json (`facts`: see `about`), at most `mib` MiB in all; returns the manifest.
 
     What would not fit is left out and listed; equal contents give equal bytes.
     """
@@ -146,7 +150,7 @@ def pack(folder: Path, head: dict, mib: int, with_checkpoints: bool = False) -> 
         name, part = f"{ARCHIVE}.{index:02d}", blob[start : start + PART]
         (folder / name).write_bytes(part)
         parts[name] = {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()}
-    manifest = {**head, "parts": parts, "files": len(chosen), "left_out": left_out}
+    manifest = {**facts, "parts": parts, "files": len(chosen), "left_out": left_out}
     write_json(folder / "manifest.json", manifest)
     log.info("%s: %d files in %d parts, %.1f MiB", folder, len(chosen), len(parts), len(blob) / MIB)
     if left_out:

@@ -211,8 +211,8 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
-@click.option("--until", type=click.Choice(NAMES), help="The last stage to run.")
-@click.option("--only", type=click.Choice(NAMES), multiple=True, help="Run this stage; the inputs of others are there.")
+@click.option("--until", metavar="STAGE", type=click.Choice(NAMES), help="The last stage to run.")
+@click.option("--only", metavar="STAGE", type=click.Choice(NAMES), multiple=True, help="Run this; again for others.")
 @click.option("--deadline", metavar="SECONDS|TIME", help="Be done by then: in so many seconds, or at an ISO time.")
 @click.option("--reserve", type=float, help="Seconds of it for evaluation and reports; a fifth if not given.")
 @click.option("--checkpoints", type=click.Path(file_okay=False), help="Their folder; .checkpoints if not given.")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny import ROW, tiny_params, write_params
+from tiny import ROW, commit, git, tiny_params, write_params
 
 from tamnas import checkpoint, runner
 from tamnas.compute import Compute
 from tamnas.deadline import Pace, set_deadline
 from tamnas.errors import DeadlineError, InputError
 from tamnas.jobs import Jobs
-from tamnas.pack import keep, pack, unpack
+from tamnas.pack import head, keep, pack, unpack
 from tamnas.runner import Limits, parse_deadline
 
 COMPUTING = [stage for stage in runner.NAMES if stage != "tables"]
@@ -356,6 +356,23 @@ def test_what_stays_of_a_run(undisturbed, tmp_path, monkeypatch):
     assert f"| supernet-block | {ROW} |" in page
     assert (target / "comparison.md").read_text() == "by hand"
     assert not list(target.rglob("*.safetensors"))
+
+
+def test_the_commit_is_heads_and_tells_changed_code_from_changed_parameters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert head() == "unknown"
+    (tmp_path / "tamnas").mkdir()
+    code, parameters = tmp_path / "tamnas" / "code.py", tmp_path / "params.yaml"
+    for path in (code, parameters):
+        path.write_text("a")
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path, "start")
+    found = git(tmp_path, "rev-parse", "HEAD").strip()
+    assert head() == found
+    parameters.write_text("b")
+    assert head() == found
+    code.write_text("b")
+    assert head() == f"{found}-dirty"
 
 
 def test_the_manifest_says_what_ran_and_where(folder):
