@@ -54,7 +54,8 @@ def run(kind: str, name: str) -> None:
         for seed, one in found.items():
             out = seeded(folder, seed)
             write_csv(out / "grid.csv", one.grid)
-            write_csv(out / "checks.csv", one.checks)
+            if one.checks:
+                write_csv(out / "checks.csv", one.checks)
             write_csv(out / "attack.csv", one.attack)
             write_json(out / "metrics.json", one.metrics)
             write_csv(out / "costs.csv", cost_rows(folders[seed], space, size))

@@ -179,7 +179,8 @@ def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(undisturbed, f
     assert unfinished[0] == f"retrain_scratch@{ROW}: retrain_scratch {ROW}: 1 of 3 networks until the deadline"
     assert [line.partition(":")[0] for line in unfinished] == [
         f"retrain_scratch@{ROW}", f"retrain_finetune@{ROW}", f"legonet@{ROW}", "legonet_pooled@digits",
-        f"evaluate_finetune@{ROW}", f"evaluate_legonet@{ROW}", "evaluate_legonet_pooled@digits",
+        f"controls@{ROW}", "controls_pooled@digits", f"evaluate_finetune@{ROW}", f"evaluate_legonet@{ROW}",
+        "evaluate_legonet_pooled@digits", f"evaluate_controls@{ROW}", "evaluate_controls_pooled@digits",
     ]  # fmt: skip
     assert f"evaluate_finetune@{ROW}: skipped, it needs retrain_finetune@{ROW}" in unfinished
 
@@ -335,7 +336,7 @@ def test_a_damaged_or_missing_part_is_one_line(undisturbed, tmp_path, monkeypatc
     part.unlink()
     with pytest.raises(InputError, match=r"run.tar.gz.00: is missing"):
         unpack(tmp_path, tmp_path / "back")
-    (tmp_path / "manifest.json").write_text("[]")
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match=r"manifest.json: is not the manifest"):
         unpack(tmp_path, tmp_path / "back")
     assert not (tmp_path / "back").exists()

@@ -561,7 +561,8 @@ def network(clean: float, robust: float, images: int = 360, repeats: tuple[float
     def test(share: float) -> collect.Test:
         return collect.Test(share, {CELL: robust}, images, "best", "any")
 
-    return collect.Trained("n", None, 1000, {}, [], test(clean), repeats=[test(share) for share in repeats])
+    costs = collect.Costs(100, 900, 5000)
+    return collect.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
 CELL = (Fraction(8, 255), 10)
