@@ -72,7 +72,7 @@ def test_the_claims_are_judged_on_both_datasets(reports):
 
 
 def test_its_images_can_be_learnt(reports):
-    """Chance is 10% of 40 images; subnets see twenty steps of training, ResNet-20 as many."""
+    """Chance is 10% of 30 images; subnets see twenty steps of training, ResNet-20 as many."""
     for dataset in ("cifar10", "svhn"):
         subnets = [float(row["test_scratch_clean"]) for row in table(reports, f"{dataset}-subnets")]
         assert max(subnets) > 25
