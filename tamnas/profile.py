@@ -79,13 +79,20 @@ def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
         raise InputError(f"profile {name!r} does not exist; there are: {known}")
     if name in within:
         raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is a circle")
-    patch = read_yaml(source)
+    patch = _unshared(read_yaml(source))
     extended = patch.pop("extends", None)
     if extended is None:
         return patch
-    whole = copy.deepcopy(read_profile(extended, (*within, name)))
+    whole = read_profile(extended, (*within, name))
     overlay(whole, patch)
     return whole
+
+
+def _unshared(value):
+    """A copy in which what YAML aliases share is apart: merging into one must not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(one) for key, one in value.items()}
+    return [_unshared(one) for one in value] if isinstance(value, list) else value
 
 
 def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:

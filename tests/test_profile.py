@@ -91,3 +91,61 @@ def test_values_outside_a_profile_stay(project):
     after = read_yaml("params.yaml")
     assert after["seed"] == before["seed"]
     assert after["data"]["digits"] == before["data"]["digits"]
+
+
+def test_a_profile_that_extends_another_holds_only_what_differs(project):
+    Path("profiles/a.yaml").write_text("seed: 3\nsearch: {population: 30, offspring: 30}\nmodes: {base: {}, x: {}}\n")
+    Path("profiles/b.yaml").write_text("extends: a\nsearch: {offspring: 20}\nmodes: {base: {}}\n")
+    profile.apply("b")
+    params = load_params("params.yaml")
+    assert (params.seed, params.search.population, params.search.offspring) == (3, 30, 20)
+    assert list(params.modes) == ["base"]  # free names are replaced as a whole
+    assert "extends" not in Path("params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("extended", "message"), [("a", r"b.yaml: extends: b -> a -> b is a circle"), ("c", "'c' does not exist")]
+)
+def test_a_profile_that_cannot_be_extended(project, extended, message):
+    Path("profiles/a.yaml").write_text("extends: b\n")
+    Path("profiles/b.yaml").write_text(f"extends: {extended}\n")
+    before = Path("params.yaml").read_text()
+    with pytest.raises(InputError, match=message):
+        profile.apply("b")
+    assert Path("params.yaml").read_text() == before
+
+
+def test_the_smoke_profile_has_the_papers_rows_and_attacks(project):
+    def resolved(name):
+        shutil.copy(ROOT / "params.yaml", project)
+        profile.apply(name)
+        plans = resolve_all(load_params("params.yaml")).items()
+        return {row: plan for row, plan in plans if isinstance(plan, RowPlan)}
+
+    smoke, paper = resolved("smoke"), resolved("paper")
+    assert list(smoke) == list(paper)
+    for row, plan in smoke.items():
+        ours, theirs = plan.supernet.attack, paper[row].supernet.attack
+        assert (ours.eps, ours.m, ours.n, ours.step_size) == (theirs.eps, theirs.m, theirs.n, theirs.step_size)
+        assert plan.network.width == paper[row].network.width
+        assert (plan.eval.eps, plan.eval.steps) == (paper[row].eval.eps, paper[row].eval.steps)
+
+
+def test_the_h200_profile_is_one_mode_of_the_paper_shortened(project):
+    profile.apply("h200")
+    plan = resolve_all(load_params("params.yaml"))["cifar10-S_8_10"]
+    assert plan.supernet.block.recipe.epochs + plan.supernet.joint.recipe.epochs == 160
+    assert plan.retrain.max_subnets == 8
+    assert (plan.retrain.scratch.recipe.epochs, plan.retrain.finetune.recipe.epochs) == (25, 8)
+    assert (plan.supernet.attack.m, plan.supernet.attack.n) == (5, 3)
+
+
+def test_the_modern_profile_uses_what_there_is_beyond_the_paper(project):
+    profile.apply("modern")
+    plan = resolve_all(load_params("params.yaml"))["cifar10-S_8_10"]
+    assert 1 / plan.retrain.scratch.attack.lam == pytest.approx(6)
+    assert (plan.network.activation, plan.network.strides) == ("silu", (1, 2, 2))
+    assert plan.supernet.attack.bn == "batch"
+    assert plan.eval.weights == "best"
+    for recipe in (plan.supernet.block.recipe, plan.retrain.scratch.recipe):
+        assert (recipe.weight_decay, recipe.schedule.kind) == (5e-4, "cosine")

@@ -13,6 +13,7 @@ from tamnas import profile
 
 ROOT = Path(__file__).parent.parent
 ROW = "digits-base"
+IN_PROCESS = {"engine": "inline", "workers": 1, "device": "cpu", "checkpoint_seconds": 0}  # saves as often as it can
 
 
 def tiny_params() -> dict:
@@ -30,12 +31,12 @@ def tiny_params() -> dict:
     for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"], raw["baselines"]["training"]):
         recipe.update(epochs=3, batch_size=32)
     raw["eval"].update(eps=["4/255", "8/255"], steps=[1, 3], final=[{"eps": "8/255", "steps": 4}])
-    raw["compute"] = {"engine": "inline", "workers": 1, "device": "cpu", "checkpoint_seconds": 0}
+    raw["compute"] = dict(IN_PROCESS)
     return raw
 
 
 def smoke_params(*rows: str) -> dict:
-    """params.yaml under the profile `smoke`, as plain data, with these of its rows (none: all)."""
+    """params.yaml under the profile `smoke`, as plain data, in one process, with these of its rows (none: all)."""
     yaml = YAML(typ="safe", pure=True)
     raw = yaml.load(ROOT / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
@@ -44,6 +45,7 @@ def smoke_params(*rows: str) -> dict:
     if rows:
         raw["run"]["rows"] = {row: raw["run"]["rows"][row] for row in rows}
         raw["run"]["datasets"] = sorted({row["dataset"] for row in raw["run"]["rows"].values()})
+    raw["compute"] = dict(IN_PROCESS)
     return raw
 
 

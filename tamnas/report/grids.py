@@ -151,6 +151,7 @@ def draw_ranks_grid(rows: Sequence[Row]) -> Figure:
                                                   for tau in taus),
                   transform=axes.transAxes, va="top", fontsize=7)  # fmt: skip
         axes.margins(0.12)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_ylim(top=axes.get_ylim()[1] + 0.16 * count)
 
     figure = grid(rows, panel, "inherited rank", "rank after training")

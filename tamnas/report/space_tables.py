@@ -1,6 +1,6 @@
 """The search space from the code that defines it, so that the tables cannot drift: Table I, upper part of VII."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.collect import Dataset
@@ -15,27 +15,34 @@ def geometry(datasets: Sequence[Dataset]) -> Table:
     for dataset in datasets:
         for plan, _ in in_order(dataset):
             parts.setdefault((SearchSpace.from_params(plan), plan.data.size), []).append(plan.row)
-    several = [Column("rows", "Network of")] if len(parts) > 1 else []
+    names_of = _names(parts)
+    several = [Column("rows", "Network")] if len(parts) > 1 else []
     columns = [*several, *(Column(key, title) for key, title in (
         ("input", "Input"), ("layer", "Layer"), ("channels", "Channels"), ("repeat", "Repeat"), ("stride", "Stride"),
         ("parameters", "Parameters"),
     ))]  # fmt: skip
     rows = [
-        [Value(", ".join(names)), *values] if several else values
-        for (space, size), names in parts.items()
-        for values in _geometry_rows(space, size)
+        [Value(names_of[part]), *values] if several else values for part in parts for values in _geometry_rows(*part)
     ]
     notes = [
         "CB: choice block, its parameters from the smallest to the largest choice. Every convolution of the head is "
         "1x1."
     ]
     notes += [
-        f"{', '.join(names)}: {low:,} to {high:,} parameters in all, {space.head_parameters:,} of them in the head."
-        for (space, _), names in parts.items()
-        for low, high in [space.parameter_range()]
+        f"{names_of[part]} ({', '.join(rows_of)}): {low:,} to {high:,} parameters in all, {part[0].head_parameters:,} "
+        "of them in the head."
+        for part, rows_of in parts.items()
+        for low, high in [part[0].parameter_range()]
     ]
     notes.append(_published_geometry())
     return Table("table-01", "Table I. The network", columns, rows, notes)
+
+
+def _names(parts: Mapping[tuple, Sequence[str]]) -> dict[tuple, str]:
+    """What a geometry is called: by its width where that tells it from the others, else by its rows."""
+    widths = [space.width for space, _ in parts]
+    unique = len(set(widths)) == len(widths)
+    return {part: f"width {part[0].width:g}" if unique else ", ".join(rows) for part, rows in parts.items()}
 
 
 def _published_geometry() -> str:

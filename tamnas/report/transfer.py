@@ -23,15 +23,4 @@ def retrained_alike(rows: Sequence[Row]) -> tuple[dict[str, Sequence[Trained]], 
 
 def common_attack(row: Row) -> Sequence[Trained]:
     """The row's subnets after retraining at the common attack; none where that was not run."""
-    plan, folder = row.plan, results(row.plan.dataset, "controls", row.name)
-    status = folder / "controls.json"
-    if status.is_file() and read_json(status)["controls"].get(CONTROL) == OWN:
-        return row.scratch
-    trained = seeded(folder, plan.seed) / "validation.json"
-    if not trained.is_file():
-        return []
-    ids = {record["id"] for record in read_json(trained)["networks"] if record.get("control") == CONTROL}
-    if not ids:
-        return []
-    networks = _trained(plan.dataset, "controls", "evaluate_controls", row.name, plan.seed)
-    return [network for network in networks if network.id in ids]
+    return row.scratch if row.controls.status.get(CONTROL) == OWN else row.controls.of(CONTROL)
