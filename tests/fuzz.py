@@ -10,6 +10,7 @@ import argparse
 import copy
 import io
 import json
+import logging
 import random
 import resource
 import signal
@@ -267,6 +268,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(READERS), help="one reader alone")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
+    logging.disable()  # every damaged checkpoint is warned of
     names = [options.only] if options.only else list(READERS)
     tried, spent, started, turn = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0), time.monotonic(), options.seed
     print(f"seed {options.seed}", flush=True)
