@@ -147,7 +147,8 @@ META = {"epoch": 1, "history": [{"loss": 0.5}]}
 BLOB = pack(TENSORS, META)
 HEADER = json.loads(BLOB[8 : 8 + struct.unpack("<Q", BLOB[:8])[0]])
 PLANS = {name: plan.plain() for name, plan in resolve_all(parse_params(RAW)).items()}
-FOLDER = Path(tempfile.mkdtemp(prefix="tamnas-fuzz-"))
+HOME = tempfile.TemporaryDirectory(prefix="tamnas-fuzz-")  # gone with the process
+FOLDER = Path(HOME.name)
 CSV = b"network,epoch,lr,loss,train_clean,train_robust\nn01,0,0.1,2.3,0.1,0.2\nn01,1,0.1,1.9,0.3,0.2\n"
 
 
