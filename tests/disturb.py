@@ -252,7 +252,7 @@ class Harness:
         """A file system that is really full; None where this user may not mount one."""
         folder = self.home / "tmpfs"
         folder.mkdir(exist_ok=True)
-        size = sum(map(len, self.expected.values())) + 2**20
+        size = sum(map(len, self.expected.values())) + 2**25  # room for checkpoints once the ballast is gone
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         if subprocess.run(command, capture_output=True).returncode:
             return None
@@ -263,7 +263,7 @@ class Harness:
                 while True:
                     file.write(bytes(4096))
                     file.flush()
-            os.truncate(ballast, ballast.stat().st_size - self.random.randrange(1, 4) * 4096)
+            os.truncate(ballast, ballast.stat().st_size - self.random.randrange(2) * 4096)  # no page is left, or one
             ended = Started(folder, stage.command).wait()
             ballast.unlink()
             return self._starved(stage, folder, "full tmpfs", ended)

@@ -10,6 +10,7 @@ import argparse
 import copy
 import io
 import json
+import logging
 import random
 import resource
 import signal
@@ -146,7 +147,8 @@ META = {"epoch": 1, "history": [{"loss": 0.5}]}
 BLOB = pack(TENSORS, META)
 HEADER = json.loads(BLOB[8 : 8 + struct.unpack("<Q", BLOB[:8])[0]])
 PLANS = {name: plan.plain() for name, plan in resolve_all(parse_params(RAW)).items()}
-FOLDER = Path(tempfile.mkdtemp(prefix="tamnas-fuzz-"))
+HOME = tempfile.TemporaryDirectory(prefix="tamnas-fuzz-")  # gone with the process
+FOLDER = Path(HOME.name)
 CSV = b"network,epoch,lr,loss,train_clean,train_robust\nn01,0,0.1,2.3,0.1,0.2\nn01,1,0.1,1.9,0.3,0.2\n"
 
 
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(READERS), help="one reader alone")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
+    logging.disable()  # every damaged checkpoint is warned of
     names = [options.only] if options.only else list(READERS)
     tried, spent, started, turn = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0), time.monotonic(), options.seed
     print(f"seed {options.seed}", flush=True)
