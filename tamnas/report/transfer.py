@@ -6,11 +6,10 @@ also retrained at one common attack (the control `common_attack`), those are com
 
 from collections.abc import Sequence
 
-from tamnas.report.collect import Row, Trained, _trained
-from tamnas.stage import read_json, results, seeded
+from tamnas.controls import OWN
+from tamnas.report.collect import Row, Trained
 
 CONTROL = "common_attack"
-OWN = "as the row's own"  # the control's status where the row's own retraining has the common attack
 
 
 def retrained_alike(rows: Sequence[Row]) -> tuple[dict[str, Sequence[Trained]], str]:
