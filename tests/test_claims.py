@@ -9,8 +9,8 @@ from test_report import params, write_run
 
 from tamnas.report import collect, judges
 from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged
+from tamnas.report.collect import Controls
 from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval, all_of, correlation, newcombe, welch
-from tamnas.stage import results, seeded, write_csv, write_json
 
 MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
 CELL = (Fraction(8, 255), 10)
@@ -120,39 +120,35 @@ def test_fewer_steps_suffice(several, monkeypatch, tmp_path, one_step, expected)
     assert verdict(judges.few_steps_suffice, alone) == NOT_RUN
 
 
-def test_transfer_is_judged_on_the_control_where_there_is_one(several, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_transfer_is_judged_on_the_control_where_there_is_one(several):
     worse, same = around(0.40), around(0.50)
     dataset = rows_with(several, S_8_10=same, S_8_1=worse, S_6_10=same, S_2_10=same)
-    for row in dataset.rows:
-        if row.plan.mode == "S_8_10":  # its own attack is the common one
-            write_json(results("cifar10", "controls", row.name) / "controls.json",
-                       {"format": 1, "controls": {"common_attack": "as the row's own"}})  # fmt: skip
-            continue
-        write_control(row, around(0.51))
-    finding = judges.few_steps_suffice(dataset)
+    rows = [
+        # S_8_10's own attack is the common one
+        replace(row, controls=Controls({"common_attack": "as the row's own"}, []))
+        if row.plan.mode == "S_8_10"
+        else replace(row, controls=with_control(row, around(0.51)))
+        for row in dataset.rows
+    ]
+    finding = judges.few_steps_suffice(replace(dataset, rows=rows))
     assert finding.verdict == HOLDS
     assert "common attack" in finding.numbers
     # One mode without the control, and the modes cannot be compared on it.
-    seeded(results("cifar10", "controls", dataset.rows[2].name), 0).joinpath("validation.json").unlink()
-    assert verdict(judges.few_steps_suffice, dataset) == FAILS
+    rows[2] = replace(rows[2], controls=Controls({"common_attack": "not run"}, []))
+    assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == FAILS
 
 
-def write_control(row, robust):
-    """The row's networks at the common attack, in the files of the control, beside another control."""
-    networks, cells = [], []
-    for one, share in zip(row.scratch, robust, strict=True):
-        for control, value in (("common_attack", share), ("random_networks", 0.1)):
-            name = f"{control}-{one.id}"
-            networks.append({"id": name, "control": control, "architecture": one.architecture.plain(),
-                             "baseline": None, "parameters": one.parameters, "best": {}, "last": {}})  # fmt: skip
-            for eps, steps, accuracy in (("0/255", 0, 0.9), ("8/255", 10, value)):
-                cells.append({"network": name, "eps": eps, "steps": steps, "accuracy": accuracy, "images": 10_000,
-                              "weights": "best", "success": "any"})  # fmt: skip
-    folder = seeded(results("cifar10", "controls", row.name), 0)
-    write_json(folder / "validation.json", {"format": 1, "networks": networks})
-    write_csv(folder / "curves.csv", [{"network": "none", "epoch": 0}])
-    write_csv(seeded(results("cifar10", "evaluate_controls", row.name), 0) / "grid.csv", cells)
+def with_control(row, robust) -> Controls:
+    """The row's networks at the common attack, beside those of another control."""
+    networks = [
+        replace(
+            one, id=f"{control}-{one.id}", label={"control": control, "kind": "scratch", "of": one.id, "seed": 0},
+            test=replace(one.test, grid=dict.fromkeys(one.test.grid, value)),
+        )
+        for one, share in zip(row.scratch, robust, strict=True)
+        for control, value in (("common_attack", share), ("random_networks", 0.1))
+    ]  # fmt: skip
+    return Controls({"common_attack": "run"}, networks)
 
 
 @pytest.mark.parametrize(
