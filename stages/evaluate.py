@@ -60,8 +60,8 @@ def run(kind: str, name: str) -> None:
             write_json(out / "metrics.json", one.metrics)
             write_csv(out / "costs.csv", cost_rows(folders[seed], space, size))
             (out / "latency.csv").unlink(missing_ok=True)
-            if plan.eval.latency:
-                final = {row["network"] for row in one.grid if row["final"]}
+            final = {row["network"] for row in one.grid if row["final"]}
+            if plan.eval.latency and final:
                 write_csv(out / "latency.csv", latency_rows(folders[seed], final, space, plan.eval.weights, size))
         networks = {str(seed): list(one.metrics["networks"]) for seed, one in found.items()}
         write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
