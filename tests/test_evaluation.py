@@ -148,7 +148,7 @@ def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
     whole = robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
     sizes = []
     chunks = evaluation.chunks
-    monkeypatch.setattr(evaluation, "CHUNK", {"cpu": chunk})
+    monkeypatch.setattr(evaluation, "PIXELS", {"cpu": chunk * split.size**2})
     monkeypatch.setattr(evaluation, "chunks", lambda split, size: (sizes.append(size), chunks(split, size))[1])
     assert (
         robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
