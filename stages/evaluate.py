@@ -40,7 +40,7 @@ def run(kind: str, name: str) -> None:
     folder = results(plan.dataset, f"evaluate_{kind}", name if per_row else None)
     found = {}
     with stage_run(__file__, name, parameters, [data]) as store:
-        folders = seed_folders(trained, plan.seed)
+        folders = seed_folders(kind, trained, plan.seed)
         if folders:  # else controls that are off, or no baselines: nothing to evaluate
             from tamnas.costs import cost_rows, latency_rows  # here, because torch takes seconds to import
             from tamnas.grid import GridTask, evaluate_kind

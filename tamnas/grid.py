@@ -149,7 +149,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     DeadlineError if there is none.
     """
     specs = []
-    for own, folder in seed_folders(trained, seed).items():
+    for own, folder in seed_folders(kind, trained, seed).items():
         paths = sorted(folder.glob("*.safetensors"))
         records = [trained_record(path) for path in paths]
         final = final_networks(kind, records, task.plan.weights)

@@ -17,6 +17,7 @@ class Kind:
     folder: str
     per_row: bool
     final: str
+    may_be_empty: bool = False
 
 
 KINDS = {
@@ -24,19 +25,21 @@ KINDS = {
     "finetune": Kind("retrain_finetune", True, "none"),
     "legonet": Kind("legonet", True, "all"),
     "legonet_pooled": Kind("legonet", False, "all"),
-    "baselines": Kind("baselines", False, "all"),
-    "controls": Kind("controls", True, "seeds"),
-    "controls_pooled": Kind("controls", False, "seeds"),
+    "baselines": Kind("baselines", False, "all", may_be_empty=True),
+    "controls": Kind("controls", True, "seeds", may_be_empty=True),
+    "controls_pooled": Kind("controls", False, "seeds", may_be_empty=True),
 }
 
 
-def seed_folders(trained: Path, seed: int) -> dict[int, Path]:
+def seed_folders(kind: str, trained: Path, seed: int) -> dict[int, Path]:
     """Where the weights of each training seed lie: in `trained` itself, or in a folder for each seed.
 
-    Raises InputError if there is no such folder.
+    Raises InputError if there is no such folder, or none in it and there must be.
     """
     if not trained.is_dir():
         raise InputError(f"{trained}: is missing; `dvc repro` makes what a stage needs")
     found = {int(path.name.removeprefix("seed-")): path for path in trained.glob("seed-*")}
     found |= {seed: trained} if any(trained.glob("*.safetensors")) else {}
+    if not found and not KINDS[kind].may_be_empty:
+        raise InputError(f"{trained}: holds no trained network; `dvc repro` makes them")
     return dict(sorted(found.items()))

@@ -376,7 +376,6 @@ FILES = {
     "no trained weights at all": (TRAINED, lambda path: path.parent.mkdir(), EVALUATE, "holds no trained network"),
     "tables without a data card": (CARD, without_rows(Path.unlink), ("tables",), CARD),
     "data card of a newer version": (CARD, without_rows(format_of(2)), ("tables",), "newer tamnas"),
-    "tables of half a row": (FRONTS, lambda path: None, ("tables",), "cannot be read"),
 }  # fmt: skip
 
 
