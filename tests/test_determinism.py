@@ -104,12 +104,12 @@ def test_order_of_evaluation_does_not_matter(project, in_order):
         folder = project / name
         folder.mkdir()
         context = GridTask(
-            key=(plan.seed, "evaluate"), space=SearchSpace.from_params(plan), data=Path("data/digits.npz"),
+            key=("evaluate",), space=SearchSpace.from_params(plan), data=Path("data/digits.npz"),
             plan=plan.eval, numerics=plan.numerics, compute=COMPUTE, folder=folder,
         ).context()  # fmt: skip
         found = {}
         for index in order:
-            spec = {"weights": str(project / "in_order" / f"n{index}.safetensors"), "final": False}
+            spec = {"weights": str(project / "in_order" / f"n{index}.safetensors"), "final": False, "seed": plan.seed}
             found[index] = evaluate_network(spec, context)
         records = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         return found, records
@@ -139,7 +139,7 @@ def test_the_global_random_state_does_not_matter(project, in_order):
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_switch_reaches_torch(deterministic):
     try:
-        device.start(Numerics(precision="float32", threads=1, deterministic=deterministic), "cpu")
+        device.start(Numerics(precision="float32", threads=1, deterministic=deterministic), Compute(device="cpu"))
         assert torch.are_deterministic_algorithms_enabled() == deterministic
     finally:
         torch.use_deterministic_algorithms(False)
