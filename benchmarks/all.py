@@ -65,7 +65,7 @@ def page(results: Path) -> str:
         "# How fast tamnas is\n",
         "Written by `python -m benchmarks.all`. Every ratio compares two things that ran in turns in one process; "
         "on a shared CPU the ratios mean something and the milliseconds do not. What was tried, kept and dropped "
-        "is in [log.md](log.md).\n",
+        "is in [log.md](log.md). Tables of the CPU: other processes kept both cores busy.\n",
     ]
     for folder in sorted(results.iterdir()):
         found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
