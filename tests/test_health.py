@@ -12,6 +12,7 @@ from test_report import edit_csv, params, write_run
 from torch import nn
 
 from tamnas.attack_trace import attack_trace
+from tamnas.compute import Compute
 from tamnas.data import Split
 from tamnas.fields import validated
 from tamnas.health import Watch, curve_signs, trace_signs
@@ -161,7 +162,7 @@ def test_a_network_that_dies_in_training_is_logged(caplog):
     model.first_layer.weight.register_hook(torch.zeros_like)  # no gradient reaches the weights
     train(
         Single(model, recipe), split(), recipe=recipe, attack=attack, augment=Augment(), key=(0, "retrain", "row"),
-        runtime=device.start(Numerics(precision="float32", threads=1, deterministic=False), "cpu"),
+        runtime=device.start(Numerics(precision="float32", threads=1, deterministic=False), Compute(device="cpu")),
     )  # fmt: skip
     (record,) = caplog.records
     assert "retrain row: accuracy on training images is 33.33% with and without attack" in record.getMessage()
