@@ -52,10 +52,9 @@ def test_every_table_of_the_paper_is_filled(reports):
 
 def test_controls_stand_beside_the_row_that_asks_for_them(reports):
     rows = table(reports, "cifar10-controls")
-    asked = [row for row in rows if row["row"] == "cifar10-S_8_2"]
-    assert len(asked) >= 6
-    assert not any("not run" in row["networks"] for row in asked), asked
-    assert all("not run" in row["networks"] for row in rows if row["row"] == "cifar10-S_8_10")
+    counted = {row["control"] for row in rows if row["row"] == "cifar10-S_8_2" and row["networks"]}
+    assert len(counted) >= 5, rows  # fine-tuning for as long as from scratch is what the row does itself
+    assert not any(row["networks"] for row in rows if row["row"] == "cifar10-S_8_10")
 
 
 def test_every_figure_is_drawn(reports):
