@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-site=${TAMNAS_SITE:-/tmp/tamnas-site}
+site=${TAMNAS_SITE:-${TMPDIR:-/tmp}/tamnas-site}
 
 [ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 profile=$1
