@@ -35,7 +35,7 @@ from tamnas.stage import (
 def run(scope: str, name: str) -> None:
     plan = load_row(name) if scope == "row" else load_dataset(name)
     folders = weights(name, "controls"), _results(plan, "controls")
-    for folder in folders:  # DVC removes these itself, the runner does not
+    for folder in folders:  # DVC removes both itself, the runner the results alone
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "controls.json", status(plan))
     if plan.controls.training or plan.seeds:

@@ -9,7 +9,6 @@ individuals.csv. With controls.random_search off it evaluates nothing and says s
 """
 
 import csv
-import shutil
 
 import click
 
@@ -22,7 +21,6 @@ from tamnas.stage import one_line_errors, prepared, results, stage_run, timed, w
 def run(row: str) -> None:
     plan = load_row(row)
     folder = results(plan.dataset, "random_search", row)
-    shutil.rmtree(folder, ignore_errors=True)  # DVC removes it itself, the runner does not
     if plan.controls.random_search:
         _search(plan, folder)
     else:

@@ -56,7 +56,7 @@ def _masked(curve: Curve, share: float, images: int) -> str | None:
 
 def _overfitted(curve: Curve, share: float) -> str | None:
     """Robust to the training attack, often one of a single step, and not to PGD."""
-    seen = [row for row in curve if row.get("validation_robust") is not None]
+    seen = _validated(curve)
     # Accuracy at chance is no robustness that training could have faked.
     if not seen or seen[-1]["train_robust"] <= 2 * share:
         return None
@@ -70,8 +70,13 @@ def _overfitted(curve: Curve, share: float) -> str | None:
     )
 
 
+def _validated(curve: Curve) -> Curve:
+    """The epochs in which PGD ran on validation images."""
+    return [row for row in curve if row.get("validation_robust") is not None]
+
+
 def _collapsed(curve: Curve, share: float) -> str | None:
-    seen = [row for row in curve if row.get("validation_robust") is not None]
+    seen = _validated(curve)
     if not seen:
         return None
     best, last = max(seen, key=lambda row: row["validation_robust"]), seen[-1]

@@ -76,9 +76,7 @@ class Stepper:
         twin = Folded(model) if self._attack.bn == "eval" else None
 
         def step(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-            return train_step(
-                model, optimiser, x, y, noise, self._attack, self._clip_norm, self._runtime, twin
-            )  # fmt: skip
+            return train_step(model, optimiser, x, y, noise, self._attack, self._clip_norm, self._runtime, twin)
 
         return Captured(step) if self._runtime.graphs else step
 

@@ -35,7 +35,7 @@ def grid(rows: Sequence[Row], draw: Callable[[object, Row], None], x: str, y: st
     lines = -(-len(rows) // COLUMNS)
     figure = new(PAGE, 0.7 + 1.75 * lines)
     panels = figure.subplots(lines, COLUMNS, squeeze=False, **shared).ravel()
-    for axes, row in zip(panels, rows, strict=False):
+    for axes, row in zip(panels[: len(rows)], rows, strict=True):
         draw(axes, row)
         axes.set_title(row.plan.mode)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=x != "clean error (%)"))
