@@ -5,15 +5,16 @@
 
 Trains one subnet of the row's space, then attacks it with three step counts x four eps on
 validation images, or training images where there are too few (never test images). Theirs attacks
-every image for every cell; ours passes through the shorter runs' states and leaves fallen images
-alone. Both run in this process, in turns per eps; so does every cell of ours computed alone, whose
-answer must be the same.
+every image for every cell; ours passes through the shorter runs' states, attacks with all eps in
+the same passes and leaves fallen images alone. Both run in this process; so does every cell of
+ours computed alone, whose answer must be the same.
 """
 
 import torch
 
 from benchmarks.harness import environment, report, seconds, setting, some_images, trained
 from benchmarks.options import benchmark, click
+from tamnas.attacks import Attempt
 from tamnas.data import Split
 from tamnas.evaluation import robust_accuracies
 from tamnas.seeding import torch_generator
@@ -37,7 +38,8 @@ def theirs(model: torch.nn.Module, split: Split, eps: float, steps: int) -> floa
 @benchmark
 @click.option("--images", default=1000, show_default=True)
 @click.option("--epochs", default=5, show_default=True, help="Epochs that the network is trained for.")
-def main(row, where, threads, out, images: int, epochs: int) -> None:
+@click.option("--rounds", default=1, show_default=True)
+def main(row, where, threads, out, images: int, epochs: int, rounds: int) -> None:
     at = setting(row, where, threads)
     device = at.runtime.device
     model = trained(at, 0, epochs)
@@ -45,23 +47,25 @@ def main(row, where, threads, out, images: int, epochs: int) -> None:
     found: dict[str, dict] = {"ours": {}, "alone": {}, "torchattacks": {}}
     taken = dict.fromkeys(found, 0.0)
 
-    def ours(eps: int, steps: tuple[int, ...], key: str) -> None:
-        generator = torch_generator("benchmark", eps, device=device)
-        accuracies = robust_accuracies(
-            model, split, steps=steps, eps=eps / 255, step_size=eps / 255 / 4, generator=generator
-        )
-        found[key] |= {(eps, count): share for count, share in zip(steps, accuracies, strict=True)}
+    def ours(radii: tuple[int, ...], steps: tuple[int, ...], key: str) -> None:
+        attempts = [
+            Attempt(eps / 255, eps / 255 / 4, steps, generator=torch_generator("benchmark", eps, device=device))
+            for eps in radii
+        ]
+        for eps, shares in zip(radii, robust_accuracies(model, split, attempts), strict=True):
+            found[key] |= {(eps, count): share for count, share in zip(steps, shares, strict=True)}
 
     def other(eps: int, steps: int) -> None:
         found["torchattacks"][eps, steps] = theirs(model, split, eps / 255, steps)
 
     other(EPS[0], 1)  # imports and warms up
     del found["torchattacks"][EPS[0], 1]
-    for eps in EPS:
-        taken["ours"] += seconds(lambda eps=eps: ours(eps, STEPS, "ours"), device)
-        for steps in STEPS:
-            taken["torchattacks"] += seconds(lambda eps=eps, steps=steps: other(eps, steps), device)
-            taken["alone"] += seconds(lambda eps=eps, steps=steps: ours(eps, (steps,), "alone"), device)
+    for _ in range(rounds):
+        taken["ours"] += seconds(lambda: ours(EPS, STEPS, "ours"), device)
+        for eps in EPS:
+            for steps in STEPS:
+                taken["torchattacks"] += seconds(lambda eps=eps, steps=steps: other(eps, steps), device)
+                taken["alone"] += seconds(lambda eps=eps, steps=steps: ours((eps,), (steps,), "alone"), device)
     if found["ours"] != found["alone"]:
         raise SystemExit("a cell of the shared run differs from the same cell computed alone")
     rows = [

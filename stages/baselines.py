@@ -10,7 +10,6 @@ import click
 
 from tamnas.compute import load_compute
 from tamnas.plan import load_dataset
-from tamnas.retraining import TrainingTask, train_and_write
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights
 
@@ -22,6 +21,8 @@ def run(dataset: str) -> None:
         "data": plan.data.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, dataset, parameters, [data]) as store:
+        from tamnas.retraining import TrainingTask, train_and_write  # here, because torch takes seconds to import
+
         task = TrainingTask(
             key=(plan.seed, "baselines", dataset), space=SearchSpace(num_classes=plan.data.classes), data=data,
             training=plan.baselines.training, reference=plan.validation, augment=plan.data.augment,

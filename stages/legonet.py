@@ -12,9 +12,7 @@ seed-<seed>/ with validation.json and curves.csv.
 import click
 
 from tamnas.compute import load_compute
-from tamnas.legonet import design, trained_networks
 from tamnas.plan import load_dataset, load_row
-from tamnas.retraining import TrainingTask, train_and_write
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
 
@@ -36,6 +34,9 @@ def run(scope: str, name: str) -> None:
         "weights": plan.eval.weights, "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, name, parameters, [data, *sources]) as store:
+        from tamnas.legonet import design, trained_networks  # here, because torch takes seconds to import
+        from tamnas.retraining import TrainingTask, train_and_write
+
         space = SearchSpace.from_params(plan)
         networks = trained_networks(plan.dataset, rows, plan.seed)
         arch, counts, statistics = design(space, networks, plan.legonet.top, plan.eval.weights)

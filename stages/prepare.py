@@ -8,7 +8,6 @@ and test as uint8) and results/DATASET/prepare/card.json (what is in it: counts,
 
 import click
 
-from tamnas.data.prepare import prepare
 from tamnas.plan import load_dataset
 from tamnas.stage import one_line_errors, prepared, results, timed, write_json
 from tamnas.store import locked
@@ -17,6 +16,8 @@ from tamnas.store import locked
 def run(dataset: str) -> None:
     data = load_dataset(dataset).data
     with locked("prepare", dataset), timed("prepare", dataset):
+        from tamnas.data.prepare import prepare  # here, because torch takes seconds to import
+
         card = prepare(dataset, data, prepared(dataset))
         write_json(results(dataset, "prepare") / "card.json", card)
     sizes = ", ".join(f"{split} {part['images']:,}" for split, part in card["splits"].items())

@@ -10,10 +10,8 @@ results/DATASET/retrain_<init>/ROW/seed-<seed>: validation.json and curves.csv.
 
 import click
 
-from tamnas import checkpoint
 from tamnas.compute import load_compute
 from tamnas.plan import load_row
-from tamnas.retraining import TrainingTask, train_and_write
 from tamnas.space import SearchSpace
 from tamnas.stage import one_line_errors, prepared, read_json, results, seeded, stage_run, weights
 
@@ -28,6 +26,9 @@ def run(init: str, row: str) -> None:
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, start]) as store:
+        from tamnas import checkpoint  # here, because torch takes seconds to import
+        from tamnas.retraining import TrainingTask, train_and_write
+
         if init == "scratch":
             specs = read_json(start)["networks"]
         else:

@@ -11,7 +11,6 @@ import click
 
 from tamnas.compute import load_compute
 from tamnas.plan import load_row
-from tamnas.search import fronts, individuals, run_search
 from tamnas.stage import one_line_errors, prepared, results, stage_run, weights, write_csv, write_json
 
 
@@ -24,6 +23,8 @@ def run(row: str) -> None:
         "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, joint]) as store:
+        from tamnas.search import fronts, individuals, run_search  # here, because torch takes seconds to import
+
         found, fitness = run_search(plan, joint, data, compute, store.folder / "evaluated.jsonl")
         folder = results(plan.dataset, "search", row)
         write_csv(folder / "individuals.csv", individuals(found, fitness))

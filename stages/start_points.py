@@ -10,19 +10,20 @@ inherited weights, BatchNorm recalibrated): changed weights re-run no training f
 
 import click
 
-from tamnas import checkpoint
 from tamnas.compute import load_compute
 from tamnas.fields import FORMAT
 from tamnas.plan import load_row
-from tamnas.search import inherited_weights, load_context
 from tamnas.stage import one_line_errors, prepared, read_json, results, stage_run, weights, write_json
-from tamnas.statistics import spread
 
 
 def run(row: str) -> None:
     plan = load_row(row)
     joint, data, found = weights(row, "joint.safetensors"), prepared(plan.dataset), results(plan.dataset, "search", row)
     with stage_run(__file__, row, {"max_subnets": plan.retrain.max_subnets}, [data, joint, found]):
+        from tamnas import checkpoint  # here, because torch takes seconds to import
+        from tamnas.search import inherited_weights, load_context
+        from tamnas.statistics import spread
+
         front = read_json(found / "fronts.json")["front"]
         chosen = [front[index] for index in spread(len(front), plan.retrain.max_subnets)]
         context = load_context(plan, joint, data, load_compute())

@@ -10,13 +10,9 @@ results/DATASET/supernet_<phase>/ROW/curve.csv.
 
 import click
 
-from tamnas import checkpoint, device
 from tamnas.compute import load_compute
-from tamnas.data import load_split
 from tamnas.plan import load_row
 from tamnas.stage import one_line_errors, prepared, results, stage_run, weights, write_csv
-from tamnas.supernet import supernet_tensors, train_phase
-from tamnas.training import Resume
 
 
 def run(phase: str, row: str) -> None:
@@ -30,6 +26,11 @@ def run(phase: str, row: str) -> None:
         "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, *([start] if start else [])]) as store:
+        from tamnas import checkpoint, device  # here, because torch takes seconds to import
+        from tamnas.data import load_split
+        from tamnas.supernet import supernet_tensors, train_phase
+        from tamnas.training import Resume
+
         runtime = device.start(plan.numerics, compute)
         resume = Resume(store.path("state"), compute.checkpoint_seconds)
         trained, outcome = train_phase(plan, phase, load_split(data, "train", runtime.device), start, runtime, resume)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import click
 
-from tamnas.report.build import build, write
-from tamnas.report.collect import collect
 from tamnas.stage import one_line_errors
 from tamnas.store import locked
 
 
 def run(folder: str = "reports") -> None:
     with locked("tables", "run"):
+        from tamnas.report.build import build, write  # here, because matplotlib takes seconds to import
+        from tamnas.report.collect import collect
+
         files = build(collect())
         write(files, Path(folder))
     click.echo(f"{folder}: {len(files)} files")

@@ -7,6 +7,7 @@ are floats in the same range.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def under_attack(model: nn.Module, bn: str = "eval") -> Iterator[nn.Module]:
             module.training = training
 
 
-def project(eta: Tensor, x: Tensor, eps: float) -> Tensor:
+def project(eta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
     """Into the eps-box, then so that x + eta lies in [0, 1]."""
     return (x + eta.clamp(-eps, eps)).clamp(0, 1) - x
 
@@ -54,12 +55,13 @@ def ascend(
     target: Tensor,
     eta: Tensor,
     *,
-    eps: float,
-    step_size: float,
+    eps: float | Tensor,
+    step_size: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One step of projected sign-gradient ascent: (next eta, logits at x + the eta given).
 
-    The objective must be a sum over samples, so that each sample's path is its own.
+    The objective must be a sum over samples, so that each sample's path is its own. `eps` and
+    `step_size` are numbers, or (N, 1, 1, 1) with one for each sample.
     """
     eta = eta.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -101,42 +103,61 @@ def pgd(
     return (x + eta).clamp(0, 1)
 
 
-def survivors(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    step_size: float,
-    steps: Sequence[int],
-    success: str = "any",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Which samples PGD leaves correctly classified, for several step counts at once.
+@dataclass(frozen=True)
+class Attempt:
+    """One PGD attack: its radius and step size in [0, 1], after how many steps to look, which iterates count.
 
-    Returns (len(steps), N) bool, row i for `steps[i]`. One run of max(steps) steps passes
-    through the states of the shorter ones, so each row equals the one computed alone. With
-    `success="any"` a sample falls with the first iterate (random start included) that fools
+    With `success="any"` a sample falls with the first iterate (random start included) that fools
     the network and is not attacked further; with `"last"` only the final iterate counts.
     """
-    standing = torch.zeros(len(steps), len(x), dtype=torch.bool, device=x.device)
-    alive = torch.arange(len(x), device=x.device)
-    eta = uniform_start(x, eps, generator)
+
+    eps: float
+    step_size: float
+    steps: tuple[int, ...]
+    success: str = "any"
+    generator: torch.Generator | None = None  # of the random start
+
+
+def survivors(model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt]) -> list[Tensor]:
+    """Which samples each attack leaves correctly classified: (len(attempt.steps), N) bool per attempt.
+
+    All attacks share passes: several times as many images in each, which a small network needs to
+    be busy. One run of max(steps) steps passes through the states of the shorter ones. So each
+    row is what it is when computed alone, up to how passes of other sizes round.
+    """
+    n, device = len(x), x.device
+    standing = [torch.zeros(len(one.steps), n, dtype=torch.bool, device=device) for one in attempts]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=x.dtype, device=device).repeat_interleave(n)[:, None, None, None]
+
+    state = {
+        "x": torch.cat([x] * len(attempts)),
+        "target": y.repeat(len(attempts)),
+        "eta": torch.cat([uniform_start(x, one.eps, one.generator) for one in attempts]),
+        "eps": column([one.eps for one in attempts]),
+        "step_size": column([one.step_size for one in attempts]),
+    }
+    attempt = torch.arange(len(attempts), device=device).repeat_interleave(n)
+    image = torch.arange(n, device=device).repeat(len(attempts))
+    last = torch.tensor([max(one.steps) for one in attempts], device=device)
+    falls = torch.tensor([one.success == "any" for one in attempts], device=device)
     with under_attack(model):
-        for step in range(max(steps) + 1):
-            last = step == max(steps)
-            if last:
+        for step in range(max(max(one.steps) for one in attempts) + 1):
+            if all(step >= max(one.steps) for one in attempts):
                 with torch.no_grad():
-                    logits = model(x + eta)
+                    logits = model(state["x"] + state["eta"])
             else:
-                following, logits = ascend(model, cross_entropy_sum, x, y, eta, eps=eps, step_size=step_size)
-            correct = logits.argmax(1) == y
-            for row, count in enumerate(steps):
-                if count == step:
-                    standing[row, alive] = correct
-            if last or (success == "any" and not correct.any()):
+                state["eta"], logits = ascend(model, cross_entropy_sum, **state)
+            correct = logits.argmax(1) == state["target"]
+            for index, one in enumerate(attempts):
+                if step in one.steps:
+                    mine = attempt == index
+                    standing[index][one.steps.index(step), image[mine]] = correct[mine]
+            going_on = (last[attempt] > step) & (correct | ~falls[attempt])
+            if not going_on.all():
+                state = {name: tensor[going_on] for name, tensor in state.items()}
+                attempt, image = attempt[going_on], image[going_on]
+            if len(image) == 0:
                 break
-            if success == "any":
-                alive, x, y, following = alive[correct], x[correct], y[correct], following[correct]
-            eta = following
     return standing

@@ -7,15 +7,17 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from tamnas import device
 from tamnas.attack_trace import attack_trace
+from tamnas.attacks import Attempt
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.deadline import Pace
 from tamnas.errors import DeadlineError
-from tamnas.evaluation import accuracy, evaluate_grid, grid_cells, restart_accuracy
+from tamnas.evaluation import accuracy, evaluate_grid, fast_copy, grid_cells, survivals
 from tamnas.fields import FORMAT, format_fraction
 from tamnas.health import trace_signs
 from tamnas.jobs import Jobs
@@ -30,6 +32,8 @@ from tamnas.statistics import best
 from tamnas.store import file_digest, seal, unseal
 
 log = logging.getLogger(__name__)
+
+TRACE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
     except DeadlineError:
         return None
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
+    model = fast_copy(model)
     key = (spec["seed"], *task.key, NetworkSpec.from_plain(record).identity)
     cells = [(None, 0, accuracy(model, context.test))]
     cells += evaluate_grid(model, context.test, task.plan, grid_cells(task.plan, spec["final"]), key)
@@ -97,10 +102,10 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
 
 
 def traced(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
-    """The strongest attack of the grid, step by step (`tamnas.attack_trace`), to see whether it attacks at all."""
-    eps = max(plan.eps)
+    """The beginning of the grid's strongest attack, step by step: whether it attacks at all shows there already."""
+    eps, steps = max(plan.eps), min(max(plan.steps), TRACE_STEPS)
     rows = attack_trace(
-        model, test, eps=float(eps), step_size=float(eps) / plan.step_divisor, steps=max(plan.steps),
+        model, test, eps=float(eps), step_size=float(eps) / plan.step_divisor, steps=steps,
         generator=torch_generator(*key, "trace", str(eps), device=test.images.device),
     )  # fmt: skip
     return [{"eps": format_fraction(eps), **row} for row in rows]
@@ -112,23 +117,26 @@ def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[
 
     The first start is the grid's own. One row per check.
     """
-    checks = plan.checks
+    checks, device = plan.checks, test.images.device
 
-    def row(check: str, eps: Fraction, success: str, restarts: int = 1) -> dict:
-        keys = [(*key, str(eps)), *((*key, str(eps), "restart", index) for index in range(1, restarts))]
-        share = restart_accuracy(
-            model, test, steps=checks.attack.steps, eps=float(eps), step_size=float(eps) / plan.step_divisor,
-            success=success, generators=[torch_generator(*one, device=test.images.device) for one in keys],
-        )  # fmt: skip
-        return {
-            "check": check, "eps": format_fraction(eps), "steps": checks.attack.steps, "success": success,
-            "restarts": restarts, "images": len(test), "accuracy": share,
-        }  # fmt: skip
+    def attempt(eps: Fraction, success: str, *more: str | int) -> Attempt:
+        generator = torch_generator(*key, str(eps), *more, device=device)
+        return Attempt(float(eps), float(eps) / plan.step_divisor, (checks.attack.steps,), success, generator)
 
-    eps = checks.attack.eps
+    eps, large = checks.attack.eps, checks.large_eps
+    further = [attempt(eps, plan.success, "restart", index) for index in range(1, checks.restarts)]
+    attempts = [attempt(eps, "any"), attempt(eps, "last"), attempt(large, plan.success), *further]
+    any_, last, at_large, *others = (standing[0] for standing in survivals(model, test, attempts))
+    restarts = torch.stack([any_ if plan.success == "any" else last, *others]).all(0)
     return [
-        row("any", eps, "any"), row("last", eps, "last"), row("restarts", eps, plan.success, checks.restarts),
-        row("large_eps", checks.large_eps, plan.success),
+        {
+            "check": check, "eps": format_fraction(radius), "steps": checks.attack.steps, "success": success,
+            "restarts": starts, "images": len(test), "accuracy": int(standing.sum()) / len(test),
+        }
+        for check, radius, success, starts, standing in (
+            ("any", eps, "any", 1, any_), ("last", eps, "last", 1, last),
+            ("restarts", eps, plan.success, checks.restarts, restarts), ("large_eps", large, plan.success, 1, at_large),
+        )
     ]  # fmt: skip
 
 

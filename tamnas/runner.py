@@ -25,7 +25,8 @@ import click
 from tamnas.deadline import set_deadline
 from tamnas.errors import DeadlineError, DivergenceError, InputError
 from tamnas.jobs import kept_workers
-from tamnas.params import Params, load_params
+from tamnas.params import load_params
+from tamnas.schema import Params
 from tamnas.stage import one_line_errors, results
 from tamnas.store import VARIABLE as CHECKPOINTS
 

@@ -31,7 +31,7 @@ from tamnas.batchnorm import recalibrate
 from tamnas.compute import Compute
 from tamnas.data import Split, batches, load_split
 from tamnas.deadline import Pace
-from tamnas.evaluation import accuracy, pgd_accuracy
+from tamnas.evaluation import accuracy, fast_copy, pgd_accuracy
 from tamnas.fields import FORMAT
 from tamnas.jobs import Jobs
 from tamnas.network import Subnet, Supernet
@@ -110,7 +110,7 @@ def evaluate_subnet(spec: dict, context: SearchContext) -> tuple[float, float]:
     """
     plan = context.plan
     context.pace.require_time(f"search {plan.row}")
-    subnet = inherited_subnet(context, Architecture.from_plain(spec))
+    subnet = fast_copy(inherited_subnet(context, Architecture.from_plain(spec)))
     key = (plan.seed, "search", plan.row, "attack")
     return accuracy(subnet, context.validation), pgd_accuracy(subnet, context.validation, plan.search.attack, key)
 

@@ -66,7 +66,7 @@ def stage_run(script: str, instance: str, parameters: Mapping, inputs: Sequence[
 
 @contextmanager
 def timed(stage: str, instance: str) -> Iterator[None]:
-    """Log the wall time of a stage's own work, imports apart, if it finishes or is stopped at a deadline.
+    """Log the wall time of a stage, if it finishes or is stopped at a deadline.
 
     Wall times differ from run to run: they go beside the results, into logs/times.csv.
     """

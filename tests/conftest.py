@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tamnas.plan import RowPlan
 from tamnas.space import SearchSpace
 
 torch.set_num_threads(1)
+# A shell's background job ignores Ctrl-C, and so would the stages that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run, no time limit for a busy machine, no folder left behind.
 settings.register_profile("tamnas", derandomize=True, deadline=None, database=None)
 settings.load_profile("tamnas")

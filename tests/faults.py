@@ -10,6 +10,7 @@
 import argparse
 import collections
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--json", type=Path, help="write every fault to this file")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
     with tempfile.TemporaryDirectory(prefix="tamnas-faults-") as home:
         harness, faults = Harness(Path(home), options.seed), []

@@ -1,5 +1,6 @@
 import copy
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tamnas.attacks import pgd, project, survivors, under_attack
+from tamnas.attacks import Attempt, pgd, project, survivors, under_attack
 
 CLASSES, SIZE = 4, 8
 EPS, STEP = 16 / 255, 4 / 255
@@ -188,9 +189,11 @@ def test_attacks_leave_the_model_as_found(model, data, attack, blown):
     x, y = data[0][:8], data[1][:8]
     model = marked(nn.Sequential(*model, Fuse(blown)))
     before = fingerprint(model)
-    steps = 3 if attack is pgd else (1, 3)
     try:
-        attack(model, x, y, eps=EPS, step_size=STEP, steps=steps, generator=seeded())
+        if attack is pgd:
+            pgd(model, x, y, eps=EPS, step_size=STEP, steps=3, generator=seeded())
+        else:
+            survivors(model, x, y, [Attempt(EPS, STEP, (1, 3), generator=seeded())])
         assert blown is None
     except RuntimeError:
         assert blown
@@ -218,8 +221,8 @@ def test_attacks_work_in_either_grad_mode(model, data, caller):
 
 
 def stand(model, data, steps, success, seed=0, step_size=STEP):
-    x, y = data
-    return survivors(model, x, y, eps=EPS, step_size=step_size, steps=steps, success=success, generator=seeded(seed))
+    (found,) = survivors(model, *data, [Attempt(EPS, step_size, tuple(steps), success, seeded(seed))])
+    return found
 
 
 @pytest.mark.parametrize("success", ["any", "last"])
@@ -230,6 +233,26 @@ def test_survivors_equal_each_step_count_alone(model, data, success):
     assert together.dtype == torch.bool
     for row, count in zip(together, steps, strict=True):
         assert torch.equal(row, stand(model, data, (count,), success, step_size=LEAP)[0])
+
+
+def test_attacks_that_share_passes_equal_each_alone(model, data):
+    several = [
+        Attempt(eps * EPS, eps * step, steps, success)
+        for eps, step, steps, success in (
+            (1, LEAP, (7, 1, 10), "any"), (0.25, STEP, (3,), "last"), (2, STEP, (0, 12), "last"),
+            (1, LEAP, (2,), "any"),
+        )
+    ]  # fmt: skip
+
+    def seeds():
+        return [replace(one, generator=seeded(seed)) for seed, one in enumerate(several)]
+
+    together = survivors(model, *data, seeds())
+    assert [found.shape for found in together] == [(len(one.steps), len(data[0])) for one in several]
+    for found, one in zip(together, seeds(), strict=True):
+        (alone,) = survivors(model, *data, [one])
+        assert (found != alone).float().mean() <= 0.005  # larger batches may round differently
+        assert 0 < found.float().mean() < 1
 
 
 def test_any_is_last_at_every_iterate(model, data):
@@ -267,5 +290,5 @@ def test_survivors_of_the_last_iterate_are_pgds(model, data, steps):
 def test_survivors_when_nobody_stands(model, data):
     x, y = data
     wrong = model(x).argmax(1) != y
-    nobody = survivors(model, x[wrong], y[wrong], eps=1e-6, step_size=1e-6, steps=(1, 5), generator=seeded())
+    (nobody,) = survivors(model, x[wrong], y[wrong], [Attempt(1e-6, 1e-6, (1, 5), generator=seeded())])
     assert not nobody.any()

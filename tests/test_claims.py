@@ -9,8 +9,8 @@ from test_report import params, write_run
 
 from tamnas.report import collect, judges
 from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged
-from tamnas.report.collect import Controls
 from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval, all_of, correlation, newcombe, welch
+from tamnas.report.study import Controls
 
 MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
 CELL = (Fraction(8, 255), 10)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tamnas import checkpoint, evaluation
-from tamnas.attacks import survivors
+from tamnas.attacks import Attempt
 from tamnas.compute import Compute
 from tamnas.data import Split
 from tamnas.evaluation import (
@@ -18,11 +18,11 @@ from tamnas.evaluation import (
     evaluate_grid,
     grid_cells,
     pgd_accuracy,
-    restart_accuracy,
     robust_accuracies,
     robust_accuracy,
+    survivals,
 )
-from tamnas.grid import GridTask, evaluate_kind
+from tamnas.grid import GridTask, check_attack, evaluate_kind
 from tamnas.network import Subnet
 from tamnas.plan import Eval, Numerics, Pgd, Validation
 from tamnas.seeding import torch_generator
@@ -107,7 +107,8 @@ def test_accuracy_by_brute_force(model, split):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_robust_accuracy_by_brute_force(model, split, steps, success):
     attack = {"eps": 8 / 255, "step_size": 4 / 255, "steps": steps, "success": success}
-    ours = robust_accuracy(model, split, **attack, generator=torch_generator("noise"))
+    one = Attempt(**attack | {"steps": (steps,)}, generator=torch_generator("noise"))
+    ours = robust_accuracy(model, split, one)
     theirs = brute_force(model, split, **attack, generator=torch_generator("noise"))
     assert ours == pytest.approx(theirs)
     assert 0.1 < ours < 0.75
@@ -115,9 +116,8 @@ def test_robust_accuracy_by_brute_force(model, split, steps, success):
 
 def test_last_iterate_forgives_what_any_counts(model, split):
     # a step as long as the box is wide jumps about: some images fall on the way and recover
-    attack = {"eps": 8 / 255, "step_size": 16 / 255, "steps": 5}
     shares = {
-        success: robust_accuracy(model, split, **attack, success=success, generator=torch_generator("noise"))
+        success: robust_accuracy(model, split, Attempt(8 / 255, 16 / 255, (5,), success, torch_generator("noise")))
         for success in ("any", "last")
     }
     assert shares["any"] <= shares["last"]
@@ -125,10 +125,11 @@ def test_last_iterate_forgives_what_any_counts(model, split):
 
 def test_several_step_counts_equal_each_alone(model, split):
     for success in ("any", "last"):
-        attack = {"eps": 8 / 255, "step_size": 2 / 255, "success": success}
-        together = robust_accuracies(model, split, steps=(1, 2, 5), **attack, generator=torch_generator(0))
+        attack = (8 / 255, 2 / 255)
+        (together,) = robust_accuracies(model, split, [Attempt(*attack, (1, 2, 5), success, torch_generator(0))])
         alone = [
-            robust_accuracy(model, split, steps=steps, **attack, generator=torch_generator(0)) for steps in (1, 2, 5)
+            robust_accuracy(model, split, Attempt(*attack, (steps,), success, torch_generator(0)))
+            for steps in (1, 2, 5)
         ]
         assert together == alone
         assert len(set(together)) > 1
@@ -136,23 +137,23 @@ def test_several_step_counts_equal_each_alone(model, split):
 
 def test_planned_attack(model, split):
     attack = Pgd(eps="8/255", step_size="2/255", steps=3)
-    expected = robust_accuracy(
-        model, split, eps=8 / 255, step_size=2 / 255, steps=3, generator=torch_generator(0, "key")
-    )
+    one = Attempt(8 / 255, 2 / 255, (3,), generator=torch_generator(0, "key"))
+    expected = robust_accuracy(model, split, one)
     assert pgd_accuracy(model, split, attack, (0, "key")) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 60])
 def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
-    attack = {"eps": 8 / 255, "step_size": 2 / 255, "steps": (0, 2, 4)}
-    whole = robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
+    def shares():
+        one = Attempt(8 / 255, 2 / 255, (0, 2, 4), generator=torch_generator(0))
+        return robust_accuracies(model, split, [one]), accuracy(model, split)
+
+    whole = shares()
     sizes = []
     chunks = evaluation.chunks
     monkeypatch.setattr(evaluation, "PIXELS", {"cpu": chunk * split.size**2})
     monkeypatch.setattr(evaluation, "chunks", lambda split, size: (sizes.append(size), chunks(split, size))[1])
-    assert (
-        robust_accuracies(model, split, **attack, generator=torch_generator(0)), accuracy(model, split)
-    ) == whole  # fmt: skip
+    assert shares() == whole
     assert sizes == [chunk] * 2
 
 
@@ -177,10 +178,8 @@ def test_grid_equals_every_cell_alone(model, split, success):
     half = Fraction(4, 255)
     assert [row[:2] for row in rows] == [(half, 1), (half, 3), (EPS, 1), (EPS, 3), (EPS, 5)]
     for eps, steps, share in rows:
-        alone = robust_accuracy(
-            model, split, eps=float(eps), step_size=float(eps) / 2, steps=steps, success=success,
-            generator=torch_generator(0, "key", str(eps)),
-        )  # fmt: skip
+        noise = torch_generator(0, "key", str(eps))
+        alone = robust_accuracy(model, split, Attempt(float(eps), float(eps) / 2, (steps,), success, noise))
         assert share == alone
     # a cell does not depend on which others there are
     assert evaluate_grid(model, split, grid, {EPS: [3]}, (0, "key")) == [rows[3]]
@@ -299,18 +298,19 @@ def test_checks_of_the_attack_on_final_networks(space, split, networks, tmp_path
     assert evaluated(space, test, networks, tmp_path / "off", monkeypatch)[1] == {name: [] for name in networks}
 
 
-def test_an_image_is_lost_if_any_random_start_succeeds(space, split, networks):
+@pytest.mark.parametrize("success", ["any", "last"])
+def test_an_image_is_lost_if_any_random_start_succeeds(space, split, networks, success):
     network = networks["n2"][1]
     test = labelled(network, split.images)
-    attack = {"steps": 2, "eps": 8 / 255, "step_size": 2 / 255}
-
-    def starts(*seeds):
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    alone = [restart_accuracy(network, test, generators=starts(seed), **attack) for seed in range(6)]
-    assert alone[0] == robust_accuracy(network, test, generator=starts(0)[0], **attack)
-    together = restart_accuracy(network, test, generators=starts(*range(6)), **attack)
-    masks = [survivors(network, test.images / 255, test.labels, **(attack | {"steps": (2,)}), generator=one)[0]
-             for one in starts(*range(6))]  # fmt: skip
-    assert together == int(torch.stack(masks).all(0).sum()) / len(test) <= min(alone)
-    assert together < max(alone)
+    planned = plan(success=success, checks={"attack": {"eps": "8/255", "steps": 2}, "restarts": 6, "large_eps": 1})
+    key = (0, "key")
+    keys = [(*key, str(EPS)), *((*key, str(EPS), "restart", index) for index in range(1, 6))]
+    masks = [
+        survivals(network, test, [Attempt(8 / 255, 2 / 255, (2,), success, torch_generator(*one))])[0][0]
+        for one in keys
+    ]
+    found = {row["check"]: row["accuracy"] for row in check_attack(network, test, planned, key)}
+    alone = [int(mask.sum()) / len(test) for mask in masks]
+    assert found[success] == alone[0]
+    assert found["restarts"] == int(torch.stack(masks).all(0).sum()) / len(test) <= min(alone)
+    assert found["restarts"] < max(alone)

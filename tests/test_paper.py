@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tamnas import paper
 from tamnas.paper import EPS, STEPS, TABLES, published
-from tamnas.params import Params
+from tamnas.schema import Params
 from tamnas.space import BLOCKS, RATIOS, SearchSpace
 
 DOCS = Path(__file__).parents[1] / "docs"

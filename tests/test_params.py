@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tamnas.errors import InputError
 from tamnas.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
-from tamnas.params import load_params, merge, parse_params, resolve_all
+from tamnas.params import load_params, parse_params, resolve_all
 from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.schema import merge
 
 ROOT = Path(__file__).parents[1]
 

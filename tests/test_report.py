@@ -18,7 +18,7 @@ from tamnas.errors import InputError
 from tamnas.fields import format_fraction, read_yaml, write_yaml
 from tamnas.params import parse_params, resolve_all
 from tamnas.plan import DatasetPlan, RowPlan
-from tamnas.report import checks, collect
+from tamnas.report import checks, collect, study
 from tamnas.report.accuracy import accuracy_value, difference
 from tamnas.report.checks import paired, suspicious, warnings, wilson
 from tamnas.report.metrics import metrics
@@ -512,13 +512,13 @@ def share_grid(**cells: float) -> dict:
     ],
 )
 def test_suspicious_accuracies(grid, sign):
-    test = collect.Test(0.8, share_grid(**grid), 1000, "best", "any")
+    test = study.Test(0.8, share_grid(**grid), 1000, "best", "any")
     assert any(sign in line for line in suspicious(test))
 
 
 def test_noise_and_sound_results_are_not_suspicious():
     grid = share_grid(e2s10=0.7, e4s10=0.702, e8s10=0.5, e8s30=0.501)
-    assert suspicious(collect.Test(0.8, grid, 1000, "best", "any")) == []
+    assert suspicious(study.Test(0.8, grid, 1000, "best", "any")) == []
 
 
 def test_planted_masking_and_merged_validation_are_reported(project):
@@ -557,12 +557,12 @@ def test_the_page_escapes_and_shortens(project):
 # -- spread, intervals, controls ----------------------------------------------------------------
 
 
-def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> collect.Trained:
-    def test(share: float) -> collect.Test:
-        return collect.Test(share, {CELL: robust}, images, "best", "any")
+def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.Trained:
+    def test(share: float) -> study.Test:
+        return study.Test(share, {CELL: robust}, images, "best", "any")
 
-    costs = collect.Costs(100, 900, 5000)
-    return collect.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
+    costs = study.Costs(100, 900, 5000)
+    return study.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
 CELL = (Fraction(8, 255), 10)

@@ -115,7 +115,10 @@ def test_workers_end_with_their_driver(undisturbed, tmp_path, how):
     children = [int(pid) for pid in text.split()]
     assert len(children) >= 2
     process.send_signal(how)
-    process.wait(timeout=60)
+    try:
+        process.wait(timeout=60)
+    finally:
+        process.kill()
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -5,7 +5,7 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from tamnas.report.checks import Paired, paired, wilson
-from tamnas.report.collect import Cell, Test, Trained
+from tamnas.report.study import Cell, Test, Trained
 from tamnas.report.table import Value
 
 

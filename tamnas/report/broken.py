@@ -6,7 +6,7 @@ from fractions import Fraction
 from tamnas.fields import format_fraction
 from tamnas.health import curve_signs, trace_signs
 from tamnas.plan import DatasetPlan, RowPlan
-from tamnas.report.collect import Dataset, Row, Test, Trained
+from tamnas.report.study import Dataset, Row, Test, Trained
 
 
 def broken(dataset: Dataset, tested: Iterable[tuple[str, Trained]]) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tamnas.files import write_bytes
 from tamnas.report.claims import claims_page
-from tamnas.report.collect import Dataset
 from tamnas.report.figures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
 from tamnas.report.page import html, readme
 from tamnas.report.published import paper_tables
+from tamnas.report.study import Dataset
 from tamnas.report.table import latex, markdown, to_csv
 from tamnas.report.tables import run_tables
 

@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 
 from tamnas.fields import format_fraction
 from tamnas.report.broken import broken
-from tamnas.report.collect import Dataset, Row, Test, Trained
+from tamnas.report.study import Dataset, Row, Test, Trained
 
 MASKING = "a sign of gradient masking"
 SURVIVORS = 0.05  # more than that at the large radius is no "about 0"

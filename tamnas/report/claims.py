@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tamnas.report import judges
-from tamnas.report.collect import Dataset
 from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.judges import Judge
+from tamnas.report.study import Dataset
 from tamnas.report.table import Column, Table, Value, markdown
 from tamnas.report.terms import cell_name
 

@@ -7,8 +7,8 @@ from statistics import fmean
 from tamnas.fields import format_fraction
 from tamnas.report.accuracy import accuracy_value, difference, share
 from tamnas.report.checks import wilson
-from tamnas.report.collect import Cell, Controls, Dataset, Lego, Row, Trained
 from tamnas.report.findings import paired_text
+from tamnas.report.study import Cell, Controls, Dataset, Lego, Row, Trained
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import CLEAN, cell_name, name_of, setting
 

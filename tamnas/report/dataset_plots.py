@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tamnas.report.checks import wilson
-from tamnas.report.collect import Cell, Dataset, Trained
+from tamnas.report.study import Cell, Dataset, Trained
 from tamnas.report.style import (
     BLACK,
     BLUE,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from tamnas.report.collect import Lego
+from tamnas.report.study import Lego
 from tamnas.report.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
 from tamnas.space import BLOCKS, Architecture, BlockKind, SearchSpace
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from tamnas.report.collect import Dataset, Lego, Row
 from tamnas.report.dataset_plots import draw_hypervolume, draw_overview, draw_robustness
 from tamnas.report.drawing import draw_architectures, draw_layers
 from tamnas.report.grids import (
@@ -14,6 +13,7 @@ from tamnas.report.grids import (
     front_rows,
 )
 from tamnas.report.row_plots import draw_fronts, draw_ranks, draw_retraining, draw_scratch_and_finetune, draw_supernet
+from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.style import Picture, picture
 from tamnas.report.terms import cell_name, max_half_width, selection_images
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tamnas.report.checks import scratch_minus_finetune
-from tamnas.report.collect import Dataset, Lego, Row
+from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import cell_name, selection_images, tau_text
 

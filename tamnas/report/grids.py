@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
-from tamnas.report.collect import Cell, Row, Trained
+from tamnas.report.study import Cell, Row, Trained
 from tamnas.report.style import (
     BLACK,
     BLUE,

@@ -13,7 +13,6 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.fields import format_fraction
 from tamnas.report.checks import paired, tested, wilson
-from tamnas.report.collect import Dataset, Row, Trained
 from tamnas.report.evidence import (
     FAILS,
     HOLDS,
@@ -28,6 +27,7 @@ from tamnas.report.evidence import (
     welch,
 )
 from tamnas.report.findings import paired_text
+from tamnas.report.study import Dataset, Row, Trained
 from tamnas.report.terms import cell_name, name_of
 from tamnas.report.transfer import retrained_alike
 from tamnas.space import BLOCKS

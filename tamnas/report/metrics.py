@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from tamnas.report.collect import Cell, Dataset, Row, Trained
+from tamnas.report.study import Cell, Dataset, Row, Trained
 from tamnas.report.terms import cell_key
 
 

@@ -13,7 +13,7 @@ from tamnas.plan import Attack, RowPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import warnings
 from tamnas.report.claims import claims_table
-from tamnas.report.collect import Dataset, Trained
+from tamnas.report.study import Dataset, Trained
 from tamnas.report.style import Picture
 from tamnas.report.table import Table, show, show_interval, show_paper
 from tamnas.report.template import TEMPLATE

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from tamnas.paper import TABLES, Published, contradictions
-from tamnas.report.collect import Cell, Dataset, Trained
 from tamnas.report.findings import pooled_votes
+from tamnas.report.study import Cell, Dataset, Trained
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.tables import comparison, hand_made, network_values
 from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, by_validation, cell_column, name_of, setting

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from tamnas.fields import format_fraction
-from tamnas.report.collect import Cell, Row
+from tamnas.report.study import Cell, Row
 from tamnas.report.style import (
     BLACK,
     BLUE,

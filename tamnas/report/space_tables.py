@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
-from tamnas.report.collect import Dataset
+from tamnas.report.study import Dataset
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import in_order
 from tamnas.space import BLOCKS, SearchSpace, block_parameters, se_parameters

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.collect import Cell, Dataset, Row, Trained
 from tamnas.report.controls import attack_checks, controls
 from tamnas.report.findings import layers, search, votes
 from tamnas.report.space_tables import blocks, geometry
+from tamnas.report.study import Cell, Dataset, Row, Trained
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import (
     BODY,

@@ -6,7 +6,7 @@ from tamnas.fields import format_fraction
 from tamnas.plan import Eval
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import wilson
-from tamnas.report.collect import Cell, Dataset, Trained
+from tamnas.report.study import Cell, Dataset, Trained
 from tamnas.report.table import Column, show
 
 NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",

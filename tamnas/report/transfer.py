@@ -7,7 +7,7 @@ also retrained at one common attack (the control `common_attack`), those are com
 from collections.abc import Sequence
 
 from tamnas.controls import OWN
-from tamnas.report.collect import Row, Trained
+from tamnas.report.study import Row, Trained
 
 CONTROL = "common_attack"
 

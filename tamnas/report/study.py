@@ -1,0 +1,201 @@
+"""The finished study as the reports see it: plain values of what was searched, trained and tested.
+
+`tamnas.report.collect` reads them from plan/ and results/. Accuracies are shares in [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from tamnas.plan import DatasetPlan, Eval, RowPlan
+from tamnas.space import Architecture, SearchSpace
+from tamnas.statistics import best
+
+Cell = tuple[Fraction, int]  # (eps, PGD steps)
+
+
+@dataclass(frozen=True)
+class Test:
+    """One trained network on test images."""
+
+    clean: float
+    grid: Mapping[Cell, float]
+    images: int
+    weights: str  # "best" or "last"
+    success: str  # "any" or "last"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Parameters behind the last choice block (or of the classifier) and before it, multiply-accumulates of an image.
+
+    `milliseconds` for one image on one thread of `processor`, where it was measured.
+    """
+
+    head: int
+    body: int
+    macs: int
+    milliseconds: float | None = None
+    processor: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network after training; `validation` maps best and last to clean and robust shares.
+
+    `label` of a control: its name, and the kind and id of what it stands beside (`tamnas.controls`).
+    `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack.
+    """
+
+    id: str
+    architecture: Architecture | None
+    parameters: int
+    validation: Mapping[str, Mapping[str, float]]
+    curve: Sequence[Mapping[str, float | None]]
+    test: Test
+    costs: Costs
+    label: Mapping[str, str | int] = field(default_factory=dict)
+    repeats: Sequence[Test] = ()
+    checks: Mapping[str, float] = field(default_factory=dict)
+    attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A subnet of the front with inherited weights, on validation."""
+
+    id: str
+    architecture: Architecture
+    parameters: int
+    clean: float
+    robust: float
+
+
+@dataclass(frozen=True)
+class Lego:
+    """A Lego-Net with the votes it was built from; `tau` is of all networks trained from scratch."""
+
+    network: Trained
+    counts: Sequence[Mapping]
+    voters: Sequence[Mapping[str, str]]
+    tau: Mapping[str, Mapping[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What stands beside a row or a dataset: `status` by control (`tamnas.controls.status`), networks of all seeds."""
+
+    status: Mapping[str, str]
+    networks: Sequence[Trained]
+
+    def of(self, control: str) -> list[Trained]:
+        return [one for one in self.networks if one.label["control"] == control]
+
+    def attach(self, networks: Sequence[Trained], kind: str) -> list[Trained]:
+        """`networks`, each with the tests of its repeats with further seeds."""
+        repeats = self.of("seeds")
+        return [
+            replace(one, repeats=[again.test for again in repeats if (again.label["kind"], again.label["of"])
+                                  == (kind, one.id)])
+            for one in networks
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
+
+    `random_search`: hypervolume lines as the search's, empty if not run.
+    """
+
+    plan: RowPlan
+    space: SearchSpace
+    front: Sequence[Searched]
+    archive_front: Sequence[Searched]
+    hypervolume: Sequence[Mapping[str, float]]
+    selected: Sequence[Searched]
+    block_curve: Sequence[Mapping[str, float]]
+    joint_curve: Sequence[Mapping[str, float]]
+    scratch: Sequence[Trained]
+    finetune: Sequence[Trained]
+    lego: Lego | None
+    controls: Controls
+    random_search: Sequence[Mapping[str, float]]
+
+    @property
+    def name(self) -> str:
+        return self.plan.row
+
+    @property
+    def best(self) -> Trained:
+        """The row's representative, by robust accuracy on validation after training from scratch."""
+        return best_of(self.scratch, self.plan.eval.weights)
+
+    @property
+    def best_finetuned(self) -> Trained | None:
+        return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
+
+    @property
+    def tau(self) -> Mapping[str, Mapping[str, float | int | None]]:
+        """Kendall's tau of all networks trained from scratch; undefined before the Lego-Net is."""
+        undefined = {"tau": None, "p_value": None, "networks": len(self.scratch)}
+        return self.lego.tau if self.lego else {"clean": undefined, "robust": undefined}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset: the rows that have been run, in the order of params.yaml, and `missing` row plans.
+
+    `unfinished`: what a run that stopped at its deadline left out of the rows, a line each.
+    """
+
+    plan: DatasetPlan
+    space: SearchSpace  # of the pooled Lego-Net
+    card: Mapping
+    rows: Sequence[Row]
+    missing: Sequence[RowPlan]
+    pooled: Lego | None
+    baselines: Sequence[Trained]
+    controls: Controls
+    unfinished: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return self.plan.dataset
+
+    @property
+    def images(self) -> dict[str, int]:
+        return {split: part["images"] for split, part in self.card["splits"].items()}
+
+    @property
+    def key_cell(self) -> Cell:
+        """The attack that stands for robustness: the reference attack of validation, if the grid has it."""
+        return key_cell(self.plan.eval, self.plan.validation.attack.eps, self.plan.validation.attack.steps)
+
+    @property
+    def best_row(self) -> Row | None:
+        """The row with the best representative on validation."""
+        if not self.rows:
+            return None
+
+        def order(row: Row) -> tuple:
+            # As tamnas.statistics.best; rows may keep different weights, each is judged by its own.
+            shown = row.best.validation[row.plan.eval.weights]
+            return shown["robust"], shown["clean"], -row.best.parameters
+
+        return max(self.rows, key=order)
+
+
+def key_cell(plan: Eval, eps: Fraction, steps: int) -> Cell:
+    """(eps, steps) itself where the grid has it, else the grid's largest radius or step count."""
+    return (eps if eps in plan.eps else max(plan.eps)), (steps if steps in plan.steps else max(plan.steps))
+
+
+def best_of(networks: Sequence[Trained], weights: str) -> Trained:
+    """The best by validation, by the same rule as everywhere (`tamnas.statistics.best`)."""
+    by_id = {network.id: network for network in networks}
+    return by_id[best([_record(network) for network in networks], weights)["id"]]
+
+
+def _record(network: Trained) -> dict:
+    return {"id": network.id, "parameters": network.parameters, **network.validation}
