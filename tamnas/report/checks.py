@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from scipy.stats import t as student
@@ -41,9 +42,13 @@ def paired(differences: Sequence[float]) -> Paired:
         return Paired(mean, None, None, None, n)
     deviation = math.sqrt(sum((one - mean) ** 2 for one in differences) / (n - 1))
     half = float(student.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    # Wilcoxon's test has no answer where every pair is equal.
-    p_value = float(wilcoxon(differences).pvalue) if any(differences) else None
-    return Paired(mean, mean - half, mean + half, p_value, n)
+    return Paired(mean, mean - half, mean + half, _signed_rank_p(tuple(differences)), n)
+
+
+@cache  # ties make it a permutation test of seconds, and tables, page and claims ask about the same pairs
+def _signed_rank_p(differences: tuple[float, ...]) -> float | None:
+    """Wilcoxon's p; it has no answer where every pair is equal."""
+    return float(wilcoxon(differences).pvalue) if any(differences) else None
 
 
 def scratch_minus_finetune(row: Row, cell) -> dict[str, Paired]:
