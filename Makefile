@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check deps faults fuzz wheels clean
+.PHONY: all env test lint check faults fuzz wheels clean
 
 all: env
 	$(DVC) repro
@@ -32,10 +32,6 @@ check: env
 	$(DVC) repro --quiet plan
 	git diff --exit-code dvc.lock
 	$(DVC) repro --allow-missing --dry | tee /dev/stderr | grep -q "up to date"
-
-# Bring the code dependencies in dvc.yaml up to date after changing an import.
-deps: env
-	$(BIN)/python -m tamnas.codedeps
 
 # The packages that a GPU machine's Python usually lacks (docs/gpu.md), for x86-64 Linux.
 WHEELS_PYTHON ?= 3.12

@@ -1,8 +1,8 @@
 """Which source files a stage depends on: the tamnas modules it transitively imports.
 
-DVC re-runs a stage when these change, so `dvc.yaml` must list them; `python -m tamnas.codedeps`
-brings the lists up to date and a test fails when they lag behind. The same files go into a
-checkpoint's key.
+The stage `fingerprint` writes them down, one list per script, and each stage depends on its own list: as
+dependencies of their own they would make dvc.lock ten times as long, and DVC reads and writes
+that file for every stage. The same digests go into a checkpoint's key.
 """
 
 import ast
@@ -44,35 +44,17 @@ def _imports(file: Path) -> tuple[Path, ...]:
     return tuple(sorted(files))
 
 
+def scripts() -> list[Path]:
+    """The stage scripts, relative to the project, sorted."""
+    return sorted(file.relative_to(ROOT) for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__")
+
+
+def fingerprint(script: Path) -> str:
+    """`<sha256>  <file>` for each of the stage's source files, as `sha256sum --check` reads them."""
+    digests = {file: hashlib.sha256((ROOT / file).read_bytes()).hexdigest() for file in source_files(script)}
+    return "".join(f"{digest}  {file}\n" for file, digest in digests.items())
+
+
 def code_digest(script: Path) -> str:
-    """sha256 over the stage's source files."""
-    digest = hashlib.sha256()
-    for file in source_files(script):
-        digest.update(f"{file}\0".encode() + (ROOT / file).read_bytes())
-    return digest.hexdigest()
-
-
-def expected_deps(command: str) -> list[str]:
-    """The code part of a stage's `deps`, from its command `python stages/<script> ...`."""
-    script = Path(command.split()[1])
-    return [str(file) for file in source_files(script)]
-
-
-def main() -> None:
-    """Rewrite the code part of every stage's deps in dvc.yaml; data dependencies stay."""
-    from ruamel.yaml import YAML
-
-    yaml, path = YAML(), ROOT / "dvc.yaml"
-    yaml.width, yaml.preserve_quotes = 200, True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    pipeline = yaml.load(path)
-    for stage in pipeline["stages"].values():
-        body = stage.get("do", stage)
-        data = [dep for dep in body["deps"] if not dep.endswith(".py")]
-        body["deps"] = expected_deps(body["cmd"]) + data
-    with path.open("w") as file:
-        yaml.dump(pipeline, file)
-
-
-if __name__ == "__main__":
-    main()
+    """sha256 over the stage's source files and their names."""
+    return hashlib.sha256(fingerprint(script).encode()).hexdigest()

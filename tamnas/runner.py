@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 # (stage as in dvc.yaml, script, leading arguments, per "row", "dataset" or "run"), in an order
 # that respects dvc.yaml's dependencies; a test compares the two.
 STAGES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("fingerprint", "fingerprint", (), "run"),
     ("plan", "plan", (), "run"),
     ("prepare", "prepare", (), "dataset"),
     ("supernet_block", "supernet", ("block",), "row"),
@@ -157,7 +158,7 @@ def run(
                 _note(unfinished, f"{call.name}: skipped, it needs {', '.join(lacking)}")
                 absent.add(call.name)
                 continue
-            if limits is not None and call.stage not in ("plan", "prepare", "tables"):
+            if limits is not None and call.stage not in ("fingerprint", "plan", "prepare", "tables"):
                 is_training = not call.stage.startswith("evaluate")
                 set_deadline(time.time() if is_training and training_is_over else limits.of(call.stage))
             log.info("stage %s", call.name)

@@ -61,17 +61,17 @@ def stage(folder: Path, *arguments: str, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
 
 
-def environment() -> dict[str, str]:
-    """For `dvc`: the stages' `python` is this interpreter, and no outer DVC run is seen."""
+def environment(folder: Path) -> dict[str, str]:
+    """For `dvc`: the stages' `python` is this interpreter with the code in `folder`, and no outer DVC run is seen."""
     found = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     found.pop("DVC_ROOT", None)
-    return found
+    return found | {"PYTHONPATH": str(folder)}
 
 
 def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
     """The output of a real `dvc` command."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(folder), capture_output=True, text=True
     )
     if check and done.returncode:
         raise AssertionError(f"dvc {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
