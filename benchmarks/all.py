@@ -25,7 +25,7 @@ SIZES = {
         "training_step_paper": ["--geometry=paper", "--batch=32", "--rounds=5"],
         "pgd_grid": ["--images=1000"],
         "search": ["--workers=1,2"],
-        "scaling": [],
+        "scaling": ["--images=5000,10000,25000,50000", "--batches=32,64,128,256", "--rounds=1"],
         "side_by_side": [],
         "floor": [],
         "cpu_levers": [],
@@ -65,7 +65,7 @@ def page(results: Path) -> str:
         "# How fast tamnas is\n",
         "Written by `python -m benchmarks.all`. Every ratio compares two things that ran in turns in one process; "
         "on a shared CPU the ratios mean something and the milliseconds do not. What was tried, kept and dropped "
-        "is in [log.md](log.md). Tables of the CPU: other processes kept both cores busy.\n",
+        "is in [log.md](log.md). Tables of the CPU: two cores of a shared machine.\n",
     ]
     for folder in sorted(results.iterdir()):
         found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]

@@ -32,7 +32,8 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
 
     def step(runtime=at.runtime, memory_format=torch.channels_last, count=threads, compiled=False):
         model = copy.deepcopy(template).to(memory_format=memory_format).train()
-        optimiser, stepper = sgd(scratch.recipe)(list(model.parameters())), Stepper(scratch.attack, None, runtime)
+        optimiser = sgd(scratch.recipe)(list(model.parameters()))
+        stepper = Stepper(scratch.attack, scratch.recipe, runtime)
         if compiled:
             model.compile()  # in place: a twin copies the compiled call
         images = x.to(memory_format=memory_format)

@@ -64,14 +64,15 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
     rows, figures, speed = [], [], bandwidth(device)
     for number in range(3):
         model = at.network(number).train()
-        make = sgd(at.plan.retrain.scratch.recipe)
+        recipe = at.plan.retrain.scratch.recipe.model_copy(update={"clip_norm": None})
+        make = sgd(recipe)
         eager = Runtime(device, at.runtime.autocast_dtype)
         counted = copy.deepcopy(model)
-        once, optimiser = Stepper(ATTACK, None, eager), make(list(counted.parameters()))
+        once, optimiser = Stepper(ATTACK, recipe, eager), make(list(counted.parameters()))
         once(counted, optimiser, *images, 0.01)
         with Traffic() as traffic:
             once(counted, optimiser, *images, 0.01)
-        stepper, optimiser = Stepper(ATTACK, None, at.runtime), make(list(model.parameters()))
+        stepper, optimiser = Stepper(ATTACK, recipe, at.runtime), make(list(model.parameters()))
         run = {"step": lambda s=stepper, m=model, o=optimiser: s(m, o, *images, 0.01)}
         taken = alternate(run, rounds, device, 5)["step"]
         total = sum(traffic.bytes.values())

@@ -16,6 +16,7 @@ from tamnas import SearchSpace, device
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
 from tamnas.data.prepare import prepare
+from tamnas.errors import InputError
 from tamnas.network import Subnet
 from tamnas.params import load_params, resolve_all
 from tamnas.plan import RowPlan, Schedule
@@ -49,6 +50,8 @@ class Setting:
 def setting(row: str | None, where: str, threads: int) -> Setting:
     """`row` of params.yaml, by default the first; on `where` (auto, cpu, cuda) with so many CPU threads."""
     rows = {name: plan for name, plan in resolve_all(load_params()).items() if isinstance(plan, RowPlan)}
+    if row and row not in rows:
+        raise InputError(f"--row is {row!r}; allowed: {', '.join(rows)}")
     plan = rows[row] if row else next(iter(rows.values()))
     compute = Compute(device=where)
     runtime = device.start(plan.numerics.model_copy(update={"threads": threads}), compute)

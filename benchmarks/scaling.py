@@ -94,7 +94,7 @@ def main(row, where, threads, out, images, batches, populations, generations, ro
     }
     started, rows, figures = time.monotonic(), [], {}
     for name, sweep in sweeps.items():
-        taken = alternate({value: run for value, (run, _) in sweep.items()}, rounds, at.runtime.device)
+        taken = alternate({value: run for value, (run, _) in sweep.items()}, rounds, at.runtime.device, warm_up=0)
         per_unit = {value: taken[value] / units for value, (_, units) in sweep.items()}
         first = next(iter(per_unit.values()))
         rows += [[name, value, taken[value], per_unit[value] / first] for value in sweep]

@@ -78,10 +78,11 @@ def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], r
     """A function per contender, each with its own copy of the network and its own optimiser."""
     x, y, noise = batch
     make, dense = sgd(recipe), x.to(memory_format=MEMORY_FORMAT)
+    unclipped = recipe.model_copy(update={"clip_norm": None})  # as the others
 
     def ours(runtime: Runtime):
         network = copy.deepcopy(model).to(memory_format=MEMORY_FORMAT).train()
-        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, None, runtime)
+        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, unclipped, runtime)
         return lambda: stepper(network, optimiser, dense, y, noise, 0.01)
 
     def theirs(step, memory_format=torch.contiguous_format):

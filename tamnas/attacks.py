@@ -6,12 +6,14 @@ are floats in the same range.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tamnas.batchnorm import untracked
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, per-sample target) -> summed loss
 
@@ -24,19 +26,17 @@ def under_attack(model: nn.Module, bn: str = "eval") -> Iterator[nn.Module]:
     """
     modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in model.parameters() if p.requires_grad]
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] if bn == "batch" else []
-    tracked = [norm.track_running_stats for norm in norms]
     model.eval()
     for p in frozen:
         p.requires_grad_(False)
-    for norm in norms:
-        norm.train()
-        norm.track_running_stats = False
+    if bn == "batch":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
     try:
-        yield model
+        with untracked(model) if bn == "batch" else nullcontext():
+            yield model
     finally:
-        for norm, flag in zip(norms, tracked, strict=True):
-            norm.track_running_stats = flag
         for p in frozen:
             p.requires_grad_(True)
         for module, training in modes:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +25,20 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def untracked(model: nn.Module) -> Iterator[None]:
+    """BatchNorm layers in train mode use their batch's statistics and leave the running ones alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    flags = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, flag in zip(norms, flags, strict=True):
+            norm.track_running_stats = flag
 
 
 def is_pointwise(module: nn.Module) -> bool:

@@ -164,7 +164,8 @@ def _attack(given: TrainingAttack, lam: float, bn: str, forced_bn: str | None = 
     step = max(given.eps / 4, Fraction(5, 4) * given.eps / (m * n))
     if given.yopo and given.yopo.step_size:
         step = given.yopo.step_size
-    return plans.Attack(eps=given.eps, step_size=min(step, Fraction(1)), m=m, n=n, bn=forced_bn or bn, lam=lam)
+    bn, lam = forced_bn or bn, given.lam or lam
+    return plans.Attack(eps=given.eps, step_size=min(step, Fraction(1)), m=m, n=n, bn=bn, lam=lam)
 
 
 def _phases(supernet: Supernet) -> dict:

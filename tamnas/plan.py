@@ -97,9 +97,12 @@ class Space(Section):
 
 
 class ScheduleShape(Section):
-    """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`."""
+    """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`.
 
-    kind: Literal["milestones", "cosine"]
+    `one_cycle` rises to the learning rate over `warmup` and falls to next to nothing, both along a cosine.
+    """
+
+    kind: Literal["milestones", "cosine", "one_cycle"]
     milestones: tuple[Positive, ...] = ()
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     warmup: Count = 0
@@ -122,7 +125,19 @@ class Optimiser(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
 
-class Recipe(Optimiser):
+class Regularised(Optimiser):
+    """Beyond the paper, and off by default, for one network.
+
+    `ema` is the decay per step of an exponential moving average of the weights, `awp` the size gamma of adversarial
+    weight perturbation (`tamnas.awp`).
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    awp: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Recipe(Regularised):
     """How one network (or one supernet phase) is trained."""
 
     epochs: Positive
@@ -135,8 +150,10 @@ class Recipe(Optimiser):
             raise ValueError("schedule.milestones must increase")
         if milestones and milestones[-1] >= end:
             raise ValueError(f"schedule.milestones: {milestones[-1]} is past the last epoch, {end - 1}")
-        if self.schedule.kind == "cosine" and milestones:
-            raise ValueError("schedule.milestones: a cosine schedule has none")
+        if self.schedule.kind != "milestones" and milestones:
+            raise ValueError(f"schedule.milestones: a {self.schedule.kind} schedule has none")
+        if self.schedule.kind == "one_cycle" and self.schedule.warmup == 0:
+            raise ValueError("schedule.warmup is 0; allowed for one_cycle: 1 or more")
         if self.schedule.warmup >= end:
             raise ValueError(f"schedule.warmup: {self.schedule.warmup} must be below the {end} epochs")
         return self

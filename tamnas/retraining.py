@@ -131,8 +131,9 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
     model = model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT)
     recipe = training.recipe
     with Progress(f"training {network.id}", recipe.epochs, show=bool(spec.get("alone"))) as progress:
+        trainee = Single(model, recipe)
         outcome = train(
-            Single(model, recipe), context.train, recipe=recipe, attack=training.attack,
+            trainee, context.train, recipe=recipe, attack=training.attack,
             augment=context.augment, key=key, runtime=context.runtime,
             validate=Validator(context.validation, context.reference, recipe.epochs, key),
             resume=Resume(context.folder / f"{network.id}.state.safetensors", context.checkpoint_seconds),
@@ -149,7 +150,7 @@ def train_network(spec: dict, context: TrainingContext) -> dict:
             for name, row in (("last", last), ("best", best))
         },
     }
-    tensors = {f"last.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"last.{name}": tensor for name, tensor in trainee.network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
     checkpoint.write_weights(finished, tensors, {"record": record, "history": outcome.history})
     return record

@@ -41,6 +41,7 @@ class TrainingAttack(Section):
     eps: PixelFraction
     attack_steps: Annotated[Literal[1, 2, 5, 10], BeforeValidator(_no_bool)] | None = None
     yopo: Yopo | None = None
+    lam: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _check(self):
@@ -49,7 +50,7 @@ class TrainingAttack(Section):
         return self
 
 
-class Recipe(plans.Optimiser):
+class Recipe(plans.Regularised):
     epochs: Positive
     schedule: plans.ScheduleShape
 
@@ -75,7 +76,7 @@ class JointPhase(BlockPhase):
 class SupernetSchedule(Section):
     """`span: phase` restarts schedule and momentum with the joint phase, `both` runs on."""
 
-    kind: Literal["milestones", "cosine"]
+    kind: Literal["milestones", "cosine", "one_cycle"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     warmup: Count = 0
     span: Literal["phase", "both"] = "phase"

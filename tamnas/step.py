@@ -6,13 +6,15 @@ CUDA, a graph of the whole step.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from tamnas.awp import at_worst_weights
 from tamnas.batchnorm import Folded
 from tamnas.device import Runtime
-from tamnas.plan import Attack
+from tamnas.plan import Attack, Recipe
 from tamnas.yopo import perturb, trades_loss
 
 
@@ -23,7 +25,7 @@ def train_step(
     y: Tensor,
     noise: Tensor,
     attack: Attack,
-    clip_norm: float | None,
+    recipe: Recipe,
     runtime: Runtime,
     twin: Folded | None = None,
 ) -> Tensor:
@@ -40,11 +42,17 @@ def train_step(
             attacked, x, noise, eps=float(attack.eps), step_size=float(attack.step_size),
             m=attack.m, n=attack.n, bn=attack.bn,
         )  # fmt: skip
-        loss, clean, robust = trades_loss(model, x, y, eta, lam=attack.lam)
+
+    def objective() -> tuple[Tensor, Tensor, Tensor]:
+        with runtime.autocast():
+            return trades_loss(model, x, y, eta, lam=attack.lam, label_smoothing=recipe.label_smoothing)
+
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    with at_worst_weights(model, objective, recipe.awp) if recipe.awp else nullcontext():
+        loss, clean, robust = objective()
+        loss.backward()
+    if recipe.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()
     return torch.stack((loss.detach(), (clean.argmax(1) == y).sum(), (robust.argmax(1) == y).sum()))
 
@@ -56,8 +64,8 @@ class Stepper:
     on to the memory they were made for.
     """
 
-    def __init__(self, attack: Attack, clip_norm: float | None, runtime: Runtime):
-        self._attack, self._clip_norm, self._runtime = attack, clip_norm, runtime
+    def __init__(self, attack: Attack, recipe: Recipe, runtime: Runtime):
+        self._attack, self._recipe, self._runtime = attack, recipe, runtime
         self._model: nn.Module | None = None
         self._step: Callable[..., Tensor] | None = None
 
@@ -76,7 +84,7 @@ class Stepper:
         twin = Folded(model) if self._attack.bn == "eval" else None
 
         def step(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-            return train_step(model, optimiser, x, y, noise, self._attack, self._clip_norm, self._runtime, twin)
+            return train_step(model, optimiser, x, y, noise, self._attack, self._recipe, self._runtime, twin)
 
         return Captured(step) if self._runtime.graphs else step
 

@@ -33,6 +33,13 @@ class SampledPaths:
         self._draw: int | None = None
         self._subnet = self._optimiser = None
 
+    @property
+    def network(self):
+        return self._subnet
+
+    def stepped(self) -> None:
+        """Nothing: averages of paths that change would mix them."""
+
     def at(self, epoch: int, step: int):
         draw = epoch // self.every.epochs if self.every.epochs else (epoch * self.steps + step) // self.every.steps
         if draw != self._draw:

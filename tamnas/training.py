@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tamnas import checkpoint
 from tamnas.data import Split, batches
@@ -27,12 +28,22 @@ from tamnas.seeding import torch_generator
 from tamnas.step import Stepper
 from tamnas.yopo import start_noise
 
+# torch.optim.lr_scheduler.OneCycleLR's own: it starts at lr / 25 and ends at that / 10,000.
+ONE_CYCLE_RISE, ONE_CYCLE_FALL = 25.0, 1e4
+
 
 class Trainee(Protocol):
     """What the loop trains. Tensors in and out are named, on any device."""
 
+    @property
+    def network(self) -> nn.Module:
+        """What is validated and kept: the network that was trained last, or the average of its weights."""
+
     def at(self, epoch: int, step: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The network and optimiser of this step, in train mode."""
+
+    def stepped(self) -> None:
+        """Called after every step."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that going on needs, besides the epoch."""
@@ -42,24 +53,39 @@ class Trainee(Protocol):
 
 
 class Single:
-    """One standalone network with its own optimiser."""
+    """One standalone network, its optimiser and, with `recipe.ema`, the moving average of its weights and buffers."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
         self.model = model.train()
         self.optimiser = sgd(recipe)(list(model.parameters()))
+        self.average: AveragedModel | None = None
+        if recipe.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
 
     def at(self, epoch: int, step: int):
         return self.model, self.optimiser
+
+    def stepped(self) -> None:
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, p in self.model.named_parameters():
             if "momentum_buffer" in self.optimiser.state[p]:  # SGD without momentum keeps none
                 named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+        if self.average is not None:
+            named |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         return named
 
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         self.model.load_state_dict(with_prefix(tensors, "model."))
+        if self.average is not None:
+            self.average.load_state_dict(with_prefix(tensors, "average."))
         parameters = dict(self.model.named_parameters())
         for name, tensor in with_prefix(tensors, "momentum.").items():
             p = parameters[name]  # empty_like keeps its memory layout: other layouts sum in another order
@@ -90,12 +116,21 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     """At `epoch` of the phase (fractions of an epoch count for warm-up and cosine)."""
     schedule = recipe.schedule
     total, now = schedule.total or recipe.epochs, schedule.start + epoch
-    if now < schedule.warmup:
-        return recipe.lr * now / schedule.warmup
+    rising = now < schedule.warmup
+    share = now / schedule.warmup if rising else (now - schedule.warmup) / (total - schedule.warmup)
+    if schedule.kind == "one_cycle":
+        low = recipe.lr / (ONE_CYCLE_RISE if rising else ONE_CYCLE_RISE * ONE_CYCLE_FALL)
+        return low + (recipe.lr - low) * _cosine(1 - share if rising else share)
+    if rising:
+        return recipe.lr * share
     if schedule.kind == "milestones":
         return recipe.lr * schedule.factor ** sum(now >= milestone for milestone in schedule.milestones)
-    share = (now - schedule.warmup) / (total - schedule.warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
+    return recipe.lr * _cosine(share)
+
+
+def _cosine(share: float) -> float:
+    """From 1 to 0 along half a wave."""
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 Validate = Callable[[nn.Module, int], dict[str, float | None]]
@@ -139,7 +174,7 @@ def train(
     after saving a checkpoint.
     """
     outcome, first = _resumed(trainee, resume)
-    stepper = Stepper(attack, recipe.clip_norm, runtime)
+    stepper = Stepper(attack, recipe, runtime)
     if progress is not None:
         progress.skip(first)
     saved, pace = time.monotonic(), Pace()
@@ -158,7 +193,7 @@ def train(
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
             raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}") from None
         if validate is not None:
-            model, _ = trainee.at(epoch, 0)
+            model = trainee.network
             row |= validate(model, epoch)
             if _is_best(row, outcome):
                 outcome.best_epoch = epoch
@@ -185,6 +220,7 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
         noise = start_noise(x, float(eps), generator)
         model, optimiser = trainee.at(epoch, step)
         figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
+        trainee.stepped()
         sums += figures
         first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
     # The loss of the next step would show weights that the last step broke; there is none.

@@ -53,7 +53,9 @@ def perturb(
     return eta
 
 
-def trades_loss(model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+def trades_loss(
+    model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, lam: float, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. 3 with KL: CE(f(x), y) + KL(f(x) || f(x + eta)) / lam, batch means, in float32.
 
     Two separate train-mode passes, each with its own batch statistics; gradients reach both
@@ -64,4 +66,5 @@ def trades_loss(model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, lam: flo
     robust = F.kl_div(
         F.log_softmax(perturbed, dim=1), F.log_softmax(clean, dim=1), reduction="batchmean", log_target=True
     )
-    return F.cross_entropy(clean, y) + robust / lam, clean.detach(), perturbed.detach()
+    natural = F.cross_entropy(clean, y, label_smoothing=label_smoothing)
+    return natural + robust / lam, clean.detach(), perturbed.detach()

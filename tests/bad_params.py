@@ -103,6 +103,12 @@ BAD = [
     ("retrain.scratch.attack", {"eps": "8/255"}),
     ("retrain.scratch.schedule.warmup", 10_000),
     ("retrain.finetune.lr", -1),
+    ("retrain.scratch.label_smoothing", 1.0),
+    ("retrain.scratch.ema", 1.0),
+    ("retrain.finetune.awp", 0),
+    ("retrain.scratch.schedule", {"kind": "one_cycle"}),  # nothing to rise over
+    ("baselines.training.attack.lam", 0),
+    ("supernet.ema", 0.9),
     ("eval.eps", []),
     ("eval.eps", ["8"]),
     ("eval.steps", [0]),

@@ -18,6 +18,13 @@ settings.register_profile("tamnas", derandomize=True, deadline=None, database=No
 settings.load_profile("tamnas")
 
 ROOT = Path(__file__).parents[1]
+# They take a minute or more each: first, so that no worker is left alone with one at the end.
+SLOW = ("test_smoke", "test_faults", "test_dvc", "test_resume", "test_dvc_real", "test_deadline", "test_runner")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture(scope="session")

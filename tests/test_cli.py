@@ -62,7 +62,7 @@ def test_help_of_a_real_process(script, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in ("plan", "tables")])
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if PER[script] != "run"])
 def test_a_missing_plan_is_one_line(folder, script):
     write_params(folder, tiny_params())
     result = invoke(script, *ARGUMENTS[script], "nowhere")
@@ -72,7 +72,7 @@ def test_a_missing_plan_is_one_line(folder, script):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in ("plan", "tables")])
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if PER[script] != "run"])
 def test_a_dataset_is_no_row_and_a_row_is_no_dataset(folder, script):
     write_params(folder, tiny_params())
     assert invoke("plan").exit_code == 0

@@ -13,12 +13,14 @@ from tamnas import step
 from tamnas.baselines import baseline
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.network import Subnet
-from tamnas.plan import Attack
+from tamnas.plan import Attack, Recipe, Schedule
 from tamnas.space import SearchSpace
 from tamnas.step import Stepper, train_step
 from tamnas.yopo import start_noise
 
 ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
+PLAIN = Recipe(batch_size=8, lr=0.01, weight_decay=0, epochs=1, schedule=Schedule(kind="milestones"))
+CLIPPED = PLAIN.model_copy(update={"clip_norm": 1.0})
 CPU = Runtime(torch.device("cpu"))
 
 
@@ -56,10 +58,10 @@ def test_the_fast_step_is_the_plain_step(float64, index, bn):
     attack = ATTACK.model_copy(update={"bn": bn})
     plain = networks()[index]
     fast = copy.deepcopy(plain)
-    optimisers, stepper = (sgd(plain), sgd(fast)), Stepper(attack, 1.0, CPU)
+    optimisers, stepper = (sgd(plain), sgd(fast)), Stepper(attack, CLIPPED, CPU)
     for seed in range(3):  # weights and statistics of earlier steps reach the twin
         x, y, noise = (tensor.double() if tensor.is_floating_point() else tensor for tensor in batch(seed))
-        expected = train_step(plain.train(), optimisers[0], x, y, noise, attack, 1.0, CPU)
+        expected = train_step(plain.train(), optimisers[0], x, y, noise, attack, CLIPPED, CPU)
         assert_close(stepper(fast.train(), optimisers[1], x, y, noise, 0.01), expected)
     for (name, theirs), ours in zip(plain.state_dict().items(), fast.state_dict().values(), strict=True):
         assert_close(ours, theirs, rtol=1e-8, atol=1e-10, msg=lambda text, at=name: f"{at}: {text}")
@@ -70,8 +72,8 @@ def test_float32_steps_agree_to_rounding():
     plain = baseline("resnet20", 10, torch.Generator().manual_seed(0)).train()
     fast = copy.deepcopy(plain)
     x, y, noise = batch(0)
-    expected = train_step(plain, sgd(plain), x, y, noise, ATTACK, None, CPU)
-    assert_close(Stepper(ATTACK, None, CPU)(fast, sgd(fast), x, y, noise, 0.01), expected, rtol=2e-3, atol=1e-4)
+    expected = train_step(plain, sgd(plain), x, y, noise, ATTACK, PLAIN, CPU)
+    assert_close(Stepper(ATTACK, PLAIN, CPU)(fast, sgd(fast), x, y, noise, 0.01), expected, rtol=2e-3, atol=1e-4)
 
 
 def test_a_twin_lasts_as_long_as_its_network(monkeypatch):
@@ -84,7 +86,7 @@ def test_a_twin_lasts_as_long_as_its_network(monkeypatch):
 
     monkeypatch.setattr(step, "Folded", Counted)
     first, second = networks()[:2]
-    stepper, optimisers = Stepper(ATTACK, None, CPU), {first: sgd(first), second: sgd(second)}
+    stepper, optimisers = Stepper(ATTACK, PLAIN, CPU), {first: sgd(first), second: sgd(second)}
     for model in (first, first, second, first):
         stepper(model.train(), optimisers[model], *batch(0), 0.01)
     assert made == [first, second, first]
@@ -92,7 +94,7 @@ def test_a_twin_lasts_as_long_as_its_network(monkeypatch):
 
 def test_a_step_leaves_mode_and_gradients_to_the_model():
     model = networks()[0].train()
-    Stepper(ATTACK, None, CPU)(model, sgd(model), *batch(0), 0.01)
+    Stepper(ATTACK, PLAIN, CPU)(model, sgd(model), *batch(0), 0.01)
     assert all(part.training for part in model.modules())
     assert all(p.requires_grad and p.grad is not None for p in model.parameters())
 
@@ -120,7 +122,7 @@ def test_steps_never_wait_for_the_device(graphs):
     model = networks()[0].to(device, memory_format=MEMORY_FORMAT).train()
     optimiser = sgd(model, fused=True)
     optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
-    stepper = Stepper(ATTACK, 5.0, Runtime(device, torch.bfloat16, graphs))
+    stepper = Stepper(ATTACK, CLIPPED, Runtime(device, torch.bfloat16, graphs))
     given = batch(0, device)
     for _ in range(5):  # graphs are captured on the way
         stepper(model, optimiser, *given, 0.01)
@@ -143,7 +145,7 @@ def test_a_captured_step_is_the_eager_step(bn, dtype):
     for model, graphs in ((eager, False), (captured, True)):
         optimiser = sgd(model, fused=True)
         optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
-        stepper = Stepper(attack, 5.0, Runtime(device, dtype, graphs))
+        stepper = Stepper(attack, CLIPPED, Runtime(device, dtype, graphs))
         figures = [stepper(model, optimiser, *batch(seed, device), 0.1 / (seed + 1)) for seed in range(8)]
         found.append(torch.stack(figures))
     tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype is None else {"rtol": 0.05, "atol": 0.5}

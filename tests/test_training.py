@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from tamnas import checkpoint, supernet
 from tamnas import step as step_module
+from tamnas.awp import at_worst_weights
 from tamnas.data import Split
 from tamnas.device import Runtime
 from tamnas.errors import DivergenceError
@@ -97,6 +98,19 @@ def test_cosine():
     assert learning_rate(plan, 3.5) == pytest.approx(0.05)
 
 
+def test_one_cycle():
+    steps, warmup = 2000, 6
+    plan = recipe(20, {"kind": "one_cycle", "warmup": warmup}, lr=0.1)
+    found = [learning_rate(plan, 20 * step / steps) for step in range(steps)]
+    expected = scheduled(
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, steps, pct_start=warmup / 20, cycle_momentum=False), steps
+    )  # its phases end one step early
+    assert found == pytest.approx(expected, rel=0.01, abs=1e-4)
+    assert learning_rate(plan, 0) == pytest.approx(0.1 / 25)
+    assert learning_rate(plan, warmup) == pytest.approx(0.1)
+    assert learning_rate(plan, 20) == pytest.approx(0.1 / 25e4)
+
+
 def test_warm_up_is_linear_then_the_schedule_runs():
     plan = recipe(12, {"kind": "cosine", "warmup": 4}, lr=0.1)
     assert [learning_rate(plan, epoch) for epoch in (0, 1, 2.5)] == pytest.approx([0, 0.025, 0.0625])
@@ -108,7 +122,12 @@ def test_warm_up_is_linear_then_the_schedule_runs():
 
 @pytest.mark.parametrize(
     "schedule",
-    [{"kind": "cosine"}, {"kind": "cosine", "warmup": 3}, {"kind": "milestones", "milestones": (2, 9), "warmup": 1}],
+    [
+        {"kind": "cosine"},
+        {"kind": "cosine", "warmup": 3},
+        {"kind": "one_cycle", "warmup": 6},
+        {"kind": "milestones", "milestones": (2, 9), "warmup": 1},
+    ],
     ids=str,
 )
 def test_two_phases_share_one_schedule(schedule):
@@ -140,6 +159,89 @@ def test_every_step_uses_its_learning_rate(split, monkeypatch):
     assert [row["lr"] for row in outcome.history] == [learning_rate(plan, epoch) for epoch in range(3)]
 
 
+# -- beyond the paper ---------------------------------------------------------------------------
+
+
+def test_label_smoothing_by_hand(split):
+    model, (x, y) = network(), (split.images[:16] / 255, split.labels[:16])
+    plan = recipe(label_smoothing=0.3)
+    found = train_step(copy.deepcopy(model), sgd_of(model), x, y, torch.zeros_like(x), ATTACK, plan, CPU)[0]
+    plain = train_step(copy.deepcopy(model), sgd_of(model), x, y, torch.zeros_like(x), ATTACK, recipe(), CPU)[0]
+    logits = model.train()(x).log_softmax(1)
+    difference = 0.3 * (-logits.mean() - F.nll_loss(logits, y))
+    assert (found - plain).item() == pytest.approx(difference.item(), abs=1e-5)
+
+
+def sgd_of(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.01)
+
+
+def test_the_average_follows_by_its_decay(split):
+    plan = recipe(ema=0.9)
+    trainee = Single(network(), plan)
+    expected = None
+    for start in (0, 16, 32, 0):
+        x, y = split.images[start : start + 16] / 255, split.labels[start : start + 16]
+        train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, plan, CPU)
+        trainee.stepped()
+        now = {
+            name: tensor.clone() for name, tensor in trainee.model.state_dict().items() if tensor.is_floating_point()
+        }
+        expected = now if expected is None else {name: 0.9 * expected[name] + 0.1 * now[name] for name in now}
+    for name, tensor in expected.items():
+        assert_close(trainee.network.state_dict()[name], tensor)
+    assert not torch.equal(trainee.network.first_layer.weight, trainee.model.first_layer.weight)
+
+
+def test_the_average_is_what_is_validated_and_kept(split):
+    trainee = Single(network(), recipe(ema=0.9))
+    validated = []
+
+    def validate(model, epoch):
+        validated.append(model)
+        return {"validation_clean": 0.5, "validation_robust": 0.5}
+
+    outcome = run(trainee, split, recipe=recipe(ema=0.9), validate=validate)
+    assert all(model is trainee.average.module for model in validated)
+    assert equal(outcome.best, dict(trainee.network.state_dict()))
+    assert not torch.equal(outcome.best["first_layer.weight"], trainee.model.first_layer.weight)
+
+
+def test_worst_weights_by_hand(split):
+    model, (x, y) = network(), (split.images[:16] / 255, split.labels[:16])
+    reference, before = copy.deepcopy(model).train(), {k: v.clone() for k, v in model.state_dict().items()}
+    F.cross_entropy(reference(x), y).backward()
+    plain = F.cross_entropy(model.train()(x), y).item()
+    model.load_state_dict(before)
+
+    def objective():
+        return (F.cross_entropy(model(x), y),)
+
+    with at_worst_weights(model, objective, 0.01):
+        for (name, moved), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
+            if moved.dim() > 1:
+                direction = theirs.grad / theirs.grad.norm().clamp_min(1e-12)  # layers behind dead units have none
+                away = 0.01 * before[name].norm() * direction
+                assert_close(moved.detach(), before[name] + away, rtol=1e-4, atol=1e-6)
+            else:
+                assert torch.equal(moved, before[name])
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())  # by the pass for g
+        assert objective()[0].item() > plain
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_step_at_worst_weights_takes_their_gradient(split):
+    start, (x, y) = network().train(), (split.images[:16] / 255, split.labels[:16])
+    ends = {}
+    for awp in (None, 1e-9, 0.05):
+        model = copy.deepcopy(start)
+        train_step(model, sgd_of(model), x, y, torch.zeros_like(x), ATTACK, recipe(awp=awp), CPU)
+        ends[awp] = model.first_layer.weight.detach()
+    assert_close(ends[1e-9], ends[None])
+    assert not torch.allclose(ends[0.05], ends[None], rtol=1e-3, atol=1e-5)
+
+
 # -- one step -----------------------------------------------------------------------------------
 
 
@@ -155,7 +257,7 @@ def test_a_step_is_trades_written_out(split, clip_norm, monkeypatch):
     for start in (0, 16, 32):
         x = split.images[start : start + 16].double() / 255
         y, noise = split.labels[start : start + 16], start_noise(x, eps, generator)
-        figures = train_step(*trainee.at(0, 0), x, y, noise, attack, clip_norm, CPU)
+        figures = train_step(*trainee.at(0, 0), x, y, noise, attack, plan, CPU)
 
         twin.eval()
         with torch.no_grad():
@@ -194,7 +296,7 @@ def test_momentum_and_weight_decay_by_hand(split):
     x, y = split.images[:16] / 255, split.labels[:16]
     for _ in range(3):
         before = weight.detach().clone()
-        train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, None, CPU)
+        train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, plan, CPU)
         velocity = 0.8 * velocity + weight.grad + 0.01 * before
         assert_close(weight.detach(), before - 0.1 * velocity)
 
@@ -323,6 +425,20 @@ def test_interrupted_and_resumed_gives_the_same_bits(undisturbed, split, tmp_pat
         assert len(validation.states) == repeated
     else:
         assert len(validation.states) == 4  # nothing but the last epoch was to be saved
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_an_interrupted_average_goes_on(split, tmp_path, stop):
+    averaged = QUICK.model_copy(update={"ema": 0.9})
+    whole, trainee = Single(network(), averaged), Single(network(), averaged)
+    run(whole, split, recipe=averaged)
+    resume = Resume(tmp_path / "state.safetensors", 0)
+    with pytest.raises(StopError):
+        run(trainee, split, recipe=averaged, resume=resume, progress=StopAfter(stop))
+    again = Single(network(seed=99), averaged)
+    run(again, split, recipe=averaged, resume=resume)
+    assert equal(again.tensors(), whole.tensors())
+    assert any(name.startswith("average.") for name in again.tensors())
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed, split, tmp_path, monkeypatch):
@@ -541,7 +657,7 @@ def test_momentum_of_a_path_goes_on_when_it_returns(split, monkeypatch):
         return {name: optimiser.state[p]["momentum_buffer"].clone() for name, p in subnet.named_parameters()}
 
     met: list[dict] = []  # at the start and end of every epoch
-    noise_free = {"attack": ATTACK, "clip_norm": None, "runtime": CPU}
+    noise_free = {"attack": ATTACK, "recipe": recipe(), "runtime": CPU}
     for epoch in range(3):
         met.append(buffers(epoch))
         model, optimiser = trainee.at(epoch, 0)
