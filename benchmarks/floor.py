@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.harness import alternate, environment, report, setting
+from benchmarks.harness import PLAIN, alternate, environment, report, setting
 from benchmarks.options import benchmark, click
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.plan import Attack
@@ -64,7 +64,7 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
     rows, figures, speed = [], [], bandwidth(device)
     for number in range(3):
         model = at.network(number).train()
-        recipe = at.plan.retrain.scratch.recipe.model_copy(update={"clip_norm": None})
+        recipe = at.plan.retrain.scratch.recipe.model_copy(update=PLAIN)
         make = sgd(recipe)
         eager = Runtime(device, at.runtime.autocast_dtype)
         counted = copy.deepcopy(model)

@@ -25,6 +25,9 @@ from tamnas.space import Architecture
 from tamnas.stage import prepared
 from tamnas.training import Single, train
 
+# A recipe without what the steps it is compared with do not do.
+PLAIN = {"clip_norm": None, "label_smoothing": 0.0, "ema": None, "awp": None}
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -21,6 +21,7 @@ from tamnas.seeding import torch_generator
 
 STEPS = (10, 30, 50)
 EPS = (2, 4, 6, 8)
+ROUNDING = 0.002  # share of images on which passes of different sizes may differ
 
 
 def theirs(model: torch.nn.Module, split: Split, eps: float, steps: int) -> float:
@@ -66,15 +67,16 @@ def main(row, where, threads, out, images: int, epochs: int, rounds: int) -> Non
             for steps in STEPS:
                 taken["torchattacks"] += seconds(lambda eps=eps, steps=steps: other(eps, steps), device)
                 taken["alone"] += seconds(lambda eps=eps, steps=steps: ours((eps,), (steps,), "alone"), device)
-    if found["ours"] != found["alone"]:
-        raise SystemExit("a cell of the shared run differs from the same cell computed alone")
+    apart = max(abs(found["ours"][cell] - found["alone"][cell]) for cell in found["ours"])
+    if apart > ROUNDING:
+        raise SystemExit(f"a cell of the shared run is {100 * apart:.2f} points from the same cell computed alone")
     rows = [
         [eps, steps, 100 * share, 100 * found["torchattacks"][eps, steps]]
         for (eps, steps), share in found["ours"].items()
     ]
     rows.append(["time / ours", "", 1.0, taken["torchattacks"] / taken["ours"]])
     higher = max(found["ours"][cell] - found["torchattacks"][cell] for cell in found["ours"])
-    title = f"PGD grid, {len(split)} {name} images; every cell equals the one computed alone"
+    title = f"PGD grid, {len(split)} {name} images; cells computed alone: {100 * apart:.2g} points apart at most"
     result = environment(device, threads) | {
         "ratio": taken["torchattacks"] / taken["ours"], "ratio_alone": taken["torchattacks"] / taken["alone"],
         "seconds": taken, "robust_accuracy_higher_by_at_most": higher,

@@ -92,6 +92,7 @@ def main(row, where, threads, out, images, batches, populations, generations, ro
     sweeps[f"search with population {some[0]}, generations"] = {
         str(g): (searched(at, some[0], g), some[0] * (g + 1)) for g in numbers(generations)
     }
+    epoch(at, middle, numbers(images)[0], batch)[0]()  # kernels and libraries set themselves up
     started, rows, figures = time.monotonic(), [], {}
     for name, sweep in sweeps.items():
         taken = alternate({value: run for value, (run, _) in sweep.items()}, rounds, at.runtime.device, warm_up=0)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.harness import alternate, environment, parameters, report, setting
+from benchmarks.harness import PLAIN, alternate, environment, parameters, report, setting
 from benchmarks.options import benchmark, click
 from tamnas import SearchSpace, Subnet
 from tamnas.device import MEMORY_FORMAT, Runtime
@@ -78,11 +78,11 @@ def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], r
     """A function per contender, each with its own copy of the network and its own optimiser."""
     x, y, noise = batch
     make, dense = sgd(recipe), x.to(memory_format=MEMORY_FORMAT)
-    unclipped = recipe.model_copy(update={"clip_norm": None})  # as the others
+    plain = recipe.model_copy(update=PLAIN)  # as the others
 
     def ours(runtime: Runtime):
         network = copy.deepcopy(model).to(memory_format=MEMORY_FORMAT).train()
-        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, unclipped, runtime)
+        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, plain, runtime)
         return lambda: stepper(network, optimiser, dense, y, noise, 0.01)
 
     def theirs(step, memory_format=torch.contiguous_format):

@@ -118,14 +118,19 @@ class Attempt:
     generator: torch.Generator | None = None  # of the random start
 
 
-def survivors(model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt]) -> list[Tensor]:
+def survivors(
+    model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt], starts: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """Which samples each attack leaves correctly classified: (len(attempt.steps), N) bool per attempt.
 
     All attacks share passes: several times as many images in each, which a small network needs to
     be busy. One run of max(steps) steps passes through the states of the shorter ones. So each
-    row is what it is when computed alone, up to how passes of other sizes round.
+    row is what it is when computed alone, up to how passes of other sizes round. `starts`: what
+    `uniform_start` gave for each attempt; drawn here if it is not given.
     """
     n, device = len(x), x.device
+    if starts is None:
+        starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
     standing = [torch.zeros(len(one.steps), n, dtype=torch.bool, device=device) for one in attempts]
 
     def column(values: Sequence[float]) -> Tensor:
@@ -134,7 +139,7 @@ def survivors(model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt
     state = {
         "x": torch.cat([x] * len(attempts)),
         "target": y.repeat(len(attempts)),
-        "eta": torch.cat([uniform_start(x, one.eps, one.generator) for one in attempts]),
+        "eta": torch.cat(list(starts)),
         "eps": column([one.eps for one in attempts]),
         "step_size": column([one.step_size for one in attempts]),
     }
@@ -155,9 +160,10 @@ def survivors(model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt
                     mine = attempt == index
                     standing[index][one.steps.index(step), image[mine]] = correct[mine]
             going_on = (last[attempt] > step) & (correct | ~falls[attempt])
-            if not going_on.all():
-                state = {name: tensor[going_on] for name, tensor in state.items()}
-                attempt, image = attempt[going_on], image[going_on]
+            left = going_on.nonzero().squeeze(1)  # once: on a GPU each look for them waits for it
+            if len(left) < len(image):
+                state = {name: tensor[left] for name, tensor in state.items()}
+                attempt, image = attempt[left], image[left]
             if len(image) == 0:
                 break
     return standing

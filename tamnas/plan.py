@@ -128,8 +128,8 @@ class Optimiser(Section):
 class Regularised(Optimiser):
     """Beyond the paper, and off by default, for one network.
 
-    `ema` is the decay per step of an exponential moving average of the weights, `awp` the size gamma of adversarial
-    weight perturbation (`tamnas.awp`).
+    `ema` is the decay per step of an exponential moving average of the weights (`tamnas.averaging`), `awp` the size
+    gamma of adversarial weight perturbation (`tamnas.awp`).
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

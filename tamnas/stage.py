@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tamnas.codedeps import code_digest
+from tamnas.codedeps import code_digest, fingerprint
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.fields import require_format
 from tamnas.files import write_bytes
@@ -93,6 +93,7 @@ def one_line_errors(function: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
+            _require_listed_code(Path(function.__code__.co_filename))
             return function(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             told = _told(error)
@@ -102,6 +103,14 @@ def one_line_errors(function: Callable) -> Callable:
             sys.exit(told[1])
 
     return wrapper
+
+
+def _require_listed_code(script: Path) -> None:
+    """Under DVC: the code that is about to run is what this run's `fingerprint` listed, and what DVC will lock."""
+    listed = Path("code") / f"{script.stem}.sha256"
+    is_stage = "DVC_ROOT" in os.environ and script.parent.name == "stages" and script.stem != "fingerprint"
+    if is_stage and listed.is_file() and listed.read_text() != fingerprint(Path("stages") / script.name):
+        raise InputError(f"{listed}: the code changed after it was listed; run `dvc repro` again")
 
 
 def _told(error: BaseException) -> tuple[str, int] | None:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tamnas import checkpoint
+from tamnas.averaging import Average
 from tamnas.data import Split, batches
 from tamnas.data.loader import steps_per_epoch
 from tamnas.deadline import Pace
@@ -58,20 +58,18 @@ class Single:
     def __init__(self, model: nn.Module, recipe: Recipe):
         self.model = model.train()
         self.optimiser = sgd(recipe)(list(model.parameters()))
-        self.average: AveragedModel | None = None
-        if recipe.ema is not None:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.average = None if recipe.ema is None else Average(model, recipe.ema)
 
     @property
     def network(self) -> nn.Module:
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average.network
 
     def at(self, epoch: int, step: int):
         return self.model, self.optimiser
 
     def stepped(self) -> None:
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -79,13 +77,13 @@ class Single:
             if "momentum_buffer" in self.optimiser.state[p]:  # SGD without momentum keeps none
                 named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
         if self.average is not None:
-            named |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+            named |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
         return named
 
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         self.model.load_state_dict(with_prefix(tensors, "model."))
         if self.average is not None:
-            self.average.load_state_dict(with_prefix(tensors, "average."))
+            self.average.restore(with_prefix(tensors, "average."))
         parameters = dict(self.model.named_parameters())
         for name, tensor in with_prefix(tensors, "momentum.").items():
             p = parameters[name]  # empty_like keeps its memory layout: other layouts sum in another order

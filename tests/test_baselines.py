@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import tiny_params
 from torch import nn
 from torch.testing import assert_close
 
+from tamnas import checkpoint
 from tamnas.attacks import under_attack
 from tamnas.baselines import baseline
 from tamnas.batchnorm import folded
@@ -149,6 +151,18 @@ def task(tmp_path_factory) -> TrainingTask:
         training=plan.baselines.training, reference=plan.validation, augment=plan.data.augment,
         numerics=plan.numerics, compute=Compute(engine="inline", workers=1, device="cpu"), folder=folder,
     )  # fmt: skip
+
+
+def test_the_average_is_written_where_there_is_one(task, tmp_path):
+    averaged = task.training.model_copy(update={"recipe": task.training.recipe.model_copy(update={"ema": 0.9})})
+    states = {}
+    for name, training in (("plain", task.training), ("averaged", averaged)):
+        folder = tmp_path / name
+        folder.mkdir()
+        its_own = replace(task, training=training, folder=folder)
+        train_network({"id": "resnet20", "architecture": None, "baseline": "resnet20"}, its_own.context())
+        states[name] = checkpoint.load(folder / "resnet20.safetensors")[0]["last.first_layer.weight"]
+    assert not torch.equal(states["plain"], states["averaged"])
 
 
 def test_one_tiny_training(name, task):

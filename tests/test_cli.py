@@ -42,6 +42,20 @@ def prepared(folder):
     return folder
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_code_that_changed_after_it_was_listed_is_not_run(folder, monkeypatch, stale):
+    write_params(folder, tiny_params())
+    assert invoke("fingerprint").exit_code == 0
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    if stale:
+        with (folder / "code" / "plan.sha256").open("a") as file:
+            file.write("0  tamnas/gone.py\n")
+    result = invoke("plan")
+    assert result.exit_code == (2 if stale else 0)
+    assert one_line(result.stderr) == stale
+    assert "code/plan.sha256: the code changed" in result.stderr or not stale
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_what_is_read_and_written(script):
     result = invoke(script, "--help")

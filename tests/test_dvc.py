@@ -175,6 +175,22 @@ def test_plotting_code_remakes_only_the_reports(repo):
     assert ran(dvc(repo, "repro")) == {"fingerprint", "tables"}
 
 
+def test_training_code_reruns_every_training(repo):
+    with (repo / "tamnas" / "step.py").open("a") as file:
+        file.write("# a change\n")
+    training = ("supernet_block", "supernet_joint", "retrain_scratch", "retrain_finetune", "legonet", "controls")
+    assert both_rows(*training) | {"baselines@digits", "legonet_pooled@digits"} <= ran(dvc(repo, "repro"))
+
+
+def test_a_change_of_code_is_accepted_without_running_it(repo):
+    with (repo / "tamnas" / "step.py").open("a") as file:
+        file.write("# a change\n")
+    dvc(repo, "repro", "--single-item", "fingerprint")  # what `make accept` does
+    dvc(repo, "commit", "--force")
+    shutil.rmtree(repo / "code")
+    assert ran(dvc(repo, "repro")) == {"fingerprint"}
+
+
 def test_compute_reruns_nothing(repo):
     assert change(repo, lambda raw: raw["compute"].update(workers=7, engine="processes")) == set()
 

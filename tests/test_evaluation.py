@@ -142,6 +142,19 @@ def test_planned_attack(model, split):
     assert pgd_accuracy(model, split, attack, (0, "key")) == expected
 
 
+def test_noise_is_drawn_alike_however_many_attacks_share_passes(model, split, monkeypatch):
+    drawn = []
+    start = evaluation.uniform_start
+    monkeypatch.setattr(evaluation, "uniform_start", lambda x, *rest: (drawn.append(len(x)), start(x, *rest))[1])
+    monkeypatch.setattr(evaluation, "PIXELS", {"cpu": 16 * split.size**2})
+    several = [Attempt(8 / 255, 2 / 255, (1,), generator=torch_generator(seed)) for seed in range(3)]
+    robust_accuracies(model, split, several)
+    together, alone = drawn[::3], drawn.clear()
+    robust_accuracy(model, split, several[0])
+    assert alone is None
+    assert drawn == together
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 16, 60])
 def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
     def shares():

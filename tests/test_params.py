@@ -113,6 +113,15 @@ def test_derived_defaults():
     assert plan.retrain.validation.attack.step_size == plan.retrain.validation.attack.eps / 4
 
 
+def test_lam_of_an_attack_of_its_own():
+    own = {"eps": "8/255", "attack_steps": 1, "lam": 0.25}
+    plan = row_plan(
+        {"supernet.lam": 0.5, "retrain.scratch.attack": own, "retrain.finetune.attack": own | {"lam": None}}
+    )
+    attacks = plan.supernet.attack, plan.retrain.scratch.attack, plan.retrain.finetune.attack
+    assert [attack.lam for attack in attacks] == [0.5, 0.25, 0.5]
+
+
 def test_retraining_attack_may_be_its_own():
     own = {"eps": "4/255", "yopo": {"m": 2, "n": 3, "step_size": "1/255"}}
     plan = row_plan({"retrain.finetune.attack": own})

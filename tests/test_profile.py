@@ -149,3 +149,8 @@ def test_the_modern_profile_uses_what_there_is_beyond_the_paper(project):
     assert plan.eval.weights == "best"
     for recipe in (plan.supernet.block.recipe, plan.retrain.scratch.recipe):
         assert (recipe.weight_decay, recipe.schedule.kind) == (5e-4, "cosine")
+    hand_made = resolve_all(load_params("params.yaml"))["cifar10"].baselines.training
+    assert 1 / hand_made.attack.lam == pytest.approx(6)
+    for training in (plan.retrain.scratch, plan.retrain.finetune, hand_made):
+        recipe = training.recipe
+        assert (recipe.label_smoothing, recipe.ema, recipe.awp) == (0.1, 0.995, 0.005)

@@ -554,6 +554,22 @@ def test_the_page_escapes_and_shortens(project):
     assert shortened(["x"] * 32)[-1] == "… and 2 more like these."
 
 
+def test_the_page_says_what_of_a_training_is_not_the_papers(project):
+    from tamnas.report.page import settings
+
+    raw = params()
+    write_run(raw, project)
+    assert "smoothing" not in str(settings(collect.collect()[0]))
+    raw["retrain"]["scratch"].update(label_smoothing=0.1, ema=0.995)
+    raw["baselines"]["training"]["awp"] = 0.005
+    write_run(raw, project)
+    lines = dict(settings(collect.collect()[0]))
+    scratch, finetuned = lines["Row digits-S_8_1"].split("fine-tuned")
+    assert "label smoothing 0.1, moving average of weights 0.995" in scratch
+    assert "smoothing" not in finetuned
+    assert lines["Hand-made"].endswith("weight perturbation 0.005")
+
+
 # -- spread, intervals, controls ----------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tamnas import step
+from tamnas.averaging import Average
 from tamnas.baselines import baseline
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.network import Subnet
@@ -123,13 +124,14 @@ def test_steps_never_wait_for_the_device(graphs):
     optimiser = sgd(model, fused=True)
     optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
     stepper = Stepper(ATTACK, CLIPPED, Runtime(device, torch.bfloat16, graphs))
-    given = batch(0, device)
+    given, average = batch(0, device), Average(model, 0.9)
     for _ in range(5):  # graphs are captured on the way
         stepper(model, optimiser, *given, 0.01)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
             stepper(model, optimiser, *given, 0.01)
+            average.update(model)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -137,7 +139,8 @@ def test_steps_never_wait_for_the_device(graphs):
 @on_gpu
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bn", ["eval", "batch"])
-def test_a_captured_step_is_the_eager_step(bn, dtype):
+@pytest.mark.parametrize("levers", [{}, {"awp": 0.005, "label_smoothing": 0.1}], ids=["paper", "beyond"])
+def test_a_captured_step_is_the_eager_step(bn, dtype, levers):
     attack, device = ATTACK.model_copy(update={"bn": bn}), torch.device("cuda")
     eager = networks()[0].to(device, memory_format=MEMORY_FORMAT).train()
     captured = copy.deepcopy(eager)
@@ -145,7 +148,7 @@ def test_a_captured_step_is_the_eager_step(bn, dtype):
     for model, graphs in ((eager, False), (captured, True)):
         optimiser = sgd(model, fused=True)
         optimiser.param_groups[0]["lr"] = torch.tensor(0.01, device=device)
-        stepper = Stepper(attack, CLIPPED, Runtime(device, dtype, graphs))
+        stepper = Stepper(attack, CLIPPED.model_copy(update=levers), Runtime(device, dtype, graphs))
         figures = [stepper(model, optimiser, *batch(seed, device), 0.1 / (seed + 1)) for seed in range(8)]
         found.append(torch.stack(figures))
     tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype is None else {"rtol": 0.05, "atol": 0.5}

@@ -177,17 +177,18 @@ def sgd_of(model: nn.Module) -> torch.optim.SGD:
 
 
 def test_the_average_follows_by_its_decay(split):
-    plan = recipe(ema=0.9)
+    plan = recipe(ema=0.15)
     trainee = Single(network(), plan)
-    expected = None
-    for start in (0, 16, 32, 0):
+    expected = {name: value.clone() for name, value in trainee.model.state_dict().items() if value.is_floating_point()}
+    for step, start in enumerate((0, 16, 32, 0)):
         x, y = split.images[start : start + 16] / 255, split.labels[start : start + 16]
         train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, plan, CPU)
         trainee.stepped()
         now = {
             name: tensor.clone() for name, tensor in trainee.model.state_dict().items() if tensor.is_floating_point()
         }
-        expected = now if expected is None else {name: 0.9 * expected[name] + 0.1 * now[name] for name in now}
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = {name: decay * expected[name] + (1 - decay) * now[name] for name in now}
     for name, tensor in expected.items():
         assert_close(trainee.network.state_dict()[name], tensor)
     assert not torch.equal(trainee.network.first_layer.weight, trainee.model.first_layer.weight)
@@ -202,7 +203,7 @@ def test_the_average_is_what_is_validated_and_kept(split):
         return {"validation_clean": 0.5, "validation_robust": 0.5}
 
     outcome = run(trainee, split, recipe=recipe(ema=0.9), validate=validate)
-    assert all(model is trainee.average.module for model in validated)
+    assert all(model is trainee.average.network for model in validated)
     assert equal(outcome.best, dict(trainee.network.state_dict()))
     assert not torch.equal(outcome.best["first_layer.weight"], trainee.model.first_layer.weight)
 

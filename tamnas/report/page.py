@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, StrictUndefined
 
 from tamnas.fields import format_fraction
-from tamnas.plan import Attack, RowPlan
+from tamnas.plan import Attack, RowPlan, Training
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import warnings
 from tamnas.report.claims import claims_table
@@ -71,7 +71,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     if plan.baselines.names:
         training = plan.baselines.training
         names = ", ".join(map(name_of, plan.baselines.names))
-        lines.append(("Hand-made", f"{names}: {training.recipe.epochs} epochs, {_attack(training.attack)}"))
+        lines.append(("Hand-made", f"{names}: {training.recipe.epochs} epochs, {_training(training)}"))
     return lines
 
 
@@ -87,9 +87,17 @@ def _row_setting(plan: RowPlan) -> str:
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {supernet.block.recipe.epochs} epochs over blocks, "
         f"{supernet.joint.recipe.epochs} over blocks and ratios, {_attack(supernet.attack)}. Search: NSGA-II, "
         f"{search.population} individuals, {search.generations} generations, {search.attack.text}. Retrained: {front}; "
-        f"from scratch {retrain.scratch.recipe.epochs} epochs, {_attack(retrain.scratch.attack)}; fine-tuned "
-        f"{retrain.finetune.recipe.epochs} epochs, {_attack(retrain.finetune.attack)}."
+        f"from scratch {retrain.scratch.recipe.epochs} epochs, {_training(retrain.scratch)}; fine-tuned "
+        f"{retrain.finetune.recipe.epochs} epochs, {_training(retrain.finetune)}."
     )
+
+
+def _training(training: Training) -> str:
+    """Its attack, and whatever of it the paper does not use."""
+    recipe = training.recipe
+    levers = {"label smoothing": recipe.label_smoothing, "moving average of weights": recipe.ema,
+              "weight perturbation": recipe.awp}  # fmt: skip
+    return ", ".join([_attack(training.attack), *(f"{name} {value:g}" for name, value in levers.items() if value)])
 
 
 def _attack(attack: Attack) -> str:
