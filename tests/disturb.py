@@ -42,11 +42,12 @@ def small_params() -> dict:
     raw["data"]["digits"].update(train=96, validation=20, test=20)
     raw["retrain"]["max_subnets"] = 2
     raw["baselines"]["training"]["epochs"] = 2
+    raw["controls"].update(random_search=True, legonet={"reversed": True, "random": 0})  # else their stages do nothing
     raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
     return raw
 
 
-TREES = ("plan", "data", "runs", "results", "reports")
+TREES = ("code", "plan", "data", "runs", "results", "reports")
 Files = Mapping[str, bytes]
 
 
@@ -61,7 +62,7 @@ class Stage:
 
     @property
     def checkpoints(self) -> bool:
-        return self.name.partition("@")[0] not in ("plan", "prepare", "tables", "select")
+        return self.name.partition("@")[0] not in ("fingerprint", "plan", "prepare", "tables", "select")
 
 
 @dataclass(frozen=True)

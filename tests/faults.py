@@ -3,6 +3,7 @@
     python tests/faults.py              the long part, `make faults`: prints a table of counts
     python tests/faults.py --quick      a fault or two a stage, as the test suite runs it
     python tests/faults.py --rounds 5 --seed 7
+    python tests/faults.py --stage search --stage controls    strikes these alone
 
 `tests/disturb.py` says how.
 """
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from disturb import Fault, Harness, Stage
 
+from tamnas.runner import NAMES
+
 
 def quick(harness: Harness) -> Iterator[Fault]:
     """Some of each kind, over all stages in turn: minutes matter."""
@@ -30,8 +33,8 @@ def quick(harness: Harness) -> Iterator[Fault]:
             yield harness.kill(one)
 
 
-def long(harness: Harness, rounds: int) -> Iterator[Fault]:
-    """Every kind on every stage, kind by kind: a run that is cut short has seen all stages."""
+def long(harness: Harness, rounds: int, whole: bool) -> Iterator[Fault]:
+    """Every kind on every stage, kind by kind: a run that is cut short has seen all stages; `whole` runs last."""
     kinds: list[Callable[[Stage], Fault | None]] = [
         harness.kill, harness.damage, harness.full_disk, harness.terminate, harness.orphan, harness.interrupt,
         harness.twins, harness.full_tmpfs, harness.kill, harness.damage,
@@ -44,8 +47,9 @@ def long(harness: Harness, rounds: int) -> Iterator[Fault]:
     for one in harness.stages:
         if one.name.startswith(("search", "retrain_scratch", "evaluate_scratch")):
             yield harness.lost_worker(one)
-    yield harness.whole_run(kills=12)
-    yield harness.killed_dvc()
+    if whole:
+        yield harness.whole_run(kills=12)
+        yield harness.killed_dvc()
 
 
 def table(faults: list[Fault]) -> str:
@@ -67,13 +71,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a fault of each kind")
     parser.add_argument("--rounds", type=int, default=1, help="how often the long part goes over all stages")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--stage", action="append", choices=NAMES, help="strike this stage; again for others")
     parser.add_argument("--json", type=Path, help="write every fault to this file")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
     with tempfile.TemporaryDirectory(prefix="tamnas-faults-") as home:
         harness, faults = Harness(Path(home), options.seed), []
-        for fault in quick(harness) if options.quick else long(harness, options.rounds):
+        if options.stage:
+            harness.stages = [one for one in harness.stages if one.name.partition("@")[0] in options.stage]
+        for fault in quick(harness) if options.quick else long(harness, options.rounds, not options.stage):
             faults.append(fault)
             outcome = "survived" if fault.survived else f"LOST {fault.lost:,} bytes {fault.trouble}"
             print(f"{fault.stage}, {fault.kind}: {outcome}", file=sys.stderr, flush=True)
