@@ -11,6 +11,7 @@ and curves.csv. With every control off it trains nothing and says so.
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -30,19 +31,25 @@ from tamnas.stage import (
     weights,
     write_json,
 )
+from tamnas.store import locked
 
 
 def run(scope: str, name: str) -> None:
     plan = load_row(name) if scope == "row" else load_dataset(name)
     folders = weights(name, "controls"), _results(plan, "controls")
-    for folder in folders:  # DVC removes both itself, the runner the results alone
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / "controls.json", status(plan))
     if plan.controls.training or plan.seeds:
         _train(scope, name, plan, *folders)
     else:
-        with timed(f"controls-{scope}", name):
+        with locked(f"controls-{scope}", name), timed(f"controls-{scope}", name):
+            _renew(plan, folders)
             click.echo(f"{name}: every control is off")
+
+
+def _renew(plan: RowPlan | DatasetPlan, folders: Iterable[Path]) -> None:
+    """Say what is run; what an earlier run left is removed (DVC does so itself, the runner with results alone)."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "controls.json", status(plan))
 
 
 def _results(plan: RowPlan | DatasetPlan, stage: str) -> Path:
@@ -71,6 +78,7 @@ def _train(scope: str, name: str, plan: RowPlan | DatasetPlan, out: Path, small:
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, name, parameters, [data, found, *inputs]) as store:
+        _renew(plan, (out, small))
         task = TrainingTask(
             key=(plan.seed, "controls", name), space=SearchSpace.from_params(plan), data=data, training=training,
             reference=reference, augment=plan.data.augment, numerics=plan.numerics, compute=load_compute(),

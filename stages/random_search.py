@@ -9,6 +9,7 @@ individuals.csv. With controls.random_search off it evaluates nothing and says s
 """
 
 import csv
+from pathlib import Path
 
 import click
 
@@ -16,6 +17,7 @@ from tamnas.compute import load_compute
 from tamnas.fields import FORMAT
 from tamnas.plan import RowPlan, load_row
 from tamnas.stage import one_line_errors, prepared, results, stage_run, timed, weights, write_csv, write_json
+from tamnas.store import locked
 
 
 def run(row: str) -> None:
@@ -24,12 +26,16 @@ def run(row: str) -> None:
     if plan.controls.random_search:
         _search(plan, folder)
     else:
-        with timed("random_search", row):
+        with locked("random_search", row), timed("random_search", row):
+            _say(plan, folder)
             click.echo(f"{row}: controls.random_search is off")
+
+
+def _say(plan: RowPlan, folder: Path) -> None:
     write_json(folder / "random_search.json", {"format": FORMAT, "run": plan.controls.random_search})
 
 
-def _search(plan: RowPlan, folder) -> None:
+def _search(plan: RowPlan, folder: Path) -> None:
     from tamnas.random_search import run_random_search  # here, because torch takes seconds to import
 
     data, joint = prepared(plan.dataset), weights(plan.row, "joint.safetensors")
@@ -46,6 +52,7 @@ def _search(plan: RowPlan, folder) -> None:
         rows, individuals = run_random_search(plan, counts, joint, data, load_compute(), path)
         write_csv(folder / "hypervolume.csv", rows)
         write_csv(folder / "individuals.csv", individuals)
+        _say(plan, folder)
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -25,7 +25,8 @@ from tamnas.runner import NAMES
 def quick(harness: Harness) -> Iterator[Fault]:
     """Some of each kind, over all stages in turn: minutes matter."""
     kinds = [harness.kill, harness.terminate, harness.full_disk, harness.twins, harness.orphan, harness.interrupt]
-    yield harness.twins(next(one for one in harness.stages if one.name.startswith("prepare")))
+    for name in ("prepare", "controls@"):
+        yield harness.twins(next(one for one in harness.stages if one.name.startswith(name)))
     for index, one in enumerate(harness.stages):
         yield kinds[index % len(kinds)](one)
         if one.name.startswith(("supernet_block", "search", "retrain_scratch", "evaluate_scratch")):
