@@ -1,4 +1,4 @@
-"""A real `dvc repro` of one row of the profile `smoke`, killed in supernet, search and retraining, against the
+"""A real `dvc repro` of two rows of the profile `smoke`, killed in supernet, search and retraining, against the
 runner's undisturbed run.
 """
 
@@ -14,15 +14,16 @@ from tiny import dvc, environment, project, smoke_params, write_params
 
 from tamnas.data import synthetic
 
-ROW = "cifar10-2S_8_1"
+ROWS = ("cifar10-S_8_10", "cifar10-2S_8_1")
 # stage as DVC names it -> its checkpoint folder, where work in progress shows
 KILLED = {"supernet_block": "supernet-block", "search": "search", "retrain_scratch": "retrain-scratch"}
 
 
-def one_row() -> dict:
-    """A row of `smoke`, without the one thing that differs from run to run: latency."""
-    raw = smoke_params(ROW)
+def two_rows() -> dict:
+    """Two rows of `smoke`, one small baseline, and not the one thing that differs from run to run: latency."""
+    raw = smoke_params(*ROWS)
     raw["eval"]["latency"] = False
+    raw["baselines"]["names"] = ["resnet20"]
     return raw
 
 
@@ -50,20 +51,21 @@ def repro_killed_in(folder: Path, checkpoint: str) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    write_params(folder, one_row())
+    write_params(folder, two_rows())
     synthetic.write(folder / synthetic.FOLDER)
     subprocess.run([sys.executable, "-m", "tamnas.runner"], cwd=folder, check=True, capture_output=True)
     return folder
 
 
 def test_a_killed_repro_goes_on_and_ends_with_the_runners_bits(undisturbed, tmp_path):
-    folder = project(tmp_path / "project", one_row())
+    folder = project(tmp_path / "project", two_rows())
     synthetic.write(folder / synthetic.FOLDER)
     killed = [repro_killed_in(folder, checkpoint) for checkpoint in KILLED.values()]
     assert killed == [True] * len(KILLED)
     output = dvc(folder, "repro")
-    assert f"Running stage 'retrain_scratch@{ROW}'" in output
-    assert f"Running stage 'supernet_block@{ROW}'" not in output  # finished before the later kills
+    assert f"Running stage 'retrain_scratch@{ROWS[-1]}'" in output
+    for row in ROWS:
+        assert f"Running stage 'supernet_block@{row}'" not in output  # finished before the later kills
     assert outputs(folder) == outputs(undisturbed)
     assert "up to date" in dvc(folder, "repro")
     assert "best_scratch" in dvc(folder, "metrics", "show")
