@@ -1,6 +1,6 @@
 """A run in a few small files: results, reports, plans, the best networks' weights; and back again.
 
-    python -m tamnas.pack unpack FOLDER          # into the working directory, a checkout
+    python -m tamnas.pack unpack FOLDER [--best] # into the working directory, a checkout
     python -m tamnas.pack keep FOLDER TARGET     # what stays of a run: docs/results/<name>
 
 `python -m tamnas.runner --pack FOLDER` writes manifest.json and run.tar.gz.00, .01, ...: parts of
@@ -14,12 +14,14 @@ import hashlib
 import io
 import logging
 import platform
+import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -27,6 +29,7 @@ from tamnas.errors import InputError
 from tamnas.fields import FORMAT
 from tamnas.plan import RowPlan, load_dataset, load_row
 from tamnas.stage import LOGS, one_line_errors, read_json, results, seeded, weights, write_json, write_text
+from tamnas.statistics import best
 from tamnas.store import checkpoints_root
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,16 @@ PART = 16 * MIB
 PARTS = 7  # with the manifest eight files
 ARCHIVE = "run.tar.gz"
 ENTRY = 2048  # bytes of an archive beside a file's own, at most
+# What a packed run may hold: it may come from a stranger, and lands in a checkout with code and hooks.
+PLACES = {
+    "plan": (".yaml",),
+    "logs": (".csv",),
+    "results": (".csv", ".json"),
+    "reports": (".csv", ".html", ".json", ".md", ".png", ".svg", ".tex"),
+    "runs": (".json", ".safetensors"),
+    ".checkpoints": (".json", ".jsonl", ".safetensors"),
+}
+UNPACKED = 1024 * MIB
 
 
 # -- what goes in ------------------------------------------------------------------------------
@@ -175,21 +188,57 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
 def unpack(folder: Path, target: Path = Path()) -> dict:
     """Check every part and extract into `target`; returns the manifest. Raises InputError."""
     manifest = read_json(folder / "manifest.json")
-    if "parts" not in manifest:
+    packed = io.BytesIO(b"".join(_parts(folder, manifest)))
+    try:
+        with gzip.GzipFile(fileobj=packed) as stream:
+            raw = stream.read(UNPACKED + 1)
+        if len(raw) > UNPACKED:
+            raise InputError(f"{folder}: the archive unpacks to more than {UNPACKED // MIB} MiB")
+        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
+            tar.extractall(target, members=_allowed(tar, folder), filter="data")
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{folder}: is no packed run ({error})") from None
+    return manifest
+
+
+def _parts(folder: Path, manifest: dict) -> list[bytes]:
+    parts = manifest.get("parts")
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) and "sha256" in part for part in parts.values()):
         raise InputError(f"{folder / 'manifest.json'}: is not the manifest of a packed run")
-    blob = io.BytesIO()
-    for name, expected in manifest["parts"].items():
+    found = []
+    for name, expected in parts.items():
         part = folder / name
+        if not re.fullmatch(re.escape(ARCHIVE) + r"\.\d\d", name):
+            raise InputError(f"{folder / 'manifest.json'}: a part is called {name!r}; allowed: {ARCHIVE}.00 and so on")
         if not part.is_file():
             raise InputError(f"{part}: is missing")
-        contents = part.read_bytes()
-        if hashlib.sha256(contents).hexdigest() != expected["sha256"]:
+        found.append(part.read_bytes())
+        if hashlib.sha256(found[-1]).hexdigest() != expected["sha256"]:
             raise InputError(f"{part}: is damaged: its checksum does not match")
-        blob.write(contents)
-    blob.seek(0)
-    with tarfile.open(fileobj=blob, mode="r:gz") as tar:
-        tar.extractall(target, filter="data")
-    return manifest
+    return found
+
+
+def _allowed(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
+    """All members, before any is extracted. Raises InputError for one that is no data of a run."""
+    found = tar.getmembers()
+    for member in found:
+        path = PurePosixPath(member.name)
+        known = member.name == "params.yaml" or path.suffix in PLACES.get(path.parts[0] if path.parts else "", ())
+        if not (known and member.isreg() and ".." not in path.parts):
+            allowed = f"params.yaml and data files below {', '.join(PLACES)}"
+            raise InputError(f"{folder}: the archive holds {member.name[:200]!r}; allowed: {allowed}")
+    return found
+
+
+def keep_best_start(row: str) -> str | None:
+    """Of a row's start points keep the most robust subnet on validation; its id, None if nothing is trained."""
+    plan, start = load_row(row), weights(row, "start-scratch.json")
+    trained = seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json"
+    if not (start.is_file() and trained.is_file()):
+        return None
+    chosen, plain = best(read_json(trained)["networks"], plan.eval.weights)["id"], read_json(start)
+    write_json(start, plain | {"networks": [one for one in plain["networks"] if one["id"] == chosen]})
+    return chosen
 
 
 def keep(folder: Path, target: Path) -> None:
@@ -239,9 +288,15 @@ def main() -> None:
 
 @main.command("unpack", help="Extract a packed run into the working directory, over what is there.")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--best", "only_best", is_flag=True, help="Of each row's start points keep the best subnet, to retrain it."
+)
 @one_line_errors
-def unpack_command(folder: Path) -> None:
+def unpack_command(folder: Path, only_best: bool) -> None:
     manifest = unpack(folder)
+    rows = [path.stem for path in sorted(Path("plan").glob("*.yaml")) if isinstance(_load(path.stem), RowPlan)]
+    for row in rows if only_best else ():
+        click.echo(f"{row}: start-scratch.json keeps {keep_best_start(row) or 'all: nothing is trained'}")
     click.echo(f"{manifest['files']} files of commit {manifest['commit']}; `python stages/tables.py` makes the reports")
 
 

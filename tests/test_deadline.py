@@ -1,8 +1,11 @@
 """A run that stops before its deadline: what it leaves is valid and marked, and going on gives the same bits."""
 
+import hashlib
+import io
 import json
 import re
 import shutil
+import tarfile
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from tamnas.deadline import Pace, set_deadline
 from tamnas.errors import DeadlineError, InputError
 from tamnas.jobs import Jobs
 from tamnas.pack import head, keep, pack, unpack
+from tamnas.pack import main as pack_main
 from tamnas.runner import Limits, parse_deadline
 
 COMPUTING = [stage for stage in runner.NAMES if stage != "tables"]
@@ -293,6 +297,35 @@ def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(undisturbed, 
     assert path.read_bytes() == (undisturbed / path).read_bytes()
 
 
+def test_another_recipe_is_tried_on_what_a_packed_run_found(undisturbed, tmp_path, monkeypatch):
+    """As docs/gpu.md has it: Lego-Net of all its networks, then the best of these alone."""
+    monkeypatch.chdir(undisturbed)
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path / "packed", HEAD, 64)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(pack_main, ["unpack", "packed", "--best"])
+    assert result.exit_code == 0, result.output
+    raw = params()
+    raw["network"].update(strides=[1, 2, 2], activation="silu")
+    raw["retrain"]["scratch"].update(epochs=2, label_smoothing=0.1, ema=0.9)
+    write_params(tmp_path, raw)
+    shutil.copytree(undisturbed / "data", "data")
+    assert runner.run(only=["legonet", "evaluate_legonet"]) == []
+    assert runner.run(only=["retrain_scratch", "evaluate_scratch", "tables"]) == []
+
+    before = small(undisturbed, "retrain_scratch", "validation.json")["networks"]
+    (best,) = small(tmp_path, "retrain_scratch", "validation.json")["networks"]
+    robust = {one["id"]: one["last"]["robust"] for one in before}
+    assert robust[best["id"]] == max(robust.values())
+    assert f"keeps {best['id']}" in result.output
+    votes = [Path("results/digits/legonet") / ROW / name for name in ("counts.csv", "statistics.json")]
+    assert [path.read_bytes() for path in votes] == [(undisturbed / path).read_bytes() for path in votes]
+    for stage in ("legonet", "retrain_scratch"):
+        ours, theirs = (small(root, stage, "validation.json")["networks"] for root in (tmp_path, undisturbed))
+        assert ours[0] not in theirs
+    assert "label smoothing" in (tmp_path / "reports" / "README.md").read_text()
+
+
 def test_the_pack_keeps_to_its_limits_and_leaves_out_the_least(undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(undisturbed)
     monkeypatch.setattr("tamnas.pack.MIB", 2**20 // 16)
@@ -340,6 +373,53 @@ def test_a_damaged_or_missing_part_is_one_line(undisturbed, tmp_path, monkeypatc
     with pytest.raises(InputError, match=r"manifest.json: is not the manifest"):
         unpack(tmp_path, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def packed_by_a_stranger(folder: Path, blob: bytes, **manifest) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.tar.gz.00").write_bytes(blob)
+    parts = {"run.tar.gz.00": {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}}
+    (folder / "manifest.json").write_text(json.dumps({**HEAD, "parts": parts, "files": 1, "left_out": []} | manifest))
+    return folder
+
+
+def archive(name: str, kind: bytes = tarfile.REGTYPE, size: int = 4) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        good, entry = tarfile.TarInfo("results/digits/good.json"), tarfile.TarInfo(name)
+        entry.type, entry.mode, entry.linkname, entry.size = kind, 0o755, "/etc", size if kind == tarfile.REGTYPE else 0
+        tar.addfile(good)
+        tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    return raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        *map(archive, ("stages/tables.py", ".git/hooks/post-checkout", "dvc.yaml", "conftest.py", "results/x.py")),
+        *map(archive, ("results/../params.yaml", "/results/x.json", "../results/x.json", "results", "runs/x.pt")),
+        archive("results/link.json", tarfile.SYMTYPE),
+        archive("runs/link.json", tarfile.LNKTYPE),
+        archive("plan/pipe.yaml", tarfile.FIFOTYPE),
+        archive("results/bomb.json", size=2**21),
+        archive("results/x.json")[:-20],
+        b"no archive",
+        b"",
+    ],
+)
+def test_a_strangers_pack_writes_nothing_but_data(tmp_path, monkeypatch, blob):
+    monkeypatch.setattr("tamnas.pack.UNPACKED", 2**20)
+    packed = packed_by_a_stranger(tmp_path / "packed", blob)
+    with pytest.raises(InputError, match="packed: "):
+        unpack(packed, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("parts", [None, [], {"x": 1}, {"../run.tar.gz.00": {"sha256": ""}}, {"a": {"sha256": ""}}])
+def test_a_strangers_manifest_is_one_line(tmp_path, parts):
+    packed = packed_by_a_stranger(tmp_path / "packed", b"", parts=parts)
+    with pytest.raises(InputError, match=r"manifest\.json: "):
+        unpack(packed, tmp_path / "back")
 
 
 def test_what_stays_of_a_run(undisturbed, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -9,6 +10,7 @@ from tamnas.errors import InputError
 from tamnas.fields import read_yaml
 from tamnas.params import load_params, resolve_all
 from tamnas.plan import BASELINES, RowPlan
+from tamnas.space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -138,6 +140,30 @@ def test_the_h200_profile_is_one_mode_of_the_paper_shortened(project):
     assert plan.retrain.max_subnets == 8
     assert (plan.retrain.scratch.recipe.epochs, plan.retrain.finetune.recipe.epochs) == (25, 8)
     assert (plan.supernet.attack.m, plan.supernet.attack.n) == (5, 3)
+    # What docs/profiles.md counts: Table X's own networks would take longer than all else.
+    assert resolve_all(load_params("params.yaml"))["cifar10"].baselines.names == ("resnet20",)
+
+
+def test_the_levers_are_tried_on_what_the_h200_profile_finds(project):
+    """One row, whose architectures are legal in both; its training is that of `modern`, shortened."""
+
+    def resolved(name: str) -> dict:
+        shutil.copy(ROOT / "params.yaml", project)
+        profile.apply(name)
+        return resolve_all(load_params("params.yaml"))
+
+    h200, modern, levers = map(resolved, ("h200", "modern", "levers"))
+    row = "cifar10-S_8_10"
+    assert [name for name, plan in levers.items() if isinstance(plan, RowPlan)] == [row]
+    assert (levers[row].network, levers[row].eval.weights) == (modern[row].network, "best")
+    ours, theirs = levers[row].retrain.scratch, modern[row].retrain.scratch
+    shortened = theirs.recipe.model_copy(update={"epochs": 40, "batch_size": 256})
+    assert ours == theirs.model_copy(update={"recipe": shortened})
+    found, used = SearchSpace.from_params(h200[row]), SearchSpace.from_params(levers[row])
+    for seed in range(20):
+        arch = found.sample(np.random.default_rng(seed))
+        assert used.is_legal(arch)
+        assert used.parameters(arch) == found.parameters(arch)
 
 
 def test_the_modern_profile_uses_what_there_is_beyond_the_paper(project):
