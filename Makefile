@@ -19,8 +19,10 @@ env: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The smoke study has two workers of its own and a limit of five minutes on two cores: alone, and its time is shown.
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/test_smoke.py --durations=1
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/test_smoke.py
 
 lint: env
 	$(BIN)/ruff check .
@@ -48,7 +50,7 @@ wheels: env
 	  --platform manylinux2014_x86_64 --constraint requirements.lock --requirement gpu/packages.txt --dest wheels
 	@du -sh wheels
 
-# Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); some 15 minutes.
+# Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); half an hour to an hour.
 faults: env
 	PYTHONPATH=. $(BIN)/python tests/faults.py
 

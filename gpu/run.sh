@@ -21,8 +21,10 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 [ $# -eq 0 ] || shift
 
-if compgen -G 'wheels/*.whl' >/dev/null && [ ! -d "$site" ]; then
+if compgen -G 'wheels/*.whl' >/dev/null && [ ! -e "$site/complete" ]; then  # else an install that was cut off stays
+  rm -rf "$site"
   $python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$site" wheels/*.whl
+  touch "$site/complete"
 fi
 export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 $python gpu/missing.py

@@ -19,7 +19,7 @@ settings.load_profile("tamnas")
 
 ROOT = Path(__file__).parents[1]
 # They take a minute or more each: first, so that no worker is left alone with one at the end.
-SLOW = ("test_smoke", "test_faults", "test_dvc", "test_resume", "test_dvc_real", "test_deadline", "test_runner")
+SLOW = ("test_faults", "test_dvc", "test_dvc_real", "test_resume", "test_deadline", "test_runner")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
