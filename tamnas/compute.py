@@ -11,13 +11,14 @@ from tamnas.fields import Section, read_yaml, validated
 
 
 class Compute(Section):
-    """`engine` inline runs jobs in the stage's own process; at most one checkpoint in `checkpoint_seconds`.
+    """`engine` inline runs jobs in the stage's own process; `workers`: at most 1024; at most one checkpoint in
+    `checkpoint_seconds`.
 
     `graphs`: on CUDA, capture a network's training step once and replay it.
     """
 
     engine: Literal["inline", "processes"] = "processes"
-    workers: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     graphs: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0

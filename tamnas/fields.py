@@ -72,6 +72,17 @@ def format_fraction(value: Fraction) -> str:
 PixelFraction = Annotated[Fraction, BeforeValidator(parse_fraction), PlainSerializer(format_fraction, return_type=str)]
 
 
+def only_ints(*allowed: int) -> BeforeValidator:
+    """For a `Literal` of integers: refuses True, which to Python is an integer and equal to 1."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be {', '.join(map(str, allowed[:-1]))} or {allowed[-1]}")
+        return value
+
+    return BeforeValidator(check)
+
+
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys and wrong types are refused."""
 
@@ -93,14 +104,16 @@ def validated(kind: type[SectionType], raw: Any, source: str) -> SectionType:
         errors = error.errors()
         # A misspelt key is also a missing one: the misspelling is what to mend.
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(_shortened(str(part)) for part in first["loc"]) or "(top level)"
+        place = ": ".join(filter(None, (source, ".".join(_shortened(str(part)) for part in first["loc"]))))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise InputError(f"{source}: {key}: no such parameter{_hint(kind, first['loc'])}") from None
+            raise InputError(f"{place}: no such parameter{_hint(kind, first['loc'])}") from None
         if first["type"] == "missing":
-            raise InputError(f"{source}: {key}: is missing") from None
-        shown = "" if first["type"] == "value_error" and not first["loc"] else f" is {_show(first['input'])}"
-        raise InputError(f"{source}: {key}{shown}: {message}") from None
+            raise InputError(f"{place}: is missing") from None
+        # What is at odds within a section is told by the section's own check; all of it would be too much to show.
+        at_odds = first["type"] == "value_error" and isinstance(first["input"], dict)
+        shown = "" if at_odds else f" is {_show(first['input'])}"
+        raise InputError(f"{place}{shown}: {message}") from None
 
 
 def _hint(kind: type[Section], place: Sequence[str | int]) -> str:

@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.errors import InputError
-from tamnas.fields import FORMAT, PixelFraction, Section, read_yaml, require_format, validated
+from tamnas.fields import (
+    FORMAT,
+    PixelFraction,
+    Section,
+    format_fraction,
+    only_ints,
+    read_yaml,
+    require_format,
+    validated,
+)
 from tamnas.space import BLOCKS
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -22,6 +31,12 @@ Budget = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
+
+
+def _require_distinct(**lists: tuple) -> None:
+    for name, values in lists.items():
+        if len(set(values)) != len(values):
+            raise ValueError(f"{name}: {', '.join(map(str, values))}: must not repeat")
 
 
 class Augment(Section):
@@ -73,15 +88,17 @@ class Network(Section):
     stem_channels: Channels
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
-    strides: tuple[Literal[1, 2], ...] = Field(min_length=1, max_length=16)
+    strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
     head: Head
     activation: Literal["relu", "silu"] = "relu"
     width: Annotated[float, Field(gt=0, le=16)] = 1
 
     @model_validator(mode="after")
     def _check(self):
-        if not len(self.channels) == len(self.repeats) == len(self.strides):
-            raise ValueError("channels, repeats and strides must have one entry per stage each")
+        lengths = len(self.channels), len(self.repeats), len(self.strides)
+        if len(set(lengths)) > 1:
+            found = "{}, {} and {}".format(*lengths)
+            raise ValueError(f"channels, repeats and strides have {found} entries; allowed: one per stage each")
         return self
 
 
@@ -91,8 +108,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if len(set(self.blocks)) != len(self.blocks) or len(set(self.ratios)) != len(self.ratios):
-            raise ValueError("blocks and ratios must not repeat")
+        _require_distinct(blocks=self.blocks, ratios=self.ratios)
         return self
 
 
@@ -118,7 +134,7 @@ class Schedule(ScheduleShape):
 class Optimiser(Section):
     """SGD with momentum; `clip_norm` is the largest gradient norm, null for no clipping."""
 
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     lr: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)]
@@ -147,7 +163,7 @@ class Recipe(Regularised):
     def _check(self):
         milestones, end = self.schedule.milestones, self.schedule.total or self.epochs
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError("schedule.milestones must increase")
+            raise ValueError(f"schedule.milestones: {list(milestones)}: must increase")
         if milestones and milestones[-1] >= end:
             raise ValueError(f"schedule.milestones: {milestones[-1]} is past the last epoch, {end - 1}")
         if self.schedule.kind != "milestones" and milestones:
@@ -192,7 +208,8 @@ class ResampleEvery(Section):
     @model_validator(mode="after")
     def _check(self):
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("resample_every: set exactly one of epochs and steps")
+            both = "neither is" if self.steps is None else "both are"
+            raise ValueError(f"set exactly one of epochs and steps; here {both}")
         return self
 
 
@@ -225,7 +242,7 @@ class Nsga2(Section):
     population: Annotated[int, Field(ge=2, le=100_000)]
     offspring: Annotated[int, Field(ge=1, le=100_000)]
     generations: Positive
-    tournament: Annotated[int, Field(ge=2)]
+    tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
     mutation_unit: Literal["gene", "individual"] = "gene"
     crossover_probability: Share
@@ -274,7 +291,7 @@ class Checks(Section):
     """
 
     attack: Cell
-    restarts: Annotated[int, Field(ge=2)]
+    restarts: Annotated[int, Field(ge=2, lt=2**31)]
     large_eps: PixelFraction
 
 
@@ -295,8 +312,7 @@ class Eval(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if len(set(self.eps)) != len(self.eps) or len(set(self.steps)) != len(self.steps):
-            raise ValueError("eps and steps must not repeat")
+        _require_distinct(eps=tuple(map(format_fraction, self.eps)), steps=self.steps)
         return self
 
 

@@ -5,11 +5,11 @@ What follows from them is resolved into plans (`tamnas.params`). Nothing here ne
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tamnas import plan as plans
 from tamnas.compute import Compute
-from tamnas.fields import PixelFraction, Section, validated
+from tamnas.fields import PixelFraction, Section, only_ints, validated
 from tamnas.plan import Count, Name, Positive, Share
 
 
@@ -30,23 +30,17 @@ class Yopo(Section):
     bn: Literal["eval", "batch"] | None = None
 
 
-def _no_bool(value: Any) -> Any:
-    # True is an int to Python, and equal to 1.
-    if isinstance(value, bool):
-        raise ValueError("must be 1, 2, 5 or 10")
-    return value
-
-
 class TrainingAttack(Section):
     eps: PixelFraction
-    attack_steps: Annotated[Literal[1, 2, 5, 10], BeforeValidator(_no_bool)] | None = None
+    attack_steps: Annotated[Literal[1, 2, 5, 10], only_ints(1, 2, 5, 10)] | None = None
     yopo: Yopo | None = None
     lam: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _check(self):
         if (self.attack_steps is None) == (self.yopo is None):
-            raise ValueError("set exactly one of attack_steps and yopo")
+            both = "neither is" if self.yopo is None else "both are"
+            raise ValueError(f"set exactly one of attack_steps and yopo; here {both}")
         return self
 
 
@@ -136,7 +130,7 @@ class Controls(Section):
     @model_validator(mode="after")
     def _check(self):
         if len(set(self.finetune_lr)) != len(self.finetune_lr):
-            raise ValueError("finetune_lr must not repeat")
+            raise ValueError(f"finetune_lr: {list(self.finetune_lr)}: must not repeat")
         return self
 
 
