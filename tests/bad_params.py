@@ -2,7 +2,8 @@
 
     python tests/bad_params.py FOLDER     runs the plan stage on every case, prints the answers as JSON
 
-The interpreter is fresh so that it can be seen that no answer needed torch.
+The cases here were thought of; those of tests/every_param.py are made from the schema. The interpreter is fresh so
+that it can be seen that no answer needed torch.
 """
 
 import copy
@@ -11,8 +12,11 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from ruamel.yaml import YAML
 
@@ -31,7 +35,7 @@ def edited(changes: dict) -> dict:
         node = raw
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = value
+        node[last] = copy.deepcopy(value)
     return raw
 
 
@@ -213,50 +217,81 @@ TEXTS = {
 }
 
 
-def cases() -> dict[str, str]:
-    """Name -> text of a params.yaml."""
-    found = {}
-    for index, (key, value) in enumerate(BAD):
+def _without_population() -> dict:
+    raw = edited({})
+    del raw["search"]["population"]
+    return raw
+
+
+def _dotted_row() -> dict:
+    raw = edited({})
+    raw["run"]["rows"]["a.b"] = {"dataset": DATASET, "mode": MODE}
+    return raw
+
+
+# Name -> what makes a params.yaml as plain data: writing and reading them all takes seconds, naming them none.
+PLAIN = {
+    **{f"{index} {key} {value!r:.40}": partial(edited, {key: value}) for index, (key, value) in enumerate(BAD)},
+    "missing search.population": _without_population,
+    "dotted run.rows.a.b": _dotted_row,
+}
+NAMES = [*PLAIN, *(f"text: {name}" for name in TEXTS)]
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """(name, text of a params.yaml), for all NAMES."""
+    for name, make in PLAIN.items():
         text = io.StringIO()
-        YAML(pure=True).dump(edited({key: value}), text)
-        found[f"{index} {key} {value!r:.40}"] = text.getvalue()
-    missing = edited({})
-    del missing["search"]["population"]
-    dotted = edited({})
-    dotted["run"]["rows"]["a.b"] = {"dataset": DATASET, "mode": MODE}
-    for name, raw in (("missing search.population", missing), ("dotted run.rows.a.b", dotted)):
-        text = io.StringIO()
-        YAML(pure=True).dump(raw, text)
-        found[name] = text.getvalue()
-    return found | {f"text: {name}": text for name, text in TEXTS.items()}
+        YAML(pure=True).dump(make(), text)
+        yield name, text.getvalue()
+    yield from ((f"text: {name}", text) for name, text in TEXTS.items())
+
+
+def answer(place: Path) -> dict:
+    """What the plan stage says in `place`: exit code, stdout and stderr, CPU seconds, files it left."""
+    from stages.plan import main
+
+    started, out, err, code = time.process_time(), io.StringIO(), io.StringIO(), 0
+    with chdir(place), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(args=[], standalone_mode=False)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = traceback.format_exc()
+    seconds = time.process_time() - started
+    left = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "seconds": seconds, "left": left}
 
 
 def answers(folder: Path) -> dict[str, dict]:
-    """What the plan stage says to every case: exit code, stdout and stderr, CPU seconds, files it left."""
-    from stages.plan import main
-
+    """The answer to every text, each in a folder of its own."""
     found = {}
-    for index, (name, text) in enumerate(cases().items()):
+    for index, (name, text) in enumerate(texts()):
         place = folder / str(index)
         place.mkdir()
         (place / "params.yaml").write_text(text)
-        started, out, err, code = time.process_time(), io.StringIO(), io.StringIO(), 0
-        with chdir(place), redirect_stdout(out), redirect_stderr(err):
-            try:
-                main(args=[], standalone_mode=False)
-            except SystemExit as end:
-                code = end.code
-            except BaseException:
-                code = traceback.format_exc()
-        left = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
-        found[name] = {
-            "code": code, "out": out.getvalue(), "err": err.getvalue(), "seconds": time.process_time() - started,
-            "left": left,
-        }  # fmt: skip
+        found[name] = answer(place)
+    return found
+
+
+def answers_to_every_param(folder: Path) -> dict[str, dict[str, dict]]:
+    """The answers to the cases of tests/every_param.py, by kind. No YAML is written and read: it would take minutes."""
+    import every_param
+
+    found = {}
+    for kind, make in every_param.KINDS.items():
+        place = folder / kind
+        place.mkdir()
+        found[kind] = {}
+        for name, case in make().items():
+            with patch("tamnas.params.read_yaml", return_value=case.raw):
+                found[kind][name] = {**answer(place), "told": case.told, "end": case.end}
     return found
 
 
 if __name__ == "__main__":
-    found = answers(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    found = {"answers": answers(folder), "every": answers_to_every_param(folder)}
     heavy = [name for name in ("torch", "torchvision", "pymoo", "sklearn", "matplotlib") if name in sys.modules]
-    print(json.dumps({"answers": found, "heavy": heavy}))
+    print(json.dumps({**found, "heavy": heavy}))

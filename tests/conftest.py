@@ -27,6 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty project, the working directory."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path / "project"
+
+
 @pytest.fixture(scope="session")
 def space() -> SearchSpace:
     """The geometry of the committed params.yaml."""

@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
-from tiny import ROOT, ROW, stage, tiny_params, write_params
+from tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
 
 from tamnas import runner
 
@@ -16,21 +15,8 @@ ARGUMENTS = {script: arguments for _, script, arguments, _ in runner.STAGES}
 PER = {script: per for _, script, _, per in runner.STAGES}
 
 
-def invoke(script: str, *arguments: str):
-    """The script's click command in this process."""
-    return CliRunner().invoke(importlib.import_module(f"stages.{script}").main, arguments)
-
-
 def one_line(text: str) -> bool:
     return text.startswith("error: ") and text.count("\n") == 1 and text.endswith("\n")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty project, the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    return tmp_path
 
 
 @pytest.fixture

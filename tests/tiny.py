@@ -1,5 +1,6 @@
 """The committed parameters, shrunk until a whole run takes seconds; and a project to run them in."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
 from tamnas import profile
@@ -59,6 +61,11 @@ def stage(folder: Path, *arguments: str, **kwargs) -> subprocess.Popen:
     """`python stages/<...>` as DVC would call it, in `folder`."""
     command = [sys.executable, str(ROOT / "stages" / arguments[0]), *arguments[1:]]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+
+
+def invoke(script: str, *arguments: str) -> Result:
+    """The script's click command in this process."""
+    return CliRunner().invoke(importlib.import_module(f"stages.{script}").main, arguments)
 
 
 def environment(folder: Path) -> dict[str, str]:
