@@ -1,15 +1,20 @@
 import signal
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
+from toy_training import three_classes
 
+from tamnas.data import Split
 from tamnas.params import load_params, resolve_all
 from tamnas.plan import RowPlan
 from tamnas.space import SearchSpace
 
+pytest.register_assert_rewrite("preparing", "refusals")  # failures of their asserts show values too
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the stages that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +39,31 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path / "project"
+
+
+@pytest.fixture
+def downloads(monkeypatch) -> list[str]:
+    """No network; the list of addresses that were asked for."""
+    asked = []
+
+    def refuse(request, *args, **kwargs):
+        asked.append(request if isinstance(request, str) else request.full_url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return asked
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Where the tests of preparing data let it be written."""
+    return tmp_path / "out" / "set.npz"
+
+
+@pytest.fixture(scope="session")
+def split() -> Split:
+    """Of `toy_training.three_classes`."""
+    return three_classes()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_report import params, write_run
+from small_results import params, write_run
 
 from tamnas.report import collect, judges
 from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged

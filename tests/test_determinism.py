@@ -1,6 +1,7 @@
 """Equal seeds give equal bits, in whichever order networks are trained and evaluated.
 
-Workers and engines: tests/test_resume.py; resume points: there, tests/test_training.py and tests/faults.py.
+Workers and engines: tests/test_resume.py; resume points: there, tests/test_training.py, tests/test_sampled_paths.py and
+tests/faults.py.
 """
 
 from pathlib import Path

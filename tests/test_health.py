@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_report import edit_csv, params, write_run
+from small_results import edit_csv, params, write_run
 from torch import nn
 
 from tamnas.attack_trace import attack_trace
