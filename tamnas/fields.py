@@ -83,6 +83,14 @@ def only_ints(*allowed: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def distinct(**lists: tuple) -> None:
+    """Raises ValueError for the first list that holds a value twice."""
+    for name, values in lists.items():
+        if len(set(values)) != len(values):
+            shown = ", ".join(format_fraction(one) if isinstance(one, Fraction) else str(one) for one in values)
+            raise ValueError(f"{name}: {shown}: must not repeat")
+
+
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys and wrong types are refused."""
 

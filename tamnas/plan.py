@@ -11,16 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.errors import InputError
-from tamnas.fields import (
-    FORMAT,
-    PixelFraction,
-    Section,
-    format_fraction,
-    only_ints,
-    read_yaml,
-    require_format,
-    validated,
-)
+from tamnas.fields import FORMAT, PixelFraction, Section, distinct, only_ints, read_yaml, require_format, validated
 from tamnas.space import BLOCKS
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -31,12 +22,6 @@ Budget = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
-
-
-def _require_distinct(**lists: tuple) -> None:
-    for name, values in lists.items():
-        if len(set(values)) != len(values):
-            raise ValueError(f"{name}: {', '.join(map(str, values))}: must not repeat")
 
 
 class Augment(Section):
@@ -108,7 +93,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        _require_distinct(blocks=self.blocks, ratios=self.ratios)
+        distinct(blocks=self.blocks, ratios=self.ratios)
         return self
 
 
@@ -312,7 +297,7 @@ class Eval(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        _require_distinct(eps=tuple(map(format_fraction, self.eps)), steps=self.steps)
+        distinct(eps=self.eps, steps=self.steps)
         return self
 
 
