@@ -23,7 +23,8 @@ from tamnas.yopo import start_noise
 @benchmark
 @click.option("--batch", default=64, show_default=True)
 @click.option("--rounds", default=10, show_default=True)
-def main(row, where, threads, out, batch: int, rounds: int) -> None:
+@click.option("--compile/--no-compile", "compiling", default=True, help="Without: leave torch.compile out.")
+def main(row, where, threads, out, batch: int, rounds: int, compiling: bool) -> None:
     at = setting(row, where, threads)
     scratch, generator, size = at.plan.retrain.scratch, torch_generator("benchmark", "images"), at.plan.data.size
     x = torch.rand((batch, 3, size, size), generator=generator).to(memory_format=torch.channels_last)
@@ -50,15 +51,17 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
         "two threads" if threads == 1 else "one thread": step(count=2 if threads == 1 else 1),
         "contiguous memory": step(memory_format=torch.contiguous_format),
         "bfloat16 autocast": step(Runtime(at.runtime.device, torch.bfloat16)),
-        "torch.compile": step(compiled=True),
     }
-    compiling = seconds(runs["torch.compile"], at.runtime.device)
+    first = {}
+    if compiling:
+        runs["torch.compile"] = step(compiled=True)
+        first["first compiled step"] = seconds(runs["torch.compile"], at.runtime.device)
     taken = alternate(runs, rounds, at.runtime.device, 2)
     rows = [[name, 1e3 * value, taken["as it is"] / value] for name, value in taken.items()]
-    rows.append(["first compiled step", 1e3 * compiling, taken["as it is"] / compiling])
+    rows += [[name, 1e3 * value, taken["as it is"] / value] for name, value in first.items()]
     attack = scratch.attack
     title = f"{at.plan.row}: TRADES-YOPO-{attack.m}-{attack.n} step at batch {batch}, one lever at a time"
-    figures = environment(at.runtime.device, threads) | {"seconds": taken, "compiling_seconds": compiling}
+    figures = environment(at.runtime.device, threads, rounds) | {"seconds": taken | first}
     report(title, ["lever", "ms", "speed / as it is"], rows, figures, out)
 
 

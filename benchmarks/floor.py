@@ -3,28 +3,28 @@
     python -m benchmarks.floor [--row ROW] [--batch 64]
 
 Counts what every operation of one eager step reads and writes (views move nothing), once for all
-operations, once for convolutions alone; measures the device's copy bandwidth; and times the step as
-the training loop runs it. Without fusion no step is faster than bytes over bandwidth, unless the
-tensors fit a cache: on CPU with small maps they do, and the step is bound by arithmetic instead.
+operations, once for convolutions alone; and times, in turns, the step as the training loop runs it
+and a large copy, which gives the bandwidth. Without fusion no step is faster than bytes over
+bandwidth, unless the tensors fit a cache: on CPU with small maps they do, and the step is bound by
+arithmetic instead.
 """
 
 import copy
+import statistics
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.harness import PLAIN, alternate, environment, report, setting
+from benchmarks.harness import ATTACK, PLAIN, alternate, environment, report, setting
 from benchmarks.options import benchmark, click
 from tamnas.device import MEMORY_FORMAT, Runtime
-from tamnas.plan import Attack
 from tamnas.seeding import torch_generator
 from tamnas.step import Stepper
 from tamnas.training import sgd
 from tamnas.yopo import start_noise
-
-ATTACK = Attack(eps="8/255", step_size="2/255", m=5, n=3)
 
 
 class Traffic(TorchDispatchMode):
@@ -44,12 +44,11 @@ class Traffic(TorchDispatchMode):
         return found
 
 
-def bandwidth(where: torch.device, size: int = 2**28) -> float:
-    """Bytes read plus written per second by a large copy."""
+def copying(where: torch.device, size: int) -> Callable[[], object]:
+    """A function that copies `size` bytes: it reads and writes so many."""
     source = torch.empty(size, dtype=torch.uint8, device=where).random_(0, 255)
     target = torch.empty_like(source)
-    taken = alternate({"copy": lambda: target.copy_(source)}, 10, where)
-    return 2 * size / taken["copy"]
+    return lambda: target.copy_(source)
 
 
 @benchmark
@@ -61,7 +60,8 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
     x = torch.rand((batch, 3, size, size), generator=generator)
     noise, y = start_noise(x, 8 / 255, generator), torch.randint(0, 10, (batch,), generator=generator)
     images = [tensor.to(device) for tensor in (x.to(memory_format=MEMORY_FORMAT), y, noise)]
-    rows, figures, speed = [], [], bandwidth(device)
+    rows, figures, copied = [], [], 2**28
+    copy_once = copying(device, copied)
     for number in range(3):
         model = at.network(number).train()
         recipe = at.plan.retrain.scratch.recipe.model_copy(update=PLAIN)
@@ -73,15 +73,21 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
         with Traffic() as traffic:
             once(counted, optimiser, *images, 0.01)
         stepper, optimiser = Stepper(ATTACK, recipe, at.runtime), make(list(model.parameters()))
-        run = {"step": lambda s=stepper, m=model, o=optimiser: s(m, o, *images, 0.01)}
-        taken = alternate(run, rounds, device, 5)["step"]
+        runs = {"step": lambda s=stepper, m=model, o=optimiser: s(m, o, *images, 0.01), "copy": copy_once}
+        seconds = alternate(runs, rounds, device, 5)
+        taken, speed = seconds["step"], 2 * copied / seconds["copy"]
         total = sum(traffic.bytes.values())
         shares = {kind: f"{count / 1e9:.2f} GB, {traffic.calls[kind]:,}" for kind, count in traffic.bytes.items()}
         rows.append([number, *shares.values(), 1e3 * total / speed, 1e3 * taken, taken / (total / speed)])
-        figures.append({"bytes": traffic.bytes, "operations": traffic.calls, "seconds": taken, "floor": total / speed})
+        figures.append(
+            {"bytes": traffic.bytes, "operations": traffic.calls, "seconds": taken, "floor": total / speed,
+             "bandwidth": speed}
+        )  # fmt: skip
     columns = ["network", *(f"{kind}: bytes, number" for kind in shares), "floor, ms", "step, ms", "step / floor"]
+    speed = statistics.mean(one["bandwidth"] for one in figures)
     title = f"TRADES-YOPO-5-3 at batch {batch}, {size}x{size}: bytes over {speed / 1e9:,.0f} GB/s of copy bandwidth"
-    report(title, columns, rows, environment(device, threads) | {"bandwidth": speed, "networks": figures}, out)
+    result = environment(device, threads, rounds) | {"bandwidth": speed, "networks": figures}
+    report(title, columns, rows, result, out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """What the benchmarks share: the setting they run in, fair timing, and the record they leave."""
 
 import json
+import os
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 from tamnas.network import Subnet
 from tamnas.params import load_params, resolve_all
-from tamnas.plan import RowPlan, Schedule
+from tamnas.plan import Attack, RowPlan, Schedule
 from tamnas.seeding import numpy_generator, torch_generator
 from tamnas.space import Architecture
 from tamnas.stage import prepared
@@ -27,26 +29,41 @@ from tamnas.training import Single, train
 
 # A recipe without what the steps it is compared with do not do.
 PLAIN = {"clip_norm": None, "label_smoothing": 0.0, "ema": None, "awp": None}
+# The step that the targets speak of.
+ATTACK = Attack(eps="8/255", step_size="2/255", m=5, n=3)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of params.yaml with its data, which is prepared in passing where it is not yet."""
+    """A row of params.yaml with its data, which is prepared in passing where it is needed and not there yet."""
 
     plan: RowPlan
     space: SearchSpace
     compute: Compute
     runtime: device.Runtime
-    data: Path
+
+    @cached_property
+    def data(self) -> Path:
+        """The row's prepared images. Raises InputError where they cannot be had."""
+        path = prepared(self.plan.dataset)
+        if not path.exists():
+            path = Path(tempfile.mkdtemp()) / f"{self.plan.dataset}.npz"
+            prepare(self.plan.dataset, self.plan.data, path)
+        return path
 
     def split(self, name: str) -> Split:
         return load_split(self.data, name, self.runtime.device)
 
+    def geometry(self, name: str) -> tuple[SearchSpace, int]:
+        """Space and image size of the `row`, or of the `paper`."""
+        return (SearchSpace.paper(), 32) if name == "paper" else (self.space, self.plan.data.size)
+
     def architecture(self, number: int) -> Architecture:
         return self.space.sample(numpy_generator("benchmark", number))
 
-    def network(self, number: int) -> Subnet:
-        model = Subnet(self.space, self.architecture(number), torch_generator("benchmark", number))
+    def network(self, number: int, seed: int = 0) -> Subnet:
+        """Architecture `number`, with the weights of a `seed`."""
+        model = Subnet(self.space, self.architecture(number), torch_generator("benchmark", number, "weights", seed))
         return model.to(self.runtime.device, memory_format=device.MEMORY_FORMAT)
 
 
@@ -58,21 +75,17 @@ def setting(row: str | None, where: str, threads: int) -> Setting:
     plan = rows[row] if row else next(iter(rows.values()))
     compute = Compute(device=where)
     runtime = device.start(plan.numerics.model_copy(update={"threads": threads}), compute)
-    data = prepared(plan.dataset)
-    if not data.exists():
-        data = Path(tempfile.mkdtemp()) / f"{plan.dataset}.npz"
-        prepare(plan.dataset, plan.data, data)
-    return Setting(plan, SearchSpace.from_params(plan), compute, runtime, data)
+    return Setting(plan, SearchSpace.from_params(plan), compute, runtime)
 
 
-def trained(at: Setting, number: int, epochs: int) -> Subnet:
-    """A subnet after so many epochs of the row's own training from scratch."""
-    model = at.network(number)
+def trained(at: Setting, number: int, epochs: int, *, seed: int = 0, runtime: device.Runtime | None = None) -> Subnet:
+    """A subnet after so many epochs of the row's own training from scratch, as `runtime` (the setting's) says."""
+    model = at.network(number, seed)
     scratch = at.plan.retrain.scratch
     recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": Schedule(kind="cosine")})
     train(
         Single(model, recipe), at.split("train"), recipe=recipe, attack=scratch.attack, augment=at.plan.data.augment,
-        key=("benchmark", number), runtime=at.runtime,
+        key=("benchmark", number, seed), runtime=runtime or at.runtime,
     )  # fmt: skip
     return model.eval()
 
@@ -82,8 +95,20 @@ def some_images(at: Setting, count: int) -> tuple[Split, str]:
     for name in ("validation", "train"):
         split = at.split(name)
         if len(split) >= count or name == "train":
-            images = min(count, len(split))
-            return Split(split.images[:images], split.labels[:images], split.levels), name
+            return first_images(split, count), name
+
+
+def first_images(split: Split, count: int) -> Split:
+    """The first `count` images of `split`, or all."""
+    return Split(split.images[:count], split.labels[:count], split.levels)
+
+
+def random_images(count: int, size: int, classes: int, where: torch.device) -> Split:
+    """So many images of noise, (count, 3, size, size); their content costs nothing."""
+    generator = torch_generator("benchmark", count)
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return Split(images.to(where), labels.to(where), 255)
 
 
 def seconds(function: Callable[[], object], where: torch.device) -> float:
@@ -110,11 +135,16 @@ def alternate(
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def environment(where: torch.device, threads: int) -> dict:
-    """What a figure was measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+def environment(where: torch.device, threads: int, rounds: int) -> dict:
+    """What a figure was measured on, in how many turns.
+
+    TAMNAS_COMMIT in the environment names the commit where the copy of the code has no history.
+    """
+    folder = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
+    commit = os.environ.get("TAMNAS_COMMIT") or found.stdout.strip() or "not a git checkout"
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {threads} thread(s)"
-    return {"device": name, "torch": torch.__version__, "commit": commit.stdout.strip() or "not a git checkout"}
+    return {"device": name, "torch": torch.__version__, "commit": commit, "rounds": rounds}
 
 
 def report(title: str, columns: list[str], rows: list[list], result: dict, out: Path | None) -> None:

@@ -14,6 +14,35 @@ OPTIONS = (
 )
 
 
+ROUNDS = click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns; figures are their medians."
+)
+GEOMETRY = click.option(
+    "--geometry", type=click.Choice(["row", "paper"]), default="row", show_default=True,
+    help="Search space and image size: the row's, or the paper's.",
+)  # fmt: skip
+
+
+class Numbers(click.ParamType):
+    """Numbers, separated by commas, each at least `least`."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type = int, least: float = 1):
+        self.kind, self.least = kind, least
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        try:
+            found = [self.kind(part) for part in value.split(",")]
+        except ValueError:
+            found = []
+        if not found or min(found) < self.least:
+            self.fail(f"{value!r}; allowed: numbers of at least {self.least}, separated by commas", param, ctx)
+        return found
+
+
 def benchmark(function):
     """A click command with the common options and the module's docstring as its help."""
     command = one_line_errors(function)

@@ -6,25 +6,36 @@
 Trains one subnet of the row's space, then attacks it with three step counts x four eps on
 validation images, or training images where there are too few (never test images). Theirs attacks
 every image for every cell; ours passes through the shorter runs' states, attacks with all eps in
-the same passes and leaves fallen images alone. Both run in this process; so does every cell of
-ours computed alone, whose answer must be the same.
+the same passes and leaves fallen images alone. The whole grid by either runs in turns in this
+process; so does every cell of ours computed alone, whose answer must be the same.
 """
 
 import torch
 
-from benchmarks.harness import environment, report, seconds, setting, some_images, trained
-from benchmarks.options import benchmark, click
+from benchmarks.harness import Setting, alternate, environment, report, setting, some_images, trained
+from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from tamnas.attacks import Attempt
 from tamnas.data import Split
+from tamnas.errors import InputError
 from tamnas.evaluation import robust_accuracies
 from tamnas.seeding import torch_generator
 
-STEPS = (10, 30, 50)
 EPS = (2, 4, 6, 8)
 ROUNDING = 0.002  # share of images on which passes of different sizes may differ
 
 
+def require_torchattacks() -> None:
+    """Raises InputError where it cannot be imported."""
+    try:
+        import torchattacks  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name == "torchattacks":
+            raise InputError("torchattacks is not installed: pip install --no-deps torchattacks==3.5.1") from None
+        raise InputError(f"torchattacks is installed, but {error.name}, which it needs, is not") from None
+
+
 def theirs(model: torch.nn.Module, split: Split, eps: float, steps: int) -> float:
+    """Robust accuracy under torchattacks' PGD, in [0, 1]."""
     import torchattacks
 
     torch.manual_seed(0)
@@ -36,50 +47,66 @@ def theirs(model: torch.nn.Module, split: Split, eps: float, steps: int) -> floa
     return correct / len(split)
 
 
-@benchmark
-@click.option("--images", default=1000, show_default=True)
-@click.option("--epochs", default=5, show_default=True, help="Epochs that the network is trained for.")
-@click.option("--rounds", default=1, show_default=True)
-def main(row, where, threads, out, images: int, epochs: int, rounds: int) -> None:
-    at = setting(row, where, threads)
-    device = at.runtime.device
-    model = trained(at, 0, epochs)
-    split, name = some_images(at, images)
-    found: dict[str, dict] = {"ours": {}, "alone": {}, "torchattacks": {}}
-    taken = dict.fromkeys(found, 0.0)
+class Grids:
+    """The grid's robust accuracies by (eps x 255, steps), as each way of computing it finds them."""
 
-    def ours(radii: tuple[int, ...], steps: tuple[int, ...], key: str) -> None:
+    def __init__(self, at: Setting, model: torch.nn.Module, split: Split, steps: list[int]):
+        self.device, self.model, self.split, self.steps = at.runtime.device, model, split, tuple(steps)
+        self.ours: dict[tuple[int, int], float] = {}
+        self.alone: dict[tuple[int, int], float] = {}
+        self.theirs: dict[tuple[int, int], float] = {}
+
+    def compute_ours(self) -> None:
+        self.ours = self._attacked(EPS, self.steps)
+
+    def compute_alone(self) -> None:
+        for eps in EPS:
+            for steps in self.steps:
+                self.alone |= self._attacked((eps,), (steps,))
+
+    def compute_theirs(self) -> None:
+        for eps in EPS:
+            for steps in self.steps:
+                self.theirs[eps, steps] = theirs(self.model, self.split, eps / 255, steps)
+
+    def _attacked(self, radii: tuple[int, ...], steps: tuple[int, ...]) -> dict[tuple[int, int], float]:
         attempts = [
-            Attempt(eps / 255, eps / 255 / 4, steps, generator=torch_generator("benchmark", eps, device=device))
+            Attempt(eps / 255, eps / 255 / 4, steps, generator=torch_generator("benchmark", eps, device=self.device))
             for eps in radii
         ]
-        for eps, shares in zip(radii, robust_accuracies(model, split, attempts), strict=True):
-            found[key] |= {(eps, count): share for count, share in zip(steps, shares, strict=True)}
+        found = robust_accuracies(self.model, self.split, attempts)
+        return {
+            (eps, count): share
+            for eps, shares in zip(radii, found, strict=True)
+            for count, share in zip(steps, shares, strict=True)
+        }
 
-    def other(eps: int, steps: int) -> None:
-        found["torchattacks"][eps, steps] = theirs(model, split, eps / 255, steps)
 
-    other(EPS[0], 1)  # imports and warms up
-    del found["torchattacks"][EPS[0], 1]
-    for _ in range(rounds):
-        taken["ours"] += seconds(lambda: ours(EPS, STEPS, "ours"), device)
-        for eps in EPS:
-            for steps in STEPS:
-                taken["torchattacks"] += seconds(lambda eps=eps, steps=steps: other(eps, steps), device)
-                taken["alone"] += seconds(lambda eps=eps, steps=steps: ours((eps,), (steps,), "alone"), device)
-    apart = max(abs(found["ours"][cell] - found["alone"][cell]) for cell in found["ours"])
+@benchmark
+@click.option("--images", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Epochs that the network is trained for."
+)
+@click.option("--steps", type=Numbers(), default="10,30,50", show_default=True, help="Step counts of the grid.")
+@ROUNDS
+def main(row, where, threads, out, images: int, epochs: int, steps: list[int], rounds: int) -> None:
+    at = setting(row, where, threads)
+    require_torchattacks()
+    split, name = some_images(at, images)
+    grids = Grids(at, trained(at, 0, epochs), split, sorted(steps))
+    theirs(grids.model, split, EPS[0] / 255, 1)  # libraries set themselves up
+    runs = {"ours": grids.compute_ours, "torchattacks": grids.compute_theirs, "alone": grids.compute_alone}
+    taken = alternate(runs, rounds, at.runtime.device, warm_up=0)
+    apart = max(abs(share - grids.alone[cell]) for cell, share in grids.ours.items())
     if apart > ROUNDING:
         raise SystemExit(f"a cell of the shared run is {100 * apart:.2f} points from the same cell computed alone")
-    rows = [
-        [eps, steps, 100 * share, 100 * found["torchattacks"][eps, steps]]
-        for (eps, steps), share in found["ours"].items()
-    ]
+    rows = [[*cell, 100 * share, 100 * grids.theirs[cell]] for cell, share in grids.ours.items()]
     rows.append(["time / ours", "", 1.0, taken["torchattacks"] / taken["ours"]])
-    higher = max(found["ours"][cell] - found["torchattacks"][cell] for cell in found["ours"])
+    higher = max(share - grids.theirs[cell] for cell, share in grids.ours.items())
     title = f"PGD grid, {len(split)} {name} images; cells computed alone: {100 * apart:.2g} points apart at most"
-    result = environment(device, threads) | {
+    result = environment(at.runtime.device, threads, rounds) | {
         "ratio": taken["torchattacks"] / taken["ours"], "ratio_alone": taken["torchattacks"] / taken["alone"],
-        "seconds": taken, "robust_accuracy_higher_by_at_most": higher,
+        "seconds": taken, "robust_accuracy_higher_by_at_most": higher, "images": len(split),
     }  # fmt: skip
     report(title, ["eps x 255", "steps", "ours, %", "torchattacks, %"], rows, result, out)
     print(f"each cell alone, without the shared run: {result['ratio_alone']:.2f}x")

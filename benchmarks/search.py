@@ -1,13 +1,14 @@
 """Subnets evaluated per second: ours against extract, recalibrate and attack written out naively.
 
-    python -m benchmarks.search [--row ROW] [--subnets 12] [--workers 1,2]
+    python -m benchmarks.search [--row ROW] [--subnets 12] [--workers 1,2] [--rounds 3]
 
 Trains a supernet for a few epochs first (robust enough that an attack has something to do), then
 evaluates the same subnets in turns: naively, one after the other in this process, every image
-through every PGD step; and as the search does it, with each number of worker processes. The
-accuracies of both are compared.
+through every PGD step; and as the search does it, in this process and in each number of worker
+processes. The accuracies of both are compared.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,12 +17,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.nn import functional as F
 
-from benchmarks.harness import Setting, environment, report, seconds, setting
-from benchmarks.options import benchmark, click
+from benchmarks.harness import Setting, alternate, environment, report, setting
+from benchmarks.options import ROUNDS, Numbers, benchmark, click
+from benchmarks.workers import Workers
 from tamnas import checkpoint
 from tamnas.data import batches, chunks
 from tamnas.data.loader import steps_per_epoch
-from tamnas.jobs import Jobs
 from tamnas.network import Supernet
 from tamnas.search import SearchContext, evaluate_subnet, load_context
 from tamnas.seeding import torch_generator
@@ -70,43 +71,43 @@ def naive(spec: dict, context: SearchContext) -> tuple[float, float]:
 
 
 @benchmark
-@click.option("--subnets", default=12, show_default=True)
-@click.option("--workers", default="1,2", show_default=True, help="Numbers of worker processes to try.")
-@click.option("--epochs", default=8, show_default=True, help="Epochs that the supernet is trained for.")
-def main(row, where, threads, out, subnets: int, workers: str, epochs: int) -> None:
+@click.option("--subnets", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--workers", type=Numbers(), default="1,2", show_default=True, help="Numbers of worker processes to try.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=8, show_default=True, help="Epochs that the supernet trains for."
+)
+@ROUNDS
+def main(row, where, threads, out, subnets: int, workers: list[int], epochs: int, rounds: int) -> None:
     at = setting(row, where, threads)
-    device, specs = at.runtime.device, [at.architecture(number).plain() for number in range(subnets)]
+    specs = [at.architecture(number).plain() for number in range(subnets)]
+    answers: dict[str, list] = {}
     with TemporaryDirectory() as folder:
         weights = Path(folder) / "supernet.safetensors"
         trained_supernet(at, epochs, weights)
         load = partial(load_context, at.plan, weights, at.data)
         context = load(at.compute)
-        answers: dict[str, list] = {}
-        evaluate_subnet(specs[0], context)  # warms up
-
-        def keep(name: str, run) -> float:
-            return seconds(lambda: answers.__setitem__(name, run()), device)
-
-        taken = {"naive, one by one": keep("naive", lambda: [naive(spec, context) for spec in specs])}
-        taken["ours, in this process"] = keep("ours", lambda: [evaluate_subnet(spec, context) for spec in specs])
-        for count in (int(text) for text in workers.split(",")):
-            compute = at.compute.model_copy(update={"engine": "processes", "workers": count})
-            if count > 1:
-                with Jobs(partial(load, compute), compute) as jobs:
-                    list(jobs.run_jobs(evaluate_subnet, specs[:count]))  # workers start
-                    taken[f"ours, {count} processes"] = keep(
-                        "jobs", lambda jobs=jobs: list(jobs.run_jobs(evaluate_subnet, specs))
-                    )
-    pairs = list(zip(answers["naive"], answers["ours"], strict=True))
-    clean, robust = (max(abs(theirs[i] - ours[i]) for theirs, ours in pairs) for i in (0, 1))
-    base = taken["naive, one by one"]
-    rows = [[name, subnets / value, base / value] for name, value in taken.items()]
-    title = f"{subnets} subnets on {len(context.validation)} validation images, {at.plan.search.attack.text}"
-    result = environment(device, threads) | {
-        "seconds": taken,
-        "clean_differs_by_at_most": clean,
-        "robust_differs_by_at_most": robust,
-    }
+        with Workers(partial(load, at.compute), at.compute, max(workers)) as pool:
+            ways: dict[str, Callable[[], list]] = {
+                "naive, one by one": lambda: [naive(spec, context) for spec in specs],
+                "ours, in this process": lambda: [evaluate_subnet(spec, context) for spec in specs],
+            }
+            for count in workers:
+                if count > 1:
+                    ways[f"ours, {count} processes"] = partial(pool.run, evaluate_subnet, specs, count)
+            runs = {name: lambda name=name, way=way: answers.update({name: way()}) for name, way in ways.items()}
+            evaluate_subnet(specs[0], context)  # warms up, here and in the workers
+            pool.run(evaluate_subnet, specs[:1] * max(workers), max(workers))
+            taken = alternate(runs, rounds, at.runtime.device, warm_up=0)
+    base, mine = answers["naive, one by one"], answers["ours, in this process"]
+    clean, robust = (max(abs(theirs[i] - ours[i]) for theirs, ours in zip(base, mine, strict=True)) for i in (0, 1))
+    naively = taken["naive, one by one"]
+    rows = [[name, subnets / value, naively / value] for name, value in taken.items()]
+    images = len(context.validation)
+    title = f"{subnets} subnets on {images} validation images, {at.plan.search.attack.text}"
+    result = environment(at.runtime.device, threads, rounds) | {
+        "seconds": taken, "subnets": subnets, "images": images, "attack": at.plan.search.attack.text,
+        "clean_differs_by_at_most": clean, "robust_differs_by_at_most": robust,
+    }  # fmt: skip
     report(title, ["evaluation", "subnets / s", "rate / naive"], rows, result, out)
     print(f"points apart at most: clean {100 * clean:.2f} (rounding), robust {100 * robust:.2f} (start noise)")
 

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.harness import PLAIN, alternate, environment, parameters, report, setting
-from benchmarks.options import benchmark, click
-from tamnas import SearchSpace, Subnet
+from benchmarks.harness import ATTACK, PLAIN, alternate, environment, parameters, report, setting
+from benchmarks.options import GEOMETRY, benchmark, click
+from tamnas import Subnet
 from tamnas.device import MEMORY_FORMAT, Runtime
-from tamnas.plan import Attack
 from tamnas.seeding import numpy_generator, torch_generator
 from tamnas.step import Stepper
 from tamnas.training import sgd
 from tamnas.yopo import start_noise, trades_loss
 
 EPS = 8 / 255
-ATTACK = Attack(eps="8/255", step_size="2/255", m=5, n=3)
 
 
 def clip(eta: Tensor, x: Tensor) -> Tensor:
@@ -101,13 +99,13 @@ def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], r
 
 
 @benchmark
-@click.option("--geometry", type=click.Choice(["row", "paper"]), default="row", show_default=True)
+@GEOMETRY
 @click.option("--batch", default=64, show_default=True)
 @click.option("--rounds", default=10, show_default=True)
 @click.option("--networks", default=3, show_default=True)
 def main(row, where, threads, out, geometry: str, batch: int, rounds: int, networks: int) -> None:
     at = setting(row, where, threads)
-    space, size = (SearchSpace.paper(), 32) if geometry == "paper" else (at.space, at.plan.data.size)
+    space, size = at.geometry(geometry)
     device, generator = at.runtime.device, torch_generator("benchmark", "images")
     x = torch.rand((batch, 3, size, size), generator=generator)
     y = torch.randint(0, 10, (batch,), generator=generator)
@@ -124,7 +122,8 @@ def main(row, where, threads, out, geometry: str, batch: int, rounds: int, netwo
     rows += [["mean", "", name, "", ratio] for name, ratio in means.items()]
     title = f"TRADES-YOPO-5-3 step, {geometry} geometry at {size}x{size}, batch {batch}"
     columns = ["network", "parameters", "step", "ms", "time / ours"]
-    report(title, columns, rows, environment(device, threads) | {"ratios": means}, out)
+    result = environment(device, threads, rounds) | {"ratios": means, "geometry": geometry, "batch": batch}
+    report(title, columns, rows, result, out)
 
 
 if __name__ == "__main__":
