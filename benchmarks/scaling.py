@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
 from benchmarks.harness import (
     Setting,
     alternate,
