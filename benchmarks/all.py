@@ -71,10 +71,10 @@ TINY = {
     "supernet_epoch": ["--images=8", "--batch=4", "--rounds=1"],
     "new_path": ["--batch=4", "--paths=1"],
     "precision": ["--epochs=1", "--seeds=2"],
-    "scaling": ["--images=32,64", "--base=32", "--batches=16,32", "--scales=1,2", "--populations=4,6",
+    "scaling": ["--images=32,64", "--base=32", "--batches=16,32", "--scales=1,2", "--populations=2,4",
                 "--generations=1,2", "--rounds=1"],
     "side_by_side": ["--workers=1,2", "--networks=2", "--epochs=1", "--rounds=1"],
-    "floor": ["--batch=4", "--rounds=1"],
+    "floor": ["--batch=4", "--rounds=1", "--networks=1"],
     "cpu_levers": ["--batch=4", "--rounds=1", "--no-compile"],
 }  # fmt: skip
 MODULES = (

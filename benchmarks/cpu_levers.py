@@ -21,8 +21,8 @@ from tamnas.yopo import start_noise
 
 
 @benchmark
-@click.option("--batch", default=64, show_default=True)
-@click.option("--rounds", default=10, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--compile/--no-compile", "compiling", default=True, help="Without: leave torch.compile out.")
 def main(row, where, threads, out, batch: int, rounds: int, compiling: bool) -> None:
     at = setting(row, where, threads)

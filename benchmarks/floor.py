@@ -52,9 +52,10 @@ def copying(where: torch.device, size: int) -> Callable[[], object]:
 
 
 @benchmark
-@click.option("--batch", default=64, show_default=True)
-@click.option("--rounds", default=10, show_default=True)
-def main(row, where, threads, out, batch: int, rounds: int) -> None:
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--networks", type=click.IntRange(min=1), default=3, show_default=True)
+def main(row, where, threads, out, batch: int, rounds: int, networks: int) -> None:
     at = setting(row, where, threads)
     device, generator, size = at.runtime.device, torch_generator("benchmark", "images"), at.plan.data.size
     x = torch.rand((batch, 3, size, size), generator=generator)
@@ -62,7 +63,7 @@ def main(row, where, threads, out, batch: int, rounds: int) -> None:
     images = [tensor.to(device) for tensor in (x.to(memory_format=MEMORY_FORMAT), y, noise)]
     rows, figures, copied = [], [], 2**28
     copy_once = copying(device, copied)
-    for number in range(3):
+    for number in range(networks):
         model = at.network(number).train()
         recipe = at.plan.retrain.scratch.recipe.model_copy(update=PLAIN)
         make = sgd(recipe)

@@ -125,7 +125,11 @@ def seconds(function: Callable[[], object], where: torch.device) -> float:
 def alternate(
     runs: dict[str, Callable[[], object]], rounds: int, where: torch.device, warm_up: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each, run in turns: a busy machine slows all of them alike."""
+    """Median seconds of each, run in turns: a busy machine slows all of them alike.
+
+    The first `warm_up` turns do not count; with a single round, which measures nothing, there is one at most.
+    """
+    warm_up = warm_up if rounds > 1 else min(warm_up, 1)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():

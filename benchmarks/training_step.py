@@ -100,9 +100,9 @@ def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], r
 
 @benchmark
 @GEOMETRY
-@click.option("--batch", default=64, show_default=True)
-@click.option("--rounds", default=10, show_default=True)
-@click.option("--networks", default=3, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--networks", type=click.IntRange(min=1), default=3, show_default=True)
 def main(row, where, threads, out, geometry: str, batch: int, rounds: int, networks: int) -> None:
     at = setting(row, where, threads)
     space, size = at.geometry(geometry)
