@@ -41,13 +41,15 @@ accept: env
 	$(DVC) repro --single-item fingerprint
 	$(DVC) commit --force
 
-# The packages that a GPU machine's Python usually lacks (docs/gpu.md), for x86-64 Linux.
+# The packages that a GPU machine's Python usually lacks (docs/gpu.md), for x86-64 Linux. torchattacks is in no lock:
+# it pins old packages, and only a benchmark needs it.
 WHEELS_PYTHON ?= 3.12
 wheels: env
 	rm -rf wheels
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 	  --python-version $(WHEELS_PYTHON) --implementation cp $(foreach version,2_28 2_17,--platform manylinux_$(version)_x86_64) \
-	  --platform manylinux2014_x86_64 --constraint requirements.lock --requirement gpu/packages.txt --dest wheels
+	  --platform manylinux2014_x86_64 --constraint requirements.lock --requirement gpu/packages.txt --dest wheels \
+	  torchattacks==3.5.1
 	@du -sh wheels
 
 # Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); half an hour to an hour.

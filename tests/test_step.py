@@ -12,11 +12,15 @@ from torch.testing import assert_close
 from tamnas import step
 from tamnas.averaging import Average
 from tamnas.baselines import baseline
+from tamnas.data import Split
+from tamnas.data.loader import steps_per_epoch
 from tamnas.device import MEMORY_FORMAT, Runtime
 from tamnas.network import Subnet
-from tamnas.plan import Attack, Recipe, Schedule
+from tamnas.plan import Attack, Augment, Recipe, Schedule
+from tamnas.progress import Progress
 from tamnas.space import SearchSpace
 from tamnas.step import Stepper, train_step
+from tamnas.training import Single, train
 from tamnas.yopo import start_noise
 
 ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
@@ -134,6 +138,52 @@ def test_steps_never_wait_for_the_device(graphs):
             average.update(model)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class NoWaiting(Progress):
+    """Beside two epochs of `train`: in the second, waiting for the device is an error until its last step."""
+
+    def __init__(self):
+        super().__init__("epochs", 2, show=False)
+
+    def step(self, **figures):
+        super().step(**figures)
+        if self.done == 1:
+            torch.cuda.set_sync_debug_mode("error")
+
+
+class Steps(Single):
+    """Lets the loop read the device again once the last of the second epoch's steps is queued."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, last: int):
+        super().__init__(model, recipe)
+        self.left = last
+
+    def stepped(self):
+        super().stepped()
+        self.left -= 1
+        if self.left == 0:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpu
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
+def test_an_epoch_waits_for_the_device_only_at_its_end(graphs):
+    """Shuffling, loading, augmentation, noise, learning rate, steps, the weights' average and the sums."""
+    device, recipe = torch.device("cuda"), CLIPPED.model_copy(update={"epochs": 2, "ema": 0.9})
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    split = Split(images.to(device), torch.randint(0, 10, (50,), generator=generator).to(device), 255)
+    model = networks()[0].to(device, memory_format=MEMORY_FORMAT)
+    trainee, runtime = Steps(model, recipe, 2 * steps_per_epoch(split, 8)), Runtime(device, torch.bfloat16, graphs)
+    try:
+        train(
+            trainee, split, recipe=recipe, attack=ATTACK, augment=Augment(pad=2, flip=True), key=(0, "test"),
+            runtime=runtime, progress=NoWaiting(),
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainee.left == 0
 
 
 @on_gpu
