@@ -3,7 +3,8 @@
     python stages/baselines.py DATASET
 
 Reads plan/DATASET.yaml and the prepared data (train, validation). Writes
-runs/DATASET/baselines/ and results/DATASET/baselines/seed-<seed>: validation.json, curves.csv.
+runs/DATASET/baselines/ and results/DATASET/baselines/seed-<seed>: validation.json, curves.csv. If the
+loss becomes NaN or infinite: diverged.json beside seed-<seed>.
 """
 
 import click
@@ -20,7 +21,8 @@ def run(dataset: str) -> None:
         "seed": plan.seed, "baselines": plan.baselines.plain(), "validation": plan.validation.plain(),
         "data": plan.data.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, dataset, parameters, [data]) as store:
+    folder = results(dataset, "baselines")
+    with stage_run(__file__, dataset, parameters, [data], folder) as store:
         from tamnas.retraining import TrainingTask, train_and_write  # here, because torch takes seconds to import
 
         task = TrainingTask(
@@ -29,8 +31,7 @@ def run(dataset: str) -> None:
             numerics=plan.numerics, compute=load_compute(), folder=store.folder,
         )  # fmt: skip
         specs = [{"id": name, "architecture": None, "baseline": name} for name in plan.baselines.names]
-        small = seeded(results(dataset, "baselines"), plan.seed)
-        train_and_write(task, specs, f"baselines {dataset}", weights(dataset, "baselines"), small)
+        train_and_write(task, specs, f"baselines {dataset}", weights(dataset, "baselines"), seeded(folder, plan.seed))
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

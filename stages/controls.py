@@ -7,7 +7,8 @@ Reads the plan, the prepared data (train, validation) and what it stands beside:
 points, validation accuracies and Lego-Net (pooled: the pooled Lego-Net). Writes
 runs/<ROW or DATASET>/controls/seed-<seed>/ and, to results/DATASET/controls/ROW or
 results/DATASET/controls_pooled: controls.json (what was run) and seed-<seed>/ with validation.json
-and curves.csv. With every control off it trains nothing and says so.
+and curves.csv, or diverged.json if a loss becomes NaN or infinite. With every control off it trains
+nothing and says so.
 """
 
 import shutil
@@ -77,7 +78,7 @@ def _train(scope: str, name: str, plan: RowPlan | DatasetPlan, out: Path, small:
         "training": trained, "validation": reference.plain(), "augment": plan.data.augment.plain(),
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, name, parameters, [data, found, *inputs]) as store:
+    with stage_run(__file__, name, parameters, [data, found, *inputs], small) as store:
         _renew(plan, (out, small))
         task = TrainingTask(
             key=(plan.seed, "controls", name), space=SearchSpace.from_params(plan), data=data, training=training,

@@ -6,7 +6,7 @@
 Reads the plan, the prepared data (train, validation) and the validation accuracies of the
 networks trained from scratch. Writes runs/<ROW or DATASET>/legonet/ and, to
 results/DATASET/legonet/ROW or results/DATASET/legonet_pooled: counts.csv, statistics.json and
-seed-<seed>/ with validation.json and curves.csv.
+seed-<seed>/ with validation.json and curves.csv. If the loss becomes NaN or infinite: diverged.json alone.
 """
 
 import click
@@ -33,7 +33,7 @@ def run(scope: str, name: str) -> None:
         "training": training.plain(), "validation": reference.plain(), "top": plan.legonet.top,
         "weights": plan.eval.weights, "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, name, parameters, [data, *sources]) as store:
+    with stage_run(__file__, name, parameters, [data, *sources], folder) as store:
         from tamnas.legonet import design, trained_networks  # here, because torch takes seconds to import
         from tamnas.retraining import TrainingTask, train_and_write
 

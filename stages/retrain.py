@@ -5,7 +5,8 @@
 
 Reads plan/ROW.yaml, the prepared data (train, validation) and the row's start points. Writes
 runs/ROW/retrain_<init>/ (last and best weights of each network) and, to
-results/DATASET/retrain_<init>/ROW/seed-<seed>: validation.json and curves.csv.
+results/DATASET/retrain_<init>/ROW/seed-<seed>: validation.json and curves.csv. If the loss
+becomes NaN or infinite: diverged.json beside seed-<seed>.
 """
 
 import click
@@ -25,7 +26,8 @@ def run(init: str, row: str) -> None:
         "validation": plan.retrain.validation.plain(), "augment": plan.data.augment.plain(),
         "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, row, parameters, [data, start]) as store:
+    folder = results(plan.dataset, name, row)
+    with stage_run(__file__, row, parameters, [data, start], folder) as store:
         from tamnas import checkpoint  # here, because torch takes seconds to import
         from tamnas.retraining import TrainingTask, train_and_write
 
@@ -38,8 +40,7 @@ def run(init: str, row: str) -> None:
             reference=plan.retrain.validation, augment=plan.data.augment, numerics=plan.numerics,
             compute=load_compute(), folder=store.folder,
         )  # fmt: skip
-        small = seeded(results(plan.dataset, name, row), plan.seed)
-        train_and_write(task, specs, f"{name} {row}", weights(row, name), small)
+        train_and_write(task, specs, f"{name} {row}", weights(row, name), seeded(folder, plan.seed))
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

@@ -5,7 +5,7 @@
 
 Reads plan/ROW.yaml, the prepared data and, for the joint phase, the block weights. Writes
 runs/ROW/<phase>.safetensors (weights and momentum) and
-results/DATASET/supernet_<phase>/ROW/curve.csv.
+results/DATASET/supernet_<phase>/ROW/curve.csv, or diverged.json there if the loss becomes NaN or infinite.
 """
 
 import click
@@ -25,7 +25,8 @@ def run(phase: str, row: str) -> None:
         "supernet": [supernet[part] for part in ("attack", "resample_every", phase)],
         "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
-    with stage_run(__file__, row, parameters, [data, *([start] if start else [])]) as store:
+    folder = results(plan.dataset, f"supernet_{phase}", row)
+    with stage_run(__file__, row, parameters, [data, *([start] if start else [])], folder) as store:
         from tamnas import checkpoint, device  # here, because torch takes seconds to import
         from tamnas.data import load_split
         from tamnas.supernet import supernet_tensors, train_phase
@@ -35,7 +36,7 @@ def run(phase: str, row: str) -> None:
         resume = Resume(store.path("state"), compute.checkpoint_seconds)
         trained, outcome = train_phase(plan, phase, load_split(data, "train", runtime.device), start, runtime, resume)
         checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})
-        write_csv(results(plan.dataset, f"supernet_{phase}", row) / "curve.csv", outcome.history)
+        write_csv(folder / "curve.csv", outcome.history)
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))

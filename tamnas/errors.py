@@ -6,6 +6,8 @@
 `WorkerError` means: the machine took a worker away (exit code 1, the next run goes on).
 """
 
+from collections.abc import Mapping
+
 
 class InputError(ValueError):
     """A parameter, file or archive is not what it must be; the text is one line."""
@@ -16,7 +18,15 @@ class WorkerError(RuntimeError):
 
 
 class DivergenceError(RuntimeError):
-    """The loss became NaN or infinite; the text names epoch and step."""
+    """The loss became NaN or infinite; the text names epoch and step.
+
+    `details` (JSON-able) are the same as values, without paths: reason, epoch, step, steps, and the network's id where
+    a stage trains several.
+    """
+
+    def __init__(self, text: str, details: Mapping[str, str | int] | None = None):
+        super().__init__(text)
+        self.details = dict(details or {"reason": text})
 
 
 class DeadlineError(RuntimeError):

@@ -17,7 +17,7 @@ from tamnas import checkpoint, device
 from tamnas.baselines import baseline
 from tamnas.compute import Compute
 from tamnas.data import Split, load_split
-from tamnas.errors import DeadlineError, InputError
+from tamnas.errors import DeadlineError, DivergenceError, InputError
 from tamnas.evaluation import Validator
 from tamnas.fields import FORMAT, validated
 from tamnas.jobs import Jobs
@@ -100,11 +100,16 @@ class TrainingTask:
 
 
 def train_unless_stopped(spec: dict, context: TrainingContext) -> dict | None:
-    """A job: as `train_network`; None if the deadline stopped it, so that the others end at an epoch, too."""
+    """A job: as `train_network`; None if the deadline stopped it, so that the others end at an epoch, too.
+
+    Raises DivergenceError with the network's id among its details.
+    """
     try:
         return train_network(spec, context)
     except DeadlineError:
         return None
+    except DivergenceError as error:
+        raise DivergenceError(str(error), {"network": spec["id"], **error.details}) from None
 
 
 def train_network(spec: dict, context: TrainingContext) -> dict:

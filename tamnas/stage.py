@@ -15,12 +15,13 @@ from pathlib import Path
 
 from tamnas.codedeps import code_digest, fingerprint
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
-from tamnas.fields import require_format
+from tamnas.fields import FORMAT, require_format
 from tamnas.files import write_bytes
 from tamnas.store import Store, file_digest, key_of
 
 log = logging.getLogger(__name__)
 LOGS = Path("logs")
+DIVERGED = "diverged.json"  # in the results folder of a stage whose training diverged
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -45,11 +46,14 @@ def seeded(folder: Path, seed: int) -> Path:
 
 
 @contextmanager
-def stage_run(script: str, instance: str, parameters: Mapping, inputs: Sequence[Path] = ()) -> Iterator[Store]:
+def stage_run(
+    script: str, instance: str, parameters: Mapping, inputs: Sequence[Path] = (), trains: Path | None = None
+) -> Iterator[Store]:
     """The stage's checkpoint store, locked, with its wall time logged at the end.
 
     The store's key covers `parameters` (JSON-able), the contents of `inputs` and the stage's
-    code. Raises InputError if an input is missing.
+    code. `trains`: the results folder of a stage that trains; a DivergenceError inside is told there
+    (`DIVERGED`) before it goes on. Raises InputError if an input is missing.
     """
     name = Path(script).stem
     stage = f"{name}-{parameters['stage']}" if "stage" in parameters else name
@@ -60,8 +64,25 @@ def stage_run(script: str, instance: str, parameters: Mapping, inputs: Sequence[
             "code": code_digest(Path("stages") / Path(script).name),
         }
     )
-    with Store(stage, instance, key) as store, timed(stage, instance):
+    with Store(stage, instance, key) as store, timed(stage, instance), told_divergence(stage, instance, trains):
         yield store
+
+
+@contextmanager
+def told_divergence(stage: str, instance: str, folder: Path | None) -> Iterator[None]:
+    """Leave `DIVERGED` in `folder` for the reports if training diverges inside, and none of an earlier run otherwise.
+
+    The folder is the stage's own output: DVC and the runner remove it before the stage runs again.
+    """
+    if folder is not None:
+        (folder / DIVERGED).unlink(missing_ok=True)  # a stage that was started by hand finds it there
+    try:
+        yield
+    except DivergenceError as error:
+        if folder is not None:
+            told = {"format": FORMAT, "stage": stage, "instance": instance, **error.details}
+            write_json(folder / DIVERGED, told)
+        raise
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def train(
             row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)
         except DivergenceError as error:
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
-            raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}") from None
+            raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}", error.details) from None
         if validate is not None:
             model = trainee.network
             row |= validate(model, epoch)
@@ -225,7 +225,11 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
     whole = torch.stack([p.isfinite().all() for p in model.parameters()]).all()
     bad = int(torch.where(whole, first_bad, first_bad.clamp(max=steps - 1)))
     if bad < steps:
-        raise DivergenceError(f"loss or weights became NaN or infinite at epoch {epoch}, step {bad} of {steps}")
+        reason = "loss or weights became NaN or infinite"
+        raise DivergenceError(
+            f"{reason} at epoch {epoch}, step {bad} of {steps}",
+            {"reason": reason, "epoch": epoch, "step": bad, "steps": steps},
+        )
     images = steps * len(y)
     loss, clean, robust = sums.tolist()
     return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}

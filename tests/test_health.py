@@ -179,8 +179,9 @@ def reported(tmp_path, monkeypatch):
     write_run(params(), tmp_path)
     assert warnings(collect.collect()[0]) == []
 
-    def report(file: str, change) -> list[str]:
-        edit_csv(Path("results/digits") / file, change)
+    def report(file: str | None = None, change=None) -> list[str]:
+        if file:
+            edit_csv(Path("results/digits") / file, change)
         datasets = collect.collect()
         lines = warnings(datasets[0])
         page = html(datasets, [], [])
@@ -267,6 +268,48 @@ def test_planted_masking_is_reported(reported, eps, steps, words):
     lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", plant)
     assert any(words in line for line in lines)
     assert all("n02" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "what"),
+    [
+        ("supernet_joint", "digits-S_8_1", "supernet, joint phase"),
+        ("retrain_scratch", "digits-S_8_1", "training from scratch, n02"),
+        ("retrain_finetune", "digits-S_8_1", "fine-tuning, n02"),
+        ("legonet", "digits-S_8_1", "Lego-Net, n02"),
+        ("controls", "digits-S_8_1", "controls, n02"),
+        ("legonet_pooled", None, "pooled Lego-Net, n02"),
+        ("baselines", None, "hand-made networks, n02"),
+    ],
+)
+def test_a_diverged_stage_is_reported_and_voids_what_an_earlier_run_made_of_it(reported, stage, row, what):
+    """After `dvc repro`: the stage's own results are gone, those of later stages are still an earlier run's."""
+    import shutil
+
+    from tamnas.stage import results, write_json
+
+    folder = results("digits", stage, row)
+    shutil.rmtree(folder, ignore_errors=True)
+    told = {"format": 1, "stage": stage, "instance": row or "digits", "network": "n02", "epoch": 3, "step": 7}
+    if stage.startswith("supernet"):
+        del told["network"]
+    write_json(folder / "diverged.json", told | {"steps": 20, "reason": "loss or weights became NaN or infinite"})
+    first, *others = reported()
+    assert first == (
+        f"{row or 'digits'}: {what}: training diverged: loss or weights became NaN or infinite "
+        "(epoch 3, step 7 of 20). Nothing that needs this stage has results."
+    )
+    assert others == []
+    (dataset,) = collect.collect()
+    (found,) = dataset.rows or [None]
+    assert (found is None) == (stage in ("supernet_joint", "retrain_scratch"))
+    assert bool(found and found.finetune) == (found is not None and stage != "retrain_finetune")
+    assert bool(found and found.lego) == (found is not None and stage != "legonet")
+    assert bool(dataset.pooled) == (found is not None and stage != "legonet_pooled")
+    assert bool(dataset.baselines) == (stage != "baselines")
+    page = html([dataset], [], [])
+    assert "1 warning on digits" in page
+    assert ("not run, training diverged" in page) == (found is None)
 
 
 def test_a_search_without_robustness_is_reported(reported):

@@ -38,6 +38,10 @@ def fail(spec: dict, context: dict) -> int:
     return spec["value"]
 
 
+def diverge(spec: int, context: dict) -> None:
+    raise DivergenceError(f"job {spec}", {"reason": "NaN", "epoch": spec})
+
+
 def die(spec: int, context: dict) -> None:
     os.kill(os.getpid(), 9)
 
@@ -81,6 +85,13 @@ def test_no_process_is_started_for_one_job_or_worker(tmp_path, specs, compute):
     assert all(process == os.getpid() for _, _, process in results.values())
     assert [value for value, *_ in results.values()] == [10 * spec for spec in specs]
     assert len(list(tmp_path.iterdir())) == (1 if specs else 0)
+
+
+@ENGINES
+def test_what_diverged_is_told_across_processes(compute, tmp_path):
+    with running(tmp_path, compute) as jobs, pytest.raises(DivergenceError, match="job") as caught:
+        dict(jobs.run_jobs(diverge, [3, 3]))
+    assert caught.value.details == {"reason": "NaN", "epoch": 3}
 
 
 @ENGINES

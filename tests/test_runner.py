@@ -126,3 +126,59 @@ def test_running_again_changes_nothing(finished):
 def test_reports_are_made(finished):
     for name in ("index.html", "metrics.json", "README.md"):
         assert (finished / "reports" / name).stat().st_size > 0
+
+
+# -- training that diverges --------------------------------------------------------------------
+
+
+ROWS = ("digits-broken", "digits-sound")
+
+
+def two_rows(**broken) -> dict:
+    """Two rows, one of whose block phases trains with `broken`; no hand-made networks."""
+    raw = tiny_params()
+    raw["baselines"]["names"] = []
+    raw["modes"] = {"broken": {"supernet": broken}, "sound": {"supernet": {"lam": 0.5}}}
+    raw["run"]["rows"] = {row: {"dataset": "digits", "mode": row.partition("-")[2]} for row in ROWS}
+    return raw
+
+
+def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages = ("prepare", "supernet_block", "supernet_joint", "tables")
+    told = {row: results(tmp_path, "supernet_block", row, "diverged.json") for row in ROWS}
+    write_params(tmp_path, two_rows(lr=1e30, clip_norm=None))
+    lines = runner.run(only=stages)
+    assert lines[0].startswith("supernet_block@digits-broken: training diverged: ")
+    assert lines[1] == "supernet_joint@digits-broken: skipped, it needs supernet_block@digits-broken"
+    found = json.loads(told["digits-broken"].read_text())
+    assert found["format"] == 1
+    assert (found["stage"], found["instance"]) == ("supernet-block", "digits-broken")
+    assert found["epoch"] in (0, 1)
+    assert str(tmp_path) not in told["digits-broken"].read_text()
+    assert not told["digits-sound"].exists()
+    words = f"digits-broken: supernet, block phase: training diverged: {found['reason']} (epoch {found['epoch']}, step "
+    for name in ("README.md", "index.html"):
+        assert words in (tmp_path / "reports" / name).read_text()
+    before = {path: path.read_bytes() for path in (tmp_path / "reports").rglob("*") if path.is_file()}
+    runner.run(only=stages)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "reports").rglob("*") if path.is_file()}
+
+    write_params(tmp_path, two_rows(eps="6/255"))
+    assert runner.run(only=stages) == []
+    assert not told["digits-broken"].exists()
+    assert "diverged" not in (tmp_path / "reports" / "README.md").read_text()
+
+
+def test_a_stage_started_by_hand_leaves_no_stale_divergence(tmp_path, monkeypatch):
+    from stages import plan, prepare, supernet
+
+    monkeypatch.chdir(tmp_path)
+    told = results(tmp_path, "supernet_block", ROW, "diverged.json")
+    told.parent.mkdir(parents=True)
+    told.write_text("{}")
+    write_params(tmp_path, tiny_params())
+    plan.run()
+    prepare.run("digits")
+    supernet.run("block", ROW)
+    assert [path.name for path in told.parent.iterdir()] == ["curve.csv"]

@@ -78,8 +78,9 @@ def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
 
 
 def warnings(dataset: Dataset) -> list[str]:
-    """What a reader should know before believing the numbers; one line each."""
-    found = list(dataset.unfinished)
+    """What a reader should know before believing the numbers; one line each, what is not there at all first."""
+    found = [f"{one.name}: {one.text}" for one in dataset.diverged]
+    found += dataset.unfinished
     if dataset.plan.data.merge_validation:
         found.append(
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "

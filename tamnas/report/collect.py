@@ -8,9 +8,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.fields import parse_fraction, read_yaml
 from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.report.divergence import divergences, void
 from tamnas.report.study import Controls, Costs, Dataset, Lego, Row, Searched, Test, Trained
 from tamnas.space import Architecture, SearchSpace
 from tamnas.stage import read_json, results, seeded
@@ -42,6 +44,7 @@ def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
         baselines=controls.attach(_baselines(plan), "baselines"),
         controls=controls,
         unfinished=_unfinished(plan, [row for row in plans if found[row.row]]),
+        diverged=divergences(plan.dataset, [row.row for row in plans]),
     )
 
 
@@ -55,7 +58,7 @@ def _baselines(plan: DatasetPlan) -> list[Trained]:
 
 def _evaluated(dataset: str, kind: str, row: str | None, seed: int) -> bool:
     """Whether networks of a kind were tested; a run that stopped at its deadline has no folder for those it did not."""
-    return seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
+    return not void(dataset, kind, row) and seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
 
 
 KINDS = {
@@ -73,6 +76,8 @@ def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
     for kind, row in wanted:
         training, what = KINDS[kind]
         name = f"{row or plan.dataset}: {what}"
+        if void(plan.dataset, kind, row):
+            continue  # `divergences` tells more
         if not _evaluated(plan.dataset, kind, row, plan.seed):
             lines.append(f"{name}: not run.")
             continue
@@ -117,6 +122,8 @@ def _controls(plan: RowPlan | DatasetPlan, row: str | None) -> Controls:
     stage = "controls" if row else "controls_pooled"
     told = results(plan.dataset, stage, row) / "controls.json"
     status = read_json(told)["controls"] if told.exists() else {}
+    if void(plan.dataset, stage, row):
+        return Controls({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
         if seeded(told.parent, seed).exists():

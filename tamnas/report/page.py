@@ -17,7 +17,7 @@ from tamnas.report.study import Dataset, Trained
 from tamnas.report.style import Picture
 from tamnas.report.table import Table, show, show_interval, show_paper
 from tamnas.report.template import TEMPLATE
-from tamnas.report.terms import attack_text, by_validation, cell_name, in_order, name_of, weights_text
+from tamnas.report.terms import attack_text, by_validation, cell_name, counted, in_order, name_of, weights_text
 
 REPRODUCE = (
     ("make", "the whole run, as params.yaml says"),
@@ -55,6 +55,12 @@ def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
     return [*lines[:most], *([f"… and {len(lines) - most:,} more like these."] if len(lines) > most else [])]
 
 
+def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
+    """(dataset, how many warnings, the first) for the top of the page; none of datasets without warnings."""
+    found = [(dataset.name, warnings(dataset)) for dataset in datasets]
+    return [(name, counted(len(lines), "warning"), lines[0]) for name, lines in found if lines]
+
+
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
     """What was run on a dataset, as (term, description)."""
     plan, images = dataset.plan, dataset.images
@@ -67,7 +73,8 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         ("Selection", by_validation(dataset)),
     ]  # fmt: skip
     for row, measured in in_order(dataset):
-        lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run"))
+        why = ", training diverged" if any(one.name == row.row for one in dataset.diverged) else ""
+        lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run{why}"))
     if plan.baselines.names:
         training = plan.baselines.training
         names = ", ".join(map(name_of, plan.baselines.names))
@@ -118,6 +125,7 @@ def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequenc
             for dataset in datasets
         ],
         merged=any(dataset.plan.data.merge_validation for dataset in datasets),
+        alerts=alerts(datasets),
         overview=[_picture(one) for one in pictures if one.dataset is None],
         claims=_table(claims_table(datasets)),
         paper_tables=[_table(table) for table in tables if table.of_paper],
@@ -164,6 +172,7 @@ def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Seque
         "# Reports\n\nWritten by `dvc repro --single-item tables`; do not edit. "
         "[index.html](index.html) has all of it in one page, [claims.md](claims.md) judges the paper's conclusions.\n"
     ]
+    parts += [f"**{count} on {name}.** The first: {first}\n" for name, count, first in alerts(datasets)]
     for dataset in datasets:
         parts.append(f"## {dataset.name}\n")
         parts.append("".join(f"- **{term}**: {text}\n" for term, text in settings(dataset)))

@@ -143,10 +143,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """A stage whose training ended with NaN or infinite losses or weights; `name` of the row or dataset."""
+
+    name: str
+    stage: str  # as in dvc.yaml
+    text: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One dataset: the rows that have been run, in the order of params.yaml, and `missing` row plans.
 
-    `unfinished`: what a run that stopped at its deadline left out of the rows, a line each.
+    `unfinished`: what a run that stopped at its deadline left out of the rows, a line each. `diverged`: why rows, or
+    networks of them, are missing.
     """
 
     plan: DatasetPlan
@@ -158,6 +168,7 @@ class Dataset:
     baselines: Sequence[Trained]
     controls: Controls
     unfinished: Sequence[str] = ()
+    diverged: Sequence[Divergence] = ()
 
     @property
     def name(self) -> str:

@@ -68,6 +68,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.2rem; 
 dt { font-weight: 600; }
 dd { margin: 0; }
 .warning { background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: 4px; padding: .7rem 1rem; font-size: .94rem; }
+.warning p { margin: .2rem 0; }
 .warning ul { margin: .3rem 0 0; padding-left: 1.2rem; }
 .fine { color: var(--muted); font-size: .94rem; }
 figure { margin: 1.8rem 0; }
@@ -99,6 +100,10 @@ pixel range.{% if not merged %} Everything is chosen on validation images; test 
 <a class="top" href="#space">The search space</a>
 <a class="top" href="#reproduce">How to reproduce</a>
 </nav>
+{% if alerts %}
+<div class="warning">{% for name, count, first in alerts %}<p><a href="#{{ name }}-warnings">{{ count }} on {{ name }}</a>. The first: {{ first }}</p>
+{% endfor %}</div>
+{% endif %}
 {% for one in overview %}{{ picture(one) }}{% endfor %}
 <h2 id="conclusions">The paper's conclusions</h2>
 {{ table(claims, "prose") }}
@@ -120,7 +125,7 @@ pixel range.{% if not merged %} Everything is chosen on validation images; test 
 </tbody></table></div>
 <ul class="notes"><li>In brackets: 95% Wilson intervals on n = {{ "{:,}".format(dataset.n) }} test images.</li></ul>
 {% endif %}
-<h3>Warnings</h3>
+<h3 id="{{ dataset.name }}-warnings">Warnings</h3>
 {% if dataset.warnings %}
 <div class="warning"><ul>{% for line in dataset.warnings %}<li>{{ line }}</li>{% endfor %}</ul></div>
 {% else %}

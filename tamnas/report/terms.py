@@ -22,6 +22,11 @@ BOLD = "Bold: the best measured value of a column."
 PAPER = "(paper …): the published value."
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 network`, `2,000 networks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def name_of(network: str) -> str:
     """A hand-made network's name as people write it."""
     return NAMES.get(network, network)
@@ -147,5 +152,5 @@ def key_of(dataset: Dataset, cell: Cell) -> tuple[str, Trained, Cell] | None:
 
 def tau_text(tau) -> str:
     if tau["tau"] is None:
-        return f"undefined ({tau['networks']} networks)"
+        return f"undefined ({counted(tau['networks'], 'network')})"
     return f"{tau['tau']:.2f} (p {tau['p_value']:.2g}, {tau['networks']} networks)".replace("-", "−")
