@@ -14,13 +14,14 @@ Curve = Sequence[Mapping[str, float | int | None]]  # rows of a training curve; 
 DEAD_EPOCHS = 3  # in a row: networks that wake up late are not dead
 
 
-def curve_signs(curve: Curve, share: float, images: int) -> dict[str, str]:
+def curve_signs(curve: Curve, share: float, images: int, shares: Sequence[float] = ()) -> dict[str, str]:
     """What is wrong after the last epoch of `curve`, by kind.
 
-    `share` is that of the largest class, `images` the number of training images.
+    `share` is that of the largest class, `images` the number of training images. `shares`: each class's share of the
+    validation images, for a curve that is finished; then one epoch with a constant prediction is told, too.
     """
     found = {
-        "dead": _dead(curve, share),
+        "dead": _dead(curve, share) or _constant(curve, share, shares),
         "masked": _masked(curve, share, images),
         "overfitted": _overfitted(curve, share),
         "collapsed": _collapsed(curve, share),
@@ -38,6 +39,31 @@ def _dead(curve: Curve, share: float) -> str | None:
     return (
         f"accuracy on training images is {_percent(last[-1]['train_clean'])} with and without attack in the "
         f"{DEAD_EPOCHS} epochs up to epoch {last[-1]['epoch']}: the network is dead, it predicts one class."
+    )
+
+
+def _constant(curve: Curve, share: float, shares: Sequence[float]) -> str | None:
+    """Single epochs that ended with one class predicted for all images; not those before a network first woke up.
+
+    Three counts must agree, none of which says "constant" alone: validation accuracy is one class's share to the image,
+    PGD (where it ran) changes none of it, and the training attack changed none of the epoch's count, at chance.
+    """
+    dead = [
+        any(abs(row["validation_clean"] - one) < 1e-9 for one in shares)
+        and row["validation_robust"] in (None, row["validation_clean"])
+        and row["train_clean"] == row["train_robust"] <= 1.25 * share
+        for row in curve
+    ]
+    first_awake = next((index for index, is_dead in enumerate(dead) if not is_dead), None)
+    told = [index for index, is_dead in enumerate(dead) if is_dead and (first_awake is None or index > first_awake)]
+    if not told:
+        return None
+    row, was = curve[told[-1]], "is" if told[-1] == len(curve) - 1 else "was"
+    epochs = "epoch" if len(told) == 1 else f"{len(told)} epochs, the last of them epoch"
+    return (
+        f"in {epochs} {row['epoch']} accuracy is {_percent(row['validation_clean'])} on validation images, the share "
+        f"of one class, and {_percent(row['train_clean'])} on training images, with and without attack: the figures of "
+        f"one that predicts one class; the network {was} dead."
     )
 
 

@@ -299,6 +299,29 @@ def test_where_blocks_and_ratios_go(several, gene, judge, high, low):
     assert verdict(judge, counted(several, gene, both, both)) == UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("between", "expected", "words"),
+    [
+        (lambda layer: 1.0, HOLDS, "smallest mean 0.40 in layer 13, 14, 15 of 0 to 15 (holds)"),
+        (lambda layer: 0.2, FAILS, "(does not hold)"),  # the last are below the first, not below the rest
+        (lambda layer: 0.2 if layer == 7 else 1.0, UNDECIDED, "smallest mean 0.20 in layer 7 of 0 to 15 (undecided)"),
+        (lambda layer: 0.4, UNDECIDED, "smallest mean 0.40 in layer 3, 4, 5"),
+    ],
+)
+def test_the_smallest_ratios_in_the_last_layers(several, between, expected, words):
+    """Always wide in the first three layers, 0.4 in the last three."""
+    chosen = [1.8] * 3 + [between(layer) for layer in range(3, 13)] + [0.4] * 3
+    lines = [{"layer": layer, "gene": "ratio", "value": value, "count": 10, "rank": 0}
+             for layer, value in enumerate(chosen)]  # fmt: skip
+    finding = judges.wide_ratios_first(replace(several, pooled=replace(several.pooled, counts=lines)))
+    assert finding.verdict == expected
+    assert words in finding.numbers
+    assert "first against last p" in finding.numbers
+    assert "mean ratio 1.80 in the first 3 layers of 16" in finding.numbers
+    short = replace(several, pooled=replace(several.pooled, counts=lines[:2]))
+    assert verdict(judges.wide_ratios_first, short) == NOT_RUN
+
+
 def with_pooled(several, parameters, clean, robust):
     (network,) = with_tests([several.pooled.network], [clean], [robust])
     return replace(several, pooled=replace(several.pooled, network=replace(network, parameters=parameters)))
@@ -323,9 +346,41 @@ def test_lego_net_against_others(several, parameters, clean, robust, expected):
     dataset = replace(dataset, rows=rows, baselines=[replace(other, id=name, parameters=5_000_000) for name in names])
     for judge in (judges.lego_beats_searched, judges.lego_beats_resnet18, judges.lego_beats_hand_made):
         assert verdict(judge, dataset) == expected
-    fewer = replace(dataset, baselines=dataset.baselines[:2])
-    assert verdict(judges.lego_beats_hand_made, fewer) == NOT_RUN
-    assert "MobileNetV3" in judges.lego_beats_hand_made(fewer).numbers
+
+
+def test_which_hand_made_networks_count_as_tiny(several):
+    dataset = with_pooled(several, 200_000, 0.95, 0.60)
+    sizes = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "wrn34_2": 1_855_578,
+             "shufflenetv2": 1_263_854, "mobilenetv3": 4_214_842}  # fmt: skip
+    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
+    networks = {name: replace(other, id=name, parameters=size) for name, size in sizes.items()}
+
+    def judge(**changed):
+        return judges.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
+
+    finding = judge()
+    assert finding.verdict == HOLDS
+    assert all(f"minus {name}:" in finding.numbers for name in ("ResNet-20", "ResNet-32", "WRN-34-2", "MobileNetV3"))
+    assert "ResNet-18" not in finding.numbers
+    assert "not run" not in finding.numbers
+    (strong,) = with_tests([networks["wrn34_2"]], [0.9], [0.7])
+    assert judge(wrn34_2=strong).verdict == FAILS
+    assert judge(resnet20=replace(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
+
+    for name in ("shufflenetv2", "mobilenetv3", "resnet32"):
+        del networks[name]
+    finding = judge()
+    assert finding.verdict == HOLDS
+    assert finding.numbers.endswith(
+        "; judged on ResNet-20, WRN-34-2 alone, not run: ShuffleNetV2, MobileNetV3, ResNet-32"
+    )
+    large = replace(dataset, baselines=[networks["resnet18"]])
+    assert judges.lego_beats_hand_made(large).verdict == NOT_RUN
+
+
+def test_one_is_singular(several):
+    rows = [replace(row, scratch=row.scratch[:1]) for row in several.rows]
+    assert "1 retrained subnet a mode" in caveats(replace(several, rows=rows))[0]
 
 
 # -- the page ----------------------------------------------------------------------------------

@@ -46,6 +46,33 @@ def test_every_sign_in_a_curve_is_named(kind):
     assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
 
 
+CONSTANT = {"train_clean": 0.1, "train_robust": 0.1, "validation_clean": 0.12, "validation_robust": 0.12}
+SHARES = (0.08, 0.12, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (({}, {}, CONSTANT), "in epoch 2 accuracy is 12.00% on validation images"),  # died in the last epoch
+        (({}, CONSTANT, {}), "the network was dead"),
+        (({}, {**CONSTANT, "validation_robust": None}, {}), "in epoch 1 "),  # before PGD on validation begins
+        ((CONSTANT,), "the network is dead"),  # one epoch in all
+        ((CONSTANT, {}, CONSTANT, CONSTANT), "in 2 epochs, the last of them epoch 3"),
+        ((CONSTANT, {}), None),  # woke up after the warm-up
+        (({}, {**CONSTANT, "validation_clean": 0.11, "validation_robust": 0.11}), None),  # no class has this share
+        (({}, {**CONSTANT, "validation_robust": 0.08}), None),  # the attack changes predictions: not constant
+        (({}, {**CONSTANT, "train_robust": 0.09}), None),
+        (({}, {**CONSTANT, "train_clean": 0.9, "train_robust": 0.9}), None),  # learned in the epoch
+    ],
+    ids=str,
+)
+def test_one_epoch_of_constant_prediction(changes, words):
+    found = curve_signs(curve(*changes), 0.1, 10_000, SHARES)
+    assert ("dead" in found) == (words is not None)
+    assert words is None or words in found["dead"]
+    assert "dead" not in curve_signs(curve(*changes), 0.1, 10_000)  # as it grows, one epoch may be a warm-up
+
+
 @pytest.mark.parametrize(
     "sound",
     [
@@ -223,6 +250,16 @@ def test_a_training_attack_that_raises_accuracy_is_reported(reported):
     assert line.startswith("digits-S_8_1: supernet, joint phase: accuracy under the training attack (99.00%)")
 
 
+def test_a_network_that_was_dead_in_the_last_epoch_alone_is_reported(reported):
+    def die(row):
+        if row["network"] == "n02" and row["epoch"] == "2":
+            row.update(train_clean="0.1", train_robust="0.1", validation_clean="0.1", validation_robust="0.1")
+
+    (line,) = reported(f"retrain_scratch/{SCRATCH}/curves.csv", die)
+    assert line.startswith("digits-S_8_1 n02 scratch: in epoch 2 accuracy is 10.00% on validation images")
+    assert "one that predicts one class; the network is dead" in line
+
+
 def test_a_dead_network_is_reported(reported):
     from tamnas.stage import read_json, write_json
 
@@ -310,6 +347,81 @@ def test_a_diverged_stage_is_reported_and_voids_what_an_earlier_run_made_of_it(r
     page = html([dataset], [], [])
     assert "1 warning on digits" in page
     assert ("not run, training diverged" in page) == (found is None)
+
+
+def write_controls(raw: dict) -> None:
+    """Made-up results of one control of a row and of the pooled Lego-Net, and of repeats with seed 1."""
+    import numpy as np
+    import test_report
+
+    from tamnas.controls import pooled_jobs, row_jobs, status
+    from tamnas.params import parse_params, resolve_all
+    from tamnas.stage import results, write_json
+
+    random = np.random.default_rng(1)
+    plans = resolve_all(parse_params(raw))
+    (row,) = collect.collect()[0].rows
+    selected = [{"id": one.id, "architecture": one.architecture.plain()} for one in row.selected]
+    lego = row.lego.network.architecture
+    for name, jobs in (
+        ("digits-S_8_1", row_jobs(plans["digits-S_8_1"], selected, row.best.id, lego, Path("none"))),
+        ("digits", pooled_jobs(plans["digits"], lego)),
+    ):
+        stage, of_row = ("controls", name) if name != "digits" else ("controls_pooled", None)
+        write_json(results("digits", stage, of_row) / "controls.json", status(plans[name]))
+        for seed in (0, 1):
+            trained = [
+                test_report._train(random, job["id"], job["architecture"], 9000, 0.9) | job["label"]
+                for job in jobs
+                if job["label"]["seed"] == seed
+            ]
+            plan = plans[name].model_copy(update={"seed": seed})
+            test_report._write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)
+
+
+@pytest.mark.parametrize(
+    ("folder", "network", "name"),
+    [
+        ("controls/digits-S_8_1/seed-0", "random-n02", "digits-S_8_1 random-n02"),
+        ("controls/digits-S_8_1/seed-0", "common_attack-n02", "digits-S_8_1 common_attack-n02"),
+        ("controls/digits-S_8_1/seed-1", "seed-1-finetune", "digits-S_8_1 seed-1-finetune"),
+        ("controls_pooled/seed-0", "lego-reversed", "pooled lego-reversed"),
+        ("controls_pooled/seed-1", "seed-1-resnet20", "pooled seed-1-resnet20"),
+    ],
+)
+def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folder, network, name):
+    monkeypatch.chdir(tmp_path)
+    raw = params(controls={
+        "random_networks": True, "legonet": {"reversed": True, "random": 0},
+        "common_attack": {"eps": "4/255", "attack_steps": 2}})  # fmt: skip
+    raw["seeds"] = [1]
+    write_run(raw, tmp_path)
+    write_controls(raw)
+    assert warnings(collect.collect()[0]) == []
+    base = Path("results/digits")
+
+    def mine(**changes):
+        return lambda row: row.update(changes) if row["network"] == network else None
+
+    def masked(row):
+        if row["network"] == network and row["eps"] == "8/255" and row["steps"] == "30":
+            row["accuracy"] = "1.0"
+
+    def collapsed(row):
+        if row["network"] == network and row["eps"] == radius:
+            row["accuracy"] = "0.0"
+
+    grid, curves = base / f"evaluate_{folder}/grid.csv", base / f"{folder}/curves.csv"
+    edit_csv(grid, masked)
+    lines = warnings(collect.collect()[0])
+    assert lines
+    assert all(line.startswith(f"{name} (control): ") and "gradient masking" in line for line in lines)
+    radius = "4/255" if network.startswith("common") else "8/255"  # what each was trained for
+    edit_csv(grid, collapsed)
+    found = [line for line in warnings(collect.collect()[0]) if "the robustness collapsed" in line]
+    assert len(found) == 1
+    edit_csv(curves, mine(train_clean="0.5", train_robust="0.9"))
+    assert any("accuracy under the training attack (90.00%)" in line for line in warnings(collect.collect()[0]))
 
 
 def test_a_search_without_robustness_is_reported(reported):

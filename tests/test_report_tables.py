@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_table_values_are_those_of_the_results(folder):
         for weights in ("best", "last"):
             shown = float(line[f"validation_scratch_{weights}_robust"])
             assert shown == pytest.approx(100 * record[weights]["robust"], abs=1e-3)
+            low, high = wilson(record[weights]["robust"], 180)
+            ends = [float(line[f"validation_scratch_{weights}_robust_{end}"]) for end in ("low", "high")]
+            assert ends == pytest.approx([100 * low, 100 * high], abs=1e-3)
+        assert (line["images"], line["validation_images"]) == ("360", "180")
+    shown = markdown(tables["digits-subnets"])
+    low, high = wilson(best["best"]["robust"], 180)
+    assert f"{100 * best['best']['robust']:.2f}** [{100 * low:.1f}, {100 * high:.1f}]" in shown
+    assert "n = 180 validation images" in shown
     assert metrics([dataset])["digits"]["digits-S_8_1"]["best_scratch"] == {
         "parameters": best["parameters"],
         "clean": round(100 * cells[best["id"], "0/255", "0"], 2),
@@ -88,6 +97,26 @@ def test_bold_marks_the_best_measured_value_and_ties():
     assert r"\textbf{70.00}" in latex(table)
     assert to_csv(table).splitlines()[3] == "three,,0.1,,99.0,not run"
     assert Table("t", "T", columns, rows[:1]).best == frozenset()  # nothing to compare with
+
+
+def test_every_table_of_networks_says_what_is_bold(folder):
+    write_run(params("cifar10", {"S_8_10": {}, "S_6_10": {}}), folder)
+    (dataset,) = collect.collect()
+    (first, *others) = dataset.baselines
+    checked = {"any": 0.5, "last": 0.6, "restarts": 0.4, "large_eps": 0.3}
+    dataset = replace(dataset, baselines=[replace(first, checks=checked), *others])
+    dataset = replace(dataset, pooled=replace(dataset.pooled, network=replace(dataset.pooled.network, checks={
+        "any": 0.6, "last": 0.5, "restarts": 0.3, "large_eps": 0.0})))  # fmt: skip
+    for name, table in tables_by_name([dataset]).items():
+        compares = any(value.interval for row in table.rows for value in row) or name.endswith(("search", "controls"))
+        said = any(note.startswith(("Bold: ", "Nothing is bold: ")) for note in table.notes)
+        assert said or not compares, name
+    table = tables_by_name([dataset])["cifar10-attack-checks"]
+    columns = {column.key: i for i, column in enumerate(table.columns)}
+    best = {(table.rows[j][0].measured, table.columns[i].key) for j, i in table.best}
+    assert {("Lego-Net, pooled", "any"), ("ResNet-20", "last"), ("ResNet-20", "restarts")} <= best
+    assert not [key for _, key in best if key == "large_eps"]
+    assert "large_eps" in columns
 
 
 def test_latex_escapes_and_balances(folder):

@@ -13,10 +13,11 @@ def broken(dataset: Dataset, tested: Iterable[tuple[str, Trained]]) -> list[str]
     """One line per sign; `tested` gives every trained network with its name."""
     share, images = max(_shares(dataset, "train")), dataset.images["train"]
     noise = max(1.0001 / dataset.images["validation"], 0.0025)  # of random starts, as in `checks.suspicious`
+    shares = _shares(dataset, "validation")
     lines = [f"{row.name}: {line}" for row in dataset.rows for line in _row_signs(row, share, images, noise)]
     trained_at = _training_eps(dataset)
     for name, network in tested:
-        signs = list(curve_signs(network.curve, share, images).values())
+        signs = list(curve_signs(network.curve, share, images, shares).values())
         signs += trace_signs(network.attack)
         signs += _constant(network.test, _shares(dataset, "test"))
         signs += _defenceless(network.test, trained_at.get(id(network)), share)
@@ -76,7 +77,19 @@ def _training_eps(dataset: Dataset) -> dict[int, Fraction]:
         scratch = [*row.scratch, row.lego.network] if row.lego else row.scratch
         found |= {id(one): plan.retrain.scratch.attack.eps for one in scratch}
         found |= {id(one): plan.retrain.finetune.attack.eps for one in row.finetune}
+        found |= {id(one): _control_eps(plan, one) for one in row.controls.networks}
     plan: DatasetPlan = dataset.plan
     if dataset.pooled:
         found[id(dataset.pooled.network)] = plan.pooled.training.attack.eps
+    for one in dataset.controls.networks:
+        training = plan.baselines.training if one.label["kind"] == "baselines" else plan.pooled.training
+        found[id(one)] = training.attack.eps
     return found | {id(one): plan.baselines.training.attack.eps for one in dataset.baselines}
+
+
+def _control_eps(plan: RowPlan, network: Trained) -> Fraction:
+    """A control trains as what it stands beside, but for what it is there to change (`tamnas.controls`)."""
+    changed = {variant.control: variant.training for variant in plan.controls.finetune}
+    changed["common_attack"] = plan.controls.common_attack
+    own = plan.retrain.finetune if network.label["kind"] == "finetune" else plan.retrain.scratch
+    return (changed.get(network.label["control"]) or own).attack.eps

@@ -66,7 +66,7 @@ def _legos(row: Row) -> list[Trained]:
 
 
 def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
-    """(where it belongs, network) of every network that saw test images."""
+    """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
     for row in dataset.rows:
         for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", _legos(row))):
             for network in networks:
@@ -75,6 +75,14 @@ def tested(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
         yield "pooled lego", dataset.pooled.network
     for network in dataset.baselines:
         yield network.id, network
+
+
+def examined(dataset: Dataset) -> Iterator[tuple[str, Trained]]:
+    """`tested`, and the networks of all controls, repeats with further seeds among them."""
+    yield from tested(dataset)
+    for name, controls in [*((row.name, row.controls) for row in dataset.rows), ("pooled", dataset.controls)]:
+        for network in controls.networks:
+            yield f"{name} {network.id} (control)", network
 
 
 def warnings(dataset: Dataset) -> list[str]:
@@ -86,20 +94,20 @@ def warnings(dataset: Dataset) -> list[str]:
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
             "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
         )
-    found += broken(dataset, tested(dataset))
-    signs = [f"{name}: {line}" for name, network in tested(dataset) for line in suspicious(network.test)]
+    found += broken(dataset, examined(dataset))
+    signs = [f"{name}: {line}" for name, network in examined(dataset) for line in suspicious(network.test)]
     found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
     if dataset.plan.eval.checks:
         radius = format_fraction(dataset.plan.eval.checks.large_eps)
         found += [
             f"{name}: {100 * network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
-            for name, network in tested(dataset)
+            for name, network in examined(dataset)
             if network.checks.get("large_eps", 0) > SURVIVORS
         ]
     chance = 1.5 / len(dataset.card["classes"])
     found += [
         f"{name}: clean accuracy {100 * network.test.clean:.2f}% is close to chance; the training did not succeed."
-        for name, network in tested(dataset)
+        for name, network in examined(dataset)
         if network.test.clean <= chance
     ]
     return found

@@ -10,7 +10,7 @@ from tamnas.report.checks import wilson
 from tamnas.report.findings import paired_text
 from tamnas.report.study import Cell, Controls, Dataset, Lego, Row, Trained
 from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import CLEAN, cell_name, name_of, setting
+from tamnas.report.terms import BOLD, CLEAN, cell_name, name_of, setting
 
 RANDOM_SEARCH = "random search, as many evaluations"
 NOT_RUN = "not run"
@@ -113,6 +113,7 @@ def controls(dataset: Dataset) -> Table:
         "Every control shares data, recipe and random keys with what it stands beside; it differs in what its name "
         "says. Random networks are paired by size.",
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",
+        "Nothing is bold: a line compares its own two sides, and lines differ in what they stand beside.",
     ]
     title = f"Controls, {dataset.name}"
     return Table(
@@ -167,13 +168,14 @@ def attack_checks(dataset: Dataset) -> Table:
              "restarts": f"{plan.restarts if plan else 'several'} random starts (%)",
              "large_eps": f"{cell_name((plan.large_eps, cell[1])) if plan else 'a large radius'} (%)"}  # fmt: skip
     columns = [Column("network", "Network"), CLEAN]
-    columns += [Column(key, name if key == "large_eps" else f"{cell_name(cell)}, {name}", "percent")
-                for key, name in names.items()]  # fmt: skip
+    columns += [Column(key, name if key == "large_eps" else f"{cell_name(cell)}, {name}", "percent",
+                       None if key == "large_eps" else "max") for key, name in names.items()]  # fmt: skip
     rows = [[Value(name), accuracy_value(network, None), *_checked(network, names)] for name, network in networks]
     notes = [
         *setting(dataset),
         "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
         "0: what is left there, an attack has failed to find.",
+        f"{BOLD} The large radius has none: more is not better there.",
     ]
     title = f"Is the attack strong enough, {dataset.name}"
     return Table(

@@ -1,6 +1,7 @@
 """Figures over all rows of a dataset. Each `draw_*` returns a matplotlib figure."""
 
 from collections.abc import Sequence
+from math import log10
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from tamnas.report.style import (
     new,
     series,
     size_unit,
+    whole_numbers,
 )
 from tamnas.report.tables import lego_networks
 from tamnas.report.terms import cell_name, name_of
@@ -96,7 +98,8 @@ def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
     axes.set_xlabel(f"parameters ({word})")
     if max(counts) > 4 * min(counts):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        decades = log10(max(counts) / min(counts))  # labels at 1, 2 and 5 of many decades run together
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
@@ -163,7 +166,7 @@ def draw_hypervolume(dataset: Dataset) -> Figure:
     axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
     if any(row.random_search for row in dataset.rows):
         axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="random search")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.set_xlabel("generation")
     axes.set_ylabel("hypervolume (share of the box)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)

@@ -15,7 +15,7 @@ from tamnas.report.grids import (
 from tamnas.report.row_plots import draw_fronts, draw_ranks, draw_retraining, draw_scratch_and_finetune, draw_supernet
 from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.style import Picture, picture
-from tamnas.report.terms import cell_name, max_half_width, selection_images
+from tamnas.report.terms import cell_name, counted, max_half_width, selection_images
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
@@ -143,9 +143,9 @@ def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
         one(
             "figure-05",
             f"From scratch and fine-tuned, {row.name} (form of Figure 5)",
-            f"The {networks} retrained subnets in the three objectives on n = {dataset.images['test']:,} test images, "
-            f"robust error under {cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: fine-tuned "
-            "from inherited weights; a line joins the same architecture.",
+            f"The {counted(networks, 'retrained subnet')} in the three objectives on n = {dataset.images['test']:,} "
+            f"test images, robust error under {cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: "
+            "fine-tuned from inherited weights; a line joins the same architecture.",
             draw_scratch_and_finetune,
             row,
             dataset.key_cell,
@@ -153,9 +153,10 @@ def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
         one(
             "figure-06-07",
             f"The front before and after training, {row.name} (form of Figures 6 and 7)",
-            f"Left: all {len(row.front)} subnets of the front with inherited weights ({before}); right: the {networks} "
-            f"of them that were trained from scratch ({after}); {images}. Area grows with the number of parameters. "
-            "Label and shade are the network's in both panels, dark for a low robust error before training; white "
+            f"Left: the {counted(len(row.front), 'subnet')} of the front with inherited weights ({before}); right: the "
+            f"{networks} of them that were trained from scratch ({after}); {images}. Area grows with the number of "
+            "parameters. Label and shade are the network's in both panels, dark for a low robust error before "
+            "training; white "
             "networks were not retrained. The axes of the two panels differ.",
             draw_fronts,
             row,
@@ -204,9 +205,9 @@ def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
 
 def _layers_caption(lego: Lego) -> str:
     return (
-        f"The two most frequent blocks (left) and channel ratios (right) of each layer among the {len(lego.voters)} "
-        "best subnets by validation; area: how many use it. Several squares are tied for second; a second choice of a "
-        "single subnet is left out. Dashed lines: a stage begins."
+        f"The two most frequent blocks (left) and channel ratios (right) of each layer among the "
+        f"{counted(len(lego.voters), 'best subnet')} by validation; area: how many use it. Several squares are tied "
+        "for second; a second choice of a single subnet is left out. Dashed lines: a stage begins."
     )
 
 

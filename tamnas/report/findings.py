@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tamnas.report.checks import scratch_minus_finetune
 from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import cell_name, selection_images, tau_text
+from tamnas.report.terms import BOLD, cell_name, counted, selection_images, tau_text
 
 
 def search(dataset: Dataset) -> Table:
@@ -44,6 +44,7 @@ def search(dataset: Dataset) -> Table:
         "the choice of subnets alone.",
         "Validation minus test: mean over the subnets trained from scratch; empty where the test grid lacks the "
         "validation attack.",
+        f"{BOLD} Only hypervolumes have one: counts, correlations and differences are no better for being large.",
     ]
     return Table(
         f"{dataset.name}-search", f"The search, row by row, {dataset.name}", columns, rows, notes, dataset.name
@@ -122,4 +123,4 @@ def _voters(lego: Lego) -> str:
     for voter in lego.voters:
         by_row.setdefault(voter["row"], []).append(voter["id"])
     names = "; ".join(f"{row} {', '.join(ids)}" for row, ids in by_row.items())
-    return f"the most frequent legal block and ratio per layer of {len(lego.voters)} subnets ({names})"
+    return f"the most frequent legal block and ratio per layer of {counted(len(lego.voters), 'subnet')} ({names})"

@@ -24,6 +24,7 @@ from tamnas.report.style import (
     legend_above,
     new,
     short_count,
+    whole_numbers,
 )
 
 COLUMNS = 4
@@ -38,7 +39,7 @@ def grid(rows: Sequence[Row], draw: Callable[[object, Row], None], x: str, y: st
     for axes, row in zip(panels[: len(rows)], rows, strict=True):
         draw(axes, row)
         axes.set_title(row.plan.mode)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=x != "clean error (%)"))
+        axes.xaxis.set_major_locator(MaxNLocator(4) if x == "clean error (%)" else whole_numbers(4))
     for unused in panels[len(rows) :]:
         unused.set_axis_off()
     for index, axes in enumerate(panels[: len(rows)]):
@@ -150,9 +151,10 @@ def draw_ranks_grid(rows: Sequence[Row]) -> Figure:
         axes.text(0.02, 0.98, "tau " + ", ".join("undefined" if tau is None else f"{tau:.2f}".replace("-", "−")
                                                   for tau in taus),
                   transform=axes.transAxes, va="top", fontsize=7)  # fmt: skip
-        axes.margins(0.12)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_ylim(top=axes.get_ylim()[1] + 0.16 * count)
+        room = 0.12 * (count - 1) or 0.5
+        axes.set_xlim(1 - room, count + room)
+        axes.set_ylim(1 - room, count + room + 0.16 * count)
+        axes.yaxis.set_major_locator(whole_numbers(4))
 
     figure = grid(rows, panel, "inherited rank", "rank after training")
     legend_above(

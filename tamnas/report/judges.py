@@ -12,6 +12,7 @@ from statistics import fmean
 from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.fields import format_fraction
+from tamnas.plan import BASELINES
 from tamnas.report.checks import paired, tested, wilson
 from tamnas.report.evidence import (
     FAILS,
@@ -28,7 +29,7 @@ from tamnas.report.evidence import (
 )
 from tamnas.report.findings import paired_text
 from tamnas.report.study import Dataset, Row, Trained
-from tamnas.report.terms import cell_name, name_of
+from tamnas.report.terms import cell_name, counted, name_of
 from tamnas.report.transfer import retrained_alike
 from tamnas.space import BLOCKS
 
@@ -37,6 +38,8 @@ MARGIN = 0.02  # robust accuracy that "suffices" may cost
 GAIN = 0.05  # accuracy that counts as gained much
 SETTLED = 0.01  # what may still change once something has converged
 BEST_EPS = Fraction(6, 255)
+TINY = 5_000_000  # parameters; the paper calls MobileNetV3 (4.93M) tiny, ResNet-18 (11.17M) has a claim of its own
+LARGE = "resnet18"
 
 
 def few_steps_suffice(dataset: Dataset) -> Finding:
@@ -133,7 +136,7 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
         found.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
         numbers.append(f"{which} {paired_text(result)}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
-    uneven = [f"{a} epochs from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
+    uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
     text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {cell_name(cell)}"
     return Finding(all_of(found), "; ".join([text, *uneven]))
 
@@ -157,7 +160,8 @@ def tiny_networks_gain(dataset: Dataset) -> Finding:
     verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
     return Finding(
         verdict,
-        f"{count} of {len(gains)} subnets, the smaller half of each mode's ({100 * low:.0f}% to {100 * high:.0f}%)",
+        f"{count} of {counted(len(gains), 'subnet')}, the smaller half of each mode's ({100 * low:.0f}% to "
+        f"{100 * high:.0f}%)",
     )
 
 
@@ -215,22 +219,41 @@ def robust_blocks_first(dataset: Dataset) -> Finding:
     (first, total_first), (last, total_last) = counts
     return Finding(
         HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED,
-        f"blocks with attention: {first} of {total_first} choices in the first quarter of the layers, {last} of "
-        f"{total_last} in the last half; p {min(greater, less):.2g}",
+        f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first quarter of the layers, "
+        f"{last} of {total_last} in the last half; p {min(greater, less):.2g}",
     )
 
 
 def wide_ratios_first(dataset: Dataset) -> Finding:
-    parts = _shallow_and_deep(dataset, "ratio", 3 / 16, 3 / 16)
-    if parts is None:
+    choices = _by_layer(dataset, "ratio")
+    if choices is None:
         return Finding(NOT_RUN, "needs the statistics of the best subnets")
-    first, last = parts
-    greater, less = (float(mannwhitneyu(first, last, alternative=side).pvalue) for side in ("greater", "less"))
-    return Finding(
-        HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED,
-        f"mean ratio {fmean(first):.2f} in the first 3 of 16 layers (or their share), {fmean(last):.2f} in the last 3; "
-        f"{len(first)} choices each, p {min(greater, less):.2g}",
+    depth = len(choices)
+    part = _layers_in(3 / 16, depth)
+    if depth < 3 * part:
+        return Finding(NOT_RUN, f"needs layers between the first and the last ones; the networks have {depth}")
+    first, between, last = (
+        [value for layer in layers for value in layer]
+        for layers in (choices[:part], choices[part : depth - part], choices[depth - part :])
     )
+    means = [fmean(layer) for layer in choices]
+    least = [layer for layer, mean in enumerate(means) if math.isclose(mean, min(means))]
+    (wide, p_wide), (small, p_small) = _larger(first, last), _larger(between, last)
+    if small == HOLDS and least[-1] < depth - part:
+        small = UNDECIDED  # smaller than the layers between on average, but not the smallest
+    return Finding(
+        all_of([wide, small]),
+        f"mean ratio {fmean(first):.2f} in the first {counted(part, 'layer')} of {depth}, {fmean(between):.2f} "
+        f"between, {fmean(last):.2f} in the last {part}; first against last p {p_wide:.2g} ({wide}), between against "
+        f"last p {p_small:.2g}, smallest mean {min(means):.2f} in layer {', '.join(map(str, least))} of 0 to "
+        f"{depth - 1} ({small}); {counted(len(first), 'choice')} in the first",
+    )
+
+
+def _larger(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, float]:
+    """Mann-Whitney's test of `ours` above `theirs`: (verdict, the smaller of both one-sided p)."""
+    greater, less = (float(mannwhitneyu(ours, theirs, alternative=side).pvalue) for side in ("greater", "less"))
+    return HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED, min(greater, less)
 
 
 def lego_beats_searched(dataset: Dataset) -> Finding:
@@ -242,19 +265,23 @@ def lego_beats_searched(dataset: Dataset) -> Finding:
 
 
 def lego_beats_resnet18(dataset: Dataset) -> Finding:
-    return _lego_against(dataset, ("resnet18",))
+    resnet18 = next((network for network in dataset.baselines if network.id == LARGE), None)
+    if dataset.pooled is None or resnet18 is None:
+        return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.pooled else 'the Lego-Net over all rows'}")
+    return _beats(dataset, [(name_of(LARGE), resnet18)])
 
 
 def lego_beats_hand_made(dataset: Dataset) -> Finding:
-    return _lego_against(dataset, ("shufflenetv2", "mobilenetv3"))
-
-
-def _lego_against(dataset: Dataset, names: Sequence[str]) -> Finding:
-    trained = {network.id: network for network in dataset.baselines}
-    absent = [name_of(name) for name in names if name not in trained]
-    if dataset.pooled is None or absent:
-        return Finding(NOT_RUN, f"needs {', '.join(absent) or 'the Lego-Net over all rows'}")
-    return _beats(dataset, [(name_of(name), trained[name]) for name in names])
+    tiny = [network for network in dataset.baselines if network.parameters <= TINY]
+    if dataset.pooled is None or not tiny:
+        need = "a hand-made network of at most 5 million parameters" if dataset.pooled else "the Lego-Net over all rows"
+        return Finding(NOT_RUN, f"needs {need}")
+    finding = _beats(dataset, [(name_of(network.id), network) for network in tiny])
+    trained = {network.id for network in dataset.baselines}
+    absent = [name_of(name) for name in BASELINES if name not in trained and name != LARGE]
+    shown = ", ".join(name_of(network.id) for network in tiny)
+    left_out = f"; judged on {shown} alone, not run: {', '.join(absent)}" if absent else ""
+    return Finding(finding.verdict, finding.numbers + left_out)
 
 
 def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
@@ -293,19 +320,31 @@ def _over_radii(dataset: Dataset, network: Trained, steps: int) -> float:
 
 
 def _compared(ours: Row, theirs: Row, networks: Mapping[str, Sequence[Trained]], difference: Interval | None) -> str:
-    counts = f"{len(networks[ours.name])} and {len(networks[theirs.name])} networks"
+    counts = f"{len(networks[ours.name])} and {counted(len(networks[theirs.name]), 'network')}"
     return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
 
 
 def _shallow_and_deep(dataset: Dataset, gene: str, first: float, last: float) -> tuple[list, list] | None:
     """What the best subnets chose in the first and in the last layers; shares of the depth, at least one layer."""
-    lego = dataset.pooled or next((row.lego for row in dataset.rows), None)
+    choices = _by_layer(dataset, gene)
+    if choices is None:
+        return None
+    depth = len(choices)
+    shallow, deep = choices[: _layers_in(first, depth)], choices[depth - _layers_in(last, depth) :]
+    return tuple([value for layer in part for value in layer] for part in (shallow, deep))
+
+
+def _layers_in(share: float, depth: int) -> int:
+    return max(1, round(share * depth))
+
+
+def _by_layer(dataset: Dataset, gene: str) -> list[list] | None:
+    """What the best subnets chose in each layer, a value for each of them; None before they are counted."""
+    lego = dataset.pooled or next((row.lego for row in dataset.rows if row.lego), None)
     if lego is None:
         return None
-    depth = 1 + max(line["layer"] for line in lego.counts)
-    shallow, deep = (range(max(1, round(first * depth))), range(depth - max(1, round(last * depth)), depth))
-    return tuple(
-        [line["value"] for line in lego.counts if line["gene"] == gene and line["layer"] in part
-         for _ in range(line["count"])]
-        for part in (shallow, deep)
-    )  # fmt: skip
+    own = [line for line in lego.counts if line["gene"] == gene]
+    return [
+        [line["value"] for line in own if line["layer"] == layer for _ in range(line["count"])]
+        for layer in range(1 + max(line["layer"] for line in own))
+    ]

@@ -78,7 +78,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     if plan.baselines.names:
         training = plan.baselines.training
         names = ", ".join(map(name_of, plan.baselines.names))
-        lines.append(("Hand-made", f"{names}: {training.recipe.epochs} epochs, {_training(training)}"))
+        lines.append(("Hand-made", f"{names}: {counted(training.recipe.epochs, 'epoch')}, {_training(training)}"))
     return lines
 
 
@@ -91,11 +91,12 @@ def _row_setting(plan: RowPlan) -> str:
     supernet, search, retrain = plan.supernet, plan.search, plan.retrain
     front = "the front" if retrain.max_subnets is None else f"the front, at most {retrain.max_subnets}"
     return (
-        f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {supernet.block.recipe.epochs} epochs over blocks, "
-        f"{supernet.joint.recipe.epochs} over blocks and ratios, {_attack(supernet.attack)}. Search: NSGA-II, "
-        f"{search.population} individuals, {search.generations} generations, {search.attack.text}. Retrained: {front}; "
-        f"from scratch {retrain.scratch.recipe.epochs} epochs, {_training(retrain.scratch)}; fine-tuned "
-        f"{retrain.finetune.recipe.epochs} epochs, {_training(retrain.finetune)}."
+        f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
+        f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack(supernet.attack)}. Search: "
+        f"NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, {search.attack.text}. "
+        f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
+        f"{_training(retrain.scratch)}; fine-tuned "
+        f"{counted(retrain.finetune.recipe.epochs, 'epoch')}, {_training(retrain.finetune)}."
     )
 
 

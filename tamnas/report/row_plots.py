@@ -22,6 +22,7 @@ from tamnas.report.style import (
     new,
     short_count,
     size_unit,
+    whole_numbers,
 )
 from tamnas.report.terms import tau_text
 
@@ -123,7 +124,9 @@ def draw_ranks(row: Row) -> Figure:
         ticks = range(1, len(ids) + 1) if len(ids) <= 10 else [1, *range(5, len(ids) + 1, 5)]
         axes.set_xticks(ticks)
         axes.set_yticks(ticks)
-        axes.margins(0.12)
+        room = 0.12 * (len(ids) - 1) or 0.5
+        axes.set_xlim(1 - room, len(ids) + room)
+        axes.set_ylim(1 - room, len(ids) + room)
         waiting.append((axes, list(zip(x, y, strict=True))))
     freeze(figure)
     for axes, points in waiting:
@@ -147,7 +150,7 @@ def draw_supernet(row: Row) -> Figure:
     for axes in (left, right):
         axes.axvline(border, color=GREY, linestyle="--", linewidth=0.9)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(whole_numbers())
         for x, text, side in ((border, "block phase  ", "right"), (border, "  joint phase", "left")):
             axes.text(
                 x, 1.01, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom", fontsize=7, color="#444444"
@@ -172,7 +175,7 @@ def draw_retraining(row: Row) -> Figure:
             axes.plot(shared, means, linewidth=1.8, markevery=max(1, len(shared) // 10), label=which, **style)
         axes.set_title(title if networks else f"{title}: not run")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(whole_numbers())
     panels[0].set_ylabel("validation accuracy (%)")
     legend_above(figure)
     return figure

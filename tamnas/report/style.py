@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -35,6 +36,8 @@ SETTINGS = {
     "svg.hashsalt": "tamnas", "svg.fonttype": "path",
 }  # fmt: skip
 PNG_DPI = 200
+NEAR = 2  # points between a marker and a label right beside it
+LEADER = {"arrowstyle": "-", "color": "#4D4D4D", "linewidth": 0.6, "shrinkA": 0}
 HALO = withStroke(linewidth=2, foreground="white")  # keeps a text readable over lines
 
 
@@ -112,6 +115,11 @@ def freeze(figure: Figure) -> None:
         axes.get_xlim(), axes.get_ylim()  # autoscaling is lazy, and transforms do not ask for it
 
 
+def whole_numbers(bins: int | str = "auto") -> MaxNLocator:
+    """Ticks at integers alone, be there only one in view."""
+    return MaxNLocator(bins, integer=True, min_n_ticks=1)
+
+
 def label_points(
     axes,
     points: Sequence[tuple[float, float]],
@@ -122,8 +130,8 @@ def label_points(
     """A text beside each point (data coordinates; radii in points), clear of the others where there is room.
 
     `avoid`: small markers without a label. Call `freeze` before. Tries growing distances in eight directions and
-    takes the first free place, with a thin line to its point from the second distance on; without a free place, the
-    least crowded one.
+    takes the first free place, with a thin line to its point wherever the text is not right beside it, or is nearer to
+    the middle of another point than to that of its own; without a free place, the least crowded one.
     """
     figure = axes.figure
     scale = 72 / figure.dpi  # pixels to points
@@ -133,36 +141,60 @@ def label_points(
     inside = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
     taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
     taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (axes.transData.transform(point) * scale for point in avoid)]
-    for (x, y), text, radius, point in zip(centres, texts, radii, points, strict=True):
+    markers = [(*centre, radius) for centre, radius in zip(centres, radii, strict=True)]
+    for index, (text, point) in enumerate(zip(texts, points, strict=True)):
         if not text or not all(map(math.isfinite, point)):
             continue
         probe = axes.text(*point, text, fontsize=7)
         extent = probe.get_window_extent(renderer)
         probe.remove()
-        width, height = extent.width * scale, extent.height * scale
-        best = None
-        for distance in (2, 8, 16, 26, 38):
-            for angle in (45, 135, 315, 225, 0, 90, 180, 270):
-                cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-                # the label's centre, so that its near side is `distance` from the marker
-                dx = cos * (radius + distance) + width / 2 * _sign(cos)
-                dy = sin * (radius + distance) + height / 2 * _sign(sin)
-                box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
-                crowding = sum(_overlap(box, other) for other in taken) + _outside(box, inside)
-                if best is None or crowding < best[0] - 1e-6:
-                    best = (crowding, dx, dy, box, distance)
-            if best[0] <= 1e-6:
-                break
-        _, dx, dy, box, distance = best
-        taken.append(box)
-        line = (
-            {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": radius}
-            if distance > 2
-            else None
-        )
-        note = axes.annotate(text, point, (dx, dy), textcoords="offset points", ha="center", va="center", fontsize=7,
+        others = markers[:index] + markers[index + 1 :]
+        place = _place(markers[index], others, (extent.width * scale, extent.height * scale), taken, inside)
+        x, y, radius = markers[index]
+        left, bottom, right, top = place.box
+        taken.append(place.box)
+        line = LEADER | {"shrinkB": radius} if place.distance > NEAR or place.strays else None
+        offset = ((left + right) / 2 - x, (bottom + top) / 2 - y)
+        note = axes.annotate(text, point, offset, textcoords="offset points", ha="center", va="center", fontsize=7,
                              arrowprops=line, annotation_clip=False, zorder=5, path_effects=[HALO])  # fmt: skip
         note.set_in_layout(False)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place for a label, in points; `strays`: a reader would take it for another marker's."""
+
+    box: tuple[float, float, float, float]
+    distance: float
+    crowding: float
+    strays: bool
+
+
+def _place(marker, others, size, taken, inside) -> _Place:
+    """The first free place; right beside its marker only where it is nearer to that than to any other."""
+    x, y, radius = marker
+    width, height = size
+    best = None
+    for distance in (NEAR, 8, 16, 26, 38):
+        for angle in (45, 135, 315, 225, 0, 90, 180, 270):
+            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            # the label's centre, so that its near side is `distance` from the marker
+            dx = cos * (radius + distance) + width / 2 * _sign(cos)
+            dy = sin * (radius + distance) + height / 2 * _sign(sin)
+            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
+            crowding = sum(_overlap(box, other) for other in taken) + _outside(box, inside)
+            strays = any(_gap(other, box) < _gap(marker, box) + 1 for other in others)
+            if crowding <= 1e-6 and (distance > NEAR or not strays):
+                return _Place(box, distance, 0.0, strays)
+            if best is None or crowding < best.crowding - 1e-6:
+                best = _Place(box, distance, crowding, strays)
+    return best
+
+
+def _gap(marker, box) -> float:
+    """From the edge of a round marker to a box."""
+    x, y, radius = marker
+    return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3])) - radius
 
 
 def _sign(value: float) -> float:

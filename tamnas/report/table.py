@@ -46,7 +46,7 @@ class Value:
 class Table:
     """`dataset`: in whose chapter it stands, None for a chapter of its own; `of_paper`: one of the paper's ten.
 
-    `images`: how many test images its accuracies are of.
+    `images`: how many test images its accuracies are of; `validation_images` where some are of validation images.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Table:
     dataset: str | None = None
     of_paper: bool = False
     images: int | None = None
+    validation_images: int | None = None
 
     @property
     def has_paper(self) -> frozenset[int]:
@@ -141,7 +142,9 @@ def to_csv(table: Table) -> str:
     Where a row was not measured, `status` says why.
     """
     papers, intervals, spreads = (table._columns_with(name) for name in ("paper", "interval", "spread"))
-    header = ["images"] if table.images else []
+    counts = {"images": table.images, "validation_images": table.validation_images}
+    counts = {name: count for name, count in counts.items() if count}
+    header = list(counts)
     for i, column in enumerate(table.columns):
         header += [column.key, *([f"{column.key}_paper"] if i in papers else [])]
         header += [f"{column.key}_low", f"{column.key}_high"] if i in intervals else []
@@ -151,7 +154,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header + (["status"] if status else []))
     for row in table.rows:
-        line = [table.images] if table.images else []
+        line = list(counts.values())
         for i, (column, value) in enumerate(zip(table.columns, row, strict=True)):
             line.append(_plain(value.measured, column.kind))
             if i in papers:

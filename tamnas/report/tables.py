@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
+from tamnas.report.checks import wilson
 from tamnas.report.controls import attack_checks, controls
 from tamnas.report.findings import layers, search, votes
 from tamnas.report.space_tables import blocks, geometry
@@ -168,28 +169,33 @@ def subnets(dataset: Dataset) -> Table:
         columns += [Column(f"test_{key}_clean", f"Test, {title}: clean (%)", "percent", "max"),
                     Column(f"test_{key}_{cell_key(cell)}", f"Test, {title}: {cell_name(cell)} (%)", "percent",
                            "max")]  # fmt: skip
-    rows = [_subnet(row, network, cell) for row in dataset.rows for network in row.scratch]
+    images = dataset.images["validation"]
+    rows = [_subnet(row, network, cell, images) for row in dataset.rows for network in row.scratch]
     reference = dataset.plan.validation.attack.text
     searches = sorted({row.plan.search.attack.text for row in dataset.rows})
     own = [
-        f"Validation: {selection_images(dataset)}. Robust: {reference} after training, {' or '.join(searches)} with "
+        f"Validation: n = {selection_images(dataset)}, intervals as on test (those of a choice made on the same "
+        f"images, epoch or network, are too narrow). Robust: {reference} after training, {' or '.join(searches)} with "
         "inherited weights.",
         *cost_notes([], dataset.plan.data.size),
     ]
     title = f"Every retrained subnet, {dataset.name}"
     notes = notes_of(dataset, own, key_of(dataset, cell))
-    return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"])
+    return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"],
+                 validation_images=images)  # fmt: skip
 
 
-def _subnet(row: Row, network: Trained, cell: Cell) -> list[Value]:
+def _subnet(row: Row, network: Trained, cell: Cell, images: int) -> list[Value]:
+    """`images`: how many validation images there are."""
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)
     head = row.space.head_parameters
     values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head,
               network.costs.macs]  # fmt: skip
-    values += [inherited.clean, inherited.robust]
+    shown = [inherited.clean, inherited.robust]
     for one in (network, finetuned):
         for weights in ("best", "last"):
-            values += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
+            shown += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
+    validation = [Value() if one is None else Value(one, interval=wilson(one, images)) for one in shown]
     tests = [accuracy_value(one, which) if one else Value() for one in (network, finetuned) for which in (None, cell)]
-    return [Value(value) for value in values] + tests
+    return [*map(Value, values), *validation, *tests]
