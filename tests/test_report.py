@@ -60,6 +60,72 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
 
 
+def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
+    import math
+
+    from matplotlib.text import Text
+
+    from tamnas.report import style
+
+    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "alone"]
+    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.5, 30)]
+    with style.styled():
+        figure = style.new(style.PAGE / 2, 2.9)
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.scatter(*zip(*points, strict=True))
+        style.freeze(figure)
+        style.label_points(axes, points, names, [4.5] * len(points))
+        places = [axes.transData.transform(point) for point in points]
+        boxes, lines = [], {}
+        for note, own in zip(axes.texts, places, strict=True):
+            box = Text.get_window_extent(note, figure.canvas.get_renderer())  # an annotation's own counts its line
+            boxes.append(box)
+            gaps = [math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in places]
+            lines[note.get_text()] = note.arrow_patch is not None
+            nearest = places[gaps.index(min(gaps))]
+            assert lines[note.get_text()] or tuple(nearest) == tuple(own), note.get_text()
+    assert lines["twin"]
+    assert lines["other twin"]
+    assert not lines["alone"]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize(("low", "most"), [(4_000, 6), (100_000, 9), (2_000_000, 9)])
+def test_labels_of_a_log_axis_do_not_run_together(low, most):
+    from tamnas.report import style
+    from tamnas.report.dataset_plots import _size_axis
+
+    counts = [low, 11_173_962]
+    with style.styled():
+        figure = style.new(style.PAGE / 2, 2.9)
+        axes = figure.subplots()
+        axes.scatter([count / 1e6 for count in counts], [1, 2])
+        _size_axis(axes, 1e6, "millions", counts)
+        style.freeze(figure)
+        renderer = figure.canvas.get_renderer()
+        left, right = axes.get_xlim()
+        boxes = [tick.label1.get_window_extent(renderer) for tick in axes.xaxis.get_major_ticks()
+                 if left <= tick.get_loc() <= right and tick.label1.get_text()]  # fmt: skip
+    assert 2 <= len(boxes) <= most
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
+    from tamnas.report import grids, style
+
+    write_run(params("digits", {"S_8_1": {}, "S_4_2": {}}), folder, networks=1)
+    (dataset,) = collect.collect()
+    with style.styled():
+        figure = grids.draw_ranks_grid(dataset.rows)
+        style.freeze(figure)
+        for axes in figure.axes[:2]:
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = axis.get_view_interval()
+                assert [tick for tick in axis.get_ticklocs() if low <= tick <= high] == [1]
+                assert high - low >= 1
+
+
 def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
     write_run(params(), folder)
     code = (

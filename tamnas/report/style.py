@@ -174,7 +174,7 @@ def _place(marker, others, size, taken, inside) -> _Place:
     """The first free place; right beside its marker only where it is nearer to that than to any other."""
     x, y, radius = marker
     width, height = size
-    best = None
+    best = through = None
     for distance in (NEAR, 8, 16, 26, 38):
         for angle in (45, 135, 315, 225, 0, 90, 180, 270):
             cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -185,10 +185,22 @@ def _place(marker, others, size, taken, inside) -> _Place:
             crowding = sum(_overlap(box, other) for other in taken) + _outside(box, inside)
             strays = any(_gap(other, box) < _gap(marker, box) + 1 for other in others)
             if crowding <= 1e-6 and (distance > NEAR or not strays):
-                return _Place(box, distance, 0.0, strays)
+                # a line that runs through another marker seems to end there
+                if distance == NEAR or not any(_runs_through(marker, box, other) for other in others):
+                    return _Place(box, distance, 0.0, strays)
+                through = through or _Place(box, distance, 0.0, strays)
             if best is None or crowding < best.crowding - 1e-6:
                 best = _Place(box, distance, crowding, strays)
-    return best
+    return through or best
+
+
+def _runs_through(marker, box, other) -> bool:
+    """Whether the line from a marker to the middle of its label meets another one, unless the two lie on each other."""
+    x, y, radius = marker
+    dx, dy = (box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y
+    along = ((other[0] - x) * dx + (other[1] - y) * dy) / (dx * dx + dy * dy)
+    near = math.hypot(other[0] - x - min(max(along, 0), 1) * dx, other[1] - y - min(max(along, 0), 1) * dy)
+    return near < other[2] and math.hypot(other[0] - x, other[1] - y) > radius
 
 
 def _gap(marker, box) -> float:
