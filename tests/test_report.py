@@ -79,7 +79,8 @@ def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
         places = [axes.transData.transform(point) for point in points]
         boxes, lines = [], {}
         for note, own in zip(axes.texts, places, strict=True):
-            box = Text.get_window_extent(note, figure.canvas.get_renderer())  # an annotation's own counts its line
+            note.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(note)  # an annotation's own counts its line
             boxes.append(box)
             gaps = [math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in places]
             lines[note.get_text()] = note.arrow_patch is not None
