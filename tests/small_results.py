@@ -78,9 +78,9 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[dict]:
             for e in range(getattr(plan.supernet, phase).recipe.epochs)])  # fmt: skip
     for kind, gain in (("scratch", 0.1), ("finetune", 0.05)):
         trained = [
-            _train(random, one["id"], one["architecture"], one["parameters"], one["clean"] + gain) for one in selected
+            train(random, one["id"], one["architecture"], one["parameters"], one["clean"] + gain) for one in selected
         ]
-        _write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
+        write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
             records = [
                 {**one, "row": plan.row, "inherited": start} for one, start in zip(trained, selected, strict=True)
@@ -96,8 +96,8 @@ def _write_dataset(plan: DatasetPlan, random, records: dict[str, list[dict]]) ->
     if set(records) >= set(plan.pooled.rows):
         _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in records[row]], random)
     if plan.baselines.names:
-        trained = [{**_train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]
-        _write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
+        trained = [{**train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]
+        write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
 
 
 def _write_lego(plan, stage: str, row: str | None, records: list[dict], random) -> None:
@@ -113,17 +113,17 @@ def _write_lego(plan, stage: str, row: str | None, records: list[dict], random) 
     folder = results(plan.dataset, stage, row)
     write_json(folder / "statistics.json", statistics)
     write_csv(folder / "counts.csv", counts)
-    _write_trained(
+    write_trained(
         plan,
         stage,
         f"evaluate_{stage}",
         row,
-        [_train(random, "lego", arch.plain(), space.parameters(arch), 0.9)],
+        [train(random, "lego", arch.plain(), space.parameters(arch), 0.9)],
         random,
     )
 
 
-def _train(random, name: str, arch: dict | None, parameters: int, clean: float) -> dict:
+def train(random, name: str, arch: dict | None, parameters: int, clean: float) -> dict:
     clean = round(min(clean + float(random.uniform(-0.02, 0.02)), 1.0), 3)
     robust = round(clean - float(random.uniform(0.05, 0.15)), 3)
     return {"id": name, "architecture": arch, "baseline": None, "parameters": parameters, "epochs": 3,
@@ -131,7 +131,7 @@ def _train(random, name: str, arch: dict | None, parameters: int, clean: float) 
             "best": {"epoch": 1, "clean": clean, "robust": robust}}  # fmt: skip
 
 
-def _write_trained(plan, training: str, evaluation: str, row: str | None, trained: list[dict], random) -> None:
+def write_trained(plan, training: str, evaluation: str, row: str | None, trained: list[dict], random) -> None:
     folder = seeded(results(plan.dataset, training, row), plan.seed)
     write_json(folder / "validation.json", {"format": 1, "networks": trained})
     write_csv(folder / "curves.csv", [

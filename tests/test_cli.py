@@ -183,7 +183,7 @@ def test_a_damaged_data_file_is_one_line(prepared):
     assert "data/digits.npz" in result.stderr
 
 
-def test_divergence_exits_with_1_and_writes_nothing(folder):
+def test_divergence_exits_with_1_and_leaves_only_word_of_it(folder):
     raw = tiny_params()
     raw["supernet"].update(lr=1e30, clip_norm=None)
     raw["supernet"]["schedule"]["warmup"] = 0
@@ -196,7 +196,8 @@ def test_divergence_exits_with_1_and_writes_nothing(folder):
     assert "epoch 0, step " in result.stderr
     assert "Traceback" not in result.stderr
     assert not (folder / "runs").exists()
-    assert not (folder / "results" / "digits" / "supernet_block").exists()
+    left = [path.name for path in (folder / "results" / "digits" / "supernet_block" / ROW).iterdir()]
+    assert left == ["diverged.json"]
 
 
 def test_ctrl_c_exits_with_130(folder, monkeypatch):

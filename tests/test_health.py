@@ -352,7 +352,7 @@ def test_a_diverged_stage_is_reported_and_voids_what_an_earlier_run_made_of_it(r
 def write_controls(raw: dict) -> None:
     """Made-up results of one control of a row and of the pooled Lego-Net, and of repeats with seed 1."""
     import numpy as np
-    import test_report
+    import small_results
 
     from tamnas.controls import pooled_jobs, row_jobs, status
     from tamnas.params import parse_params, resolve_all
@@ -371,12 +371,12 @@ def write_controls(raw: dict) -> None:
         write_json(results("digits", stage, of_row) / "controls.json", status(plans[name]))
         for seed in (0, 1):
             trained = [
-                test_report._train(random, job["id"], job["architecture"], 9000, 0.9) | job["label"]
+                small_results.train(random, job["id"], job["architecture"], 9000, 0.9) | job["label"]
                 for job in jobs
                 if job["label"]["seed"] == seed
             ]
             plan = plans[name].model_copy(update={"seed": seed})
-            test_report._write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)
+            small_results.write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)
 
 
 @pytest.mark.parametrize(
