@@ -52,16 +52,17 @@ SIZES = {
         "floor": [],
         "cpu_levers": [],
     },
+    # One round of the long ones: a GPU is lent by the minute, and its times repeat better than a shared CPU's.
     "cuda": {
         "training_step": ["--geometry=paper", "--batch=512", "--rounds=10"],
         "supernet_epoch": ["--geometry=paper", "--images=50000", "--batch=512"],
         "new_path": ["--geometry=paper", "--batch=512", "--paths=10"],
         "floor": ["--batch=512"],
-        "search": ["--subnets=24", "--workers=1,2,4,8", "--epochs=5"],
-        "pgd_grid": ["--images=10000"],
+        "search": ["--subnets=24", "--workers=1,2,4,8", "--epochs=5", "--rounds=1"],
+        "pgd_grid": ["--images=10000", "--rounds=1"],
         "precision": [],
-        "side_by_side": ["--workers=1,2,4,8", "--networks=8"],
-        "scaling": ["--images=5000,10000,25000,50000", "--base=10000", "--batches=128,256,512,1024"],
+        "side_by_side": ["--workers=1,2,4,8", "--networks=8", "--rounds=1"],
+        "scaling": ["--images=5000,10000,25000,50000", "--base=10000", "--batches=128,256,512,1024", "--rounds=1"],
     },
 }
 TINY = {

@@ -144,11 +144,18 @@ def environment(where: torch.device, threads: int, rounds: int) -> dict:
 
     TAMNAS_COMMIT in the environment names the commit where the copy of the code has no history.
     """
-    folder = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
-    commit = os.environ.get("TAMNAS_COMMIT") or found.stdout.strip() or "not a git checkout"
+    commit = os.environ.get("TAMNAS_COMMIT") or _head()
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {threads} thread(s)"
     return {"device": name, "torch": torch.__version__, "commit": commit, "rounds": rounds}
+
+
+def _head() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git
+        found = ""
+    return found or "not a git checkout"
 
 
 def report(title: str, columns: list[str], rows: list[list], result: dict, out: Path | None) -> None:

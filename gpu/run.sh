@@ -19,5 +19,13 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 [ $# -eq 0 ] || shift
 
+# From the parameters as they were before the last profile: two would mix.
+mkdir -p logs
+if cmp -s params.yaml logs/params.applied.yaml; then
+  cp logs/params.base.yaml params.yaml
+else
+  cp params.yaml logs/params.base.yaml
+fi
 gpu/python.sh -m tamnas.profile "$profile" "${settings[@]}"
+cp params.yaml logs/params.applied.yaml
 exec gpu/python.sh -m tamnas.runner "$@"

@@ -41,13 +41,15 @@ def start(numerics: Numerics, compute: Compute) -> Runtime:
     cuda = device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
         raise InputError(f"compute.device is {device!r}: this machine has no CUDA device; allowed: auto, cpu")
+    if ":" in device:
+        torch.cuda.set_device(device)  # streams and graphs are made on the current device
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
     # Attacks count on gradients that repeat; cuBLAS needs its workspace fixed for that.
     if numerics.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # TF32 keeps 10 bits: the 0.001 start noise would be at its resolution, and float32 would not be.
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(numerics.deterministic)
     precision = numerics.precision
     if precision == "auto":

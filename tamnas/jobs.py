@@ -4,11 +4,13 @@ A job is a module-level function of a JSON-able spec and a context (data, supern
 each worker loads once. Its result must not depend on where or in which order it ran.
 """
 
+import gc
 import itertools
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -88,6 +90,7 @@ class Jobs:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            release_gpu_memory()
             self._pool = (_kept or {}).get(self._compute.workers) or _new_pool(self._compute.workers)
             if _kept is not None:
                 _kept[self._compute.workers] = self._pool
@@ -109,6 +112,14 @@ def kept_workers() -> Iterator[None]:
         pools, _kept = _kept, None
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
+
+
+def release_gpu_memory() -> None:
+    """Give the GPU memory that this process only keeps for later to the other processes on that GPU."""
+    torch = sys.modules.get("torch")  # not imported for this: most stages decide much without it
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _new_pool(workers: int) -> ProcessPoolExecutor:
@@ -136,5 +147,6 @@ def _run(number: int, load_context: Callable[[], Any], function, spec, deadline:
     set_deadline(deadline)
     if _worker is None or _worker[0] != number:
         _worker = None  # the old context's memory first
+        release_gpu_memory()
         _worker = number, load_context()
     return function(spec, _worker[1])

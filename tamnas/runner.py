@@ -24,7 +24,7 @@ import click
 
 from tamnas.deadline import set_deadline
 from tamnas.errors import DeadlineError, DivergenceError, InputError
-from tamnas.jobs import kept_workers
+from tamnas.jobs import kept_workers, release_gpu_memory
 from tamnas.params import load_params
 from tamnas.schema import Params
 from tamnas.stage import one_line_errors, results
@@ -174,6 +174,7 @@ def run(
                 absent.add(call.name)
             finally:
                 set_deadline(None)
+                release_gpu_memory()
     return unfinished
 
 

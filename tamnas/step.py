@@ -5,8 +5,10 @@ stays as long as that network is trained, the folded twin that perturbations att
 CUDA, a graph of the whole step.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +82,15 @@ class Stepper:
         return self._step(x, y, noise)
 
     def _prepared(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Callable[..., Tensor]:
+        # Without `self` in `step`: in a cycle, graph and memory would outlast the training until garbage is collected.
+        attack, recipe, runtime = self._attack, self._recipe, self._runtime
         # With batch statistics, which change with the perturbation, nothing can be folded.
-        twin = Folded(model) if self._attack.bn == "eval" else None
+        twin = Folded(model) if attack.bn == "eval" else None
 
         def step(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-            return train_step(model, optimiser, x, y, noise, self._attack, self._recipe, self._runtime, twin)
+            return train_step(model, optimiser, x, y, noise, attack, recipe, runtime, twin)
 
-        return Captured(step) if self._runtime.graphs else step
+        return Captured(step) if runtime.graphs else step
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -128,7 +132,7 @@ class Captured:
         return self._output.clone()
 
     def _aside(self, *inputs: Tensor) -> Tensor:
-        side = torch.cuda.Stream()
+        side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             output = self._function(*inputs)
@@ -138,5 +142,24 @@ class Captured:
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(torch.empty_like(given) for given in inputs)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with no_garbage_collection(), torch.cuda.graph(self._graph, stream=side_stream()):
             self._output = self._function(*self._inputs)
+
+
+@functools.cache
+def side_stream() -> torch.cuda.Stream:
+    """The one stream of this process for warming up and capturing: every stream keeps freed memory for itself."""
+    return torch.cuda.Stream()
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collects garbage before, and none inside: a graph that is freed during a capture breaks the capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

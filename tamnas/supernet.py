@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tamnas import checkpoint
@@ -47,6 +48,9 @@ class SampledPaths:
             self._draw = draw
             self._subnet, self._optimiser = self.supernet.extract(self.architecture(draw), self.make_optimiser)
             self._subnet.to(memory_format=MEMORY_FORMAT)
+            for p, state in self._optimiser.state.items():
+                # Fused SGD on CUDA refuses a momentum that is laid out in another way than its parameter.
+                state["momentum_buffer"] = torch.empty_like(p).copy_(state["momentum_buffer"])
         return self._subnet, self._optimiser
 
     def architecture(self, draw: int) -> Architecture:

@@ -8,6 +8,8 @@ from tiny import tiny_params
 from toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
 
 from tamnas import checkpoint, supernet
+from tamnas.data import Split
+from tamnas.device import Runtime
 from tamnas.network import Subnet, Supernet
 from tamnas.params import parse_params, resolve_row
 from tamnas.plan import RowPlan
@@ -184,6 +186,36 @@ def test_momentum_of_a_path_goes_on_when_it_returns(split, monkeypatch):
         # stem and head are shared and have moved on
         assert torch.equal(third_start[name], second_end[name])
         assert not torch.equal(third_start[name], first_end[name])
+
+
+def layout(tensor: torch.Tensor) -> list[int]:
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+
+
+def test_momentum_lies_in_memory_as_its_parameter_does(split):
+    """What fused SGD on CUDA checks before its every step, for parameters, gradients and momentum."""
+    trainee = paths(row_plan({"epochs": 1}))
+    for epoch in range(2):
+        model, optimiser = trainee.at(epoch, 0)
+        x, y = split.images[:16] / 255, split.labels[:16]
+        train_step(model, optimiser, x, y, torch.zeros_like(x), attack=ATTACK, recipe=recipe(), runtime=CPU)
+        for p in model.parameters():
+            assert layout(p) == layout(p.grad) == layout(optimiser.state[p]["momentum_buffer"])
+    assert any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
+def test_paths_change_on_a_gpu(split, graphs):
+    """Two visits of every path with enough steps to capture it; weights and momentum go back to the supernet."""
+    device = torch.device("cuda")
+    trainee = SampledPaths(supernet_with().to(device), row_plan({"epochs": 1}), "joint", 6, (0, "paths"))
+    images = Split(split.images.to(device), split.labels.to(device), 255)
+    setting = recipe(batch_size=8)
+    found = run(trainee, images, recipe=setting, runtime=Runtime(device, torch.bfloat16, graphs))
+    assert len(found.history) == setting.epochs
+    assert all(tensor.isfinite().all() for tensor in trainee.tensors().values() if tensor.is_floating_point())
 
 
 @pytest.mark.parametrize(("every", "stop"), [({"steps": 2}, 0), ({"steps": 2}, 2), ({"epochs": 3}, 1)], ids=str)

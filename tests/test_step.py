@@ -1,6 +1,8 @@
 """The fast path of a training step against the plain one; graphs need a GPU."""
 
 import copy
+import gc
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -116,6 +118,20 @@ def test_the_learning_rate_is_set_in_place_where_it_is_a_tensor():
     assert number.param_groups[0]["lr"] == 0.25
 
 
+def test_a_network_is_freed_with_its_stepper():
+    """Without a wait for the garbage collector: on CUDA a graph and its memory hang on it."""
+    model = networks()[0].train()
+    stepper, optimiser = Stepper(ATTACK, PLAIN, CPU), sgd(model)
+    stepper(model, optimiser, *batch(0), 0.01)
+    step_of_it = weakref.ref(stepper._step)
+    gc.disable()
+    try:
+        del stepper
+        assert step_of_it() is None
+    finally:
+        gc.enable()
+
+
 def on_gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
@@ -190,7 +206,10 @@ def test_an_epoch_waits_for_the_device_only_at_its_end(graphs):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bn", ["eval", "batch"])
 @pytest.mark.parametrize("levers", [{}, {"awp": 0.005, "label_smoothing": 0.1}], ids=["paper", "beyond"])
-def test_a_captured_step_is_the_eager_step(bn, dtype, levers):
+def test_a_captured_step_is_the_eager_step(bn, dtype, levers, monkeypatch):
+    # Else sums of gradients differ from run to run, and signs make much of little.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     attack, device = ATTACK.model_copy(update={"bn": bn}), torch.device("cuda")
     eager = networks()[0].to(device, memory_format=MEMORY_FORMAT).train()
     captured = copy.deepcopy(eager)
@@ -202,7 +221,8 @@ def test_a_captured_step_is_the_eager_step(bn, dtype, levers):
         figures = [stepper(model, optimiser, *batch(seed, device), 0.1 / (seed + 1)) for seed in range(8)]
         found.append(torch.stack(figures))
     tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype is None else {"rtol": 0.05, "atol": 0.5}
-    assert_close(found[1], found[0], **tolerance)
+    assert_close(found[1][:, 0], found[0][:, 0], **tolerance)
+    assert_close(found[1][:, 1:], found[0][:, 1:], rtol=0, atol=1)  # one prediction of eight may turn
     for (name, theirs), ours in zip(eager.state_dict().items(), captured.state_dict().values(), strict=True):
         if dtype is None:
             assert_close(ours, theirs, rtol=1e-2, atol=1e-2, msg=lambda text, at=name: f"{at}: {text}")
