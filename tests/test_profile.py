@@ -166,6 +166,16 @@ def test_the_levers_are_tried_on_what_the_h200_profile_finds(project):
         assert used.parameters(arch) == found.parameters(arch)
 
 
+def test_the_levers_do_not_depend_on_the_profile_before_them(project):
+    """A packed run brings the parameters of its own profile along."""
+    profile.apply("levers")
+    alone = resolve_all(load_params("params.yaml"))
+    shutil.copy(ROOT / "params.yaml", project)
+    profile.apply("h200")
+    profile.apply("levers")
+    assert resolve_all(load_params("params.yaml")) == alone
+
+
 def test_the_modern_profile_uses_what_there_is_beyond_the_paper(project):
     profile.apply("modern")
     plan = resolve_all(load_params("params.yaml"))["cifar10-S_8_10"]
