@@ -5,7 +5,6 @@ Networks are evaluated as a folded, channels-last copy: the same function up to 
 one network several times makes the copy once, with `fast_copy`.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
@@ -47,18 +46,22 @@ def fast_copy(model: nn.Module) -> Fast:
     return model if isinstance(model, Fast) else Fast(model)
 
 
+def _pass_size(split: Split) -> int:
+    return max(1, PIXELS[split.images.device.type] // split.size**2)
+
+
 def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in chunks(split, max(1, PIXELS[split.images.device.type] // split.size**2)):
+    for x, y in chunks(split, _pass_size(split)):
         yield x.to(memory_format=MEMORY_FORMAT), y
 
 
 def survivals(model: nn.Module, split: Split, attempts: Sequence[Attempt]) -> list[Tensor]:
     """Which images of `split` each attack leaves correctly classified: (len(attempt.steps), images) bool."""
     model, found = fast_copy(model), []
+    size = max(1, _pass_size(split) // len(attempts))
     for x, y in _chunks(split):
         # Drawn for the whole chunk, however many attacks share its passes: a GPU's noise depends on the size of a draw.
         starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
-        size = math.ceil(len(x) / len(attempts))
         for part in zip(*(tensor.split(size) for tensor in (x, y, *starts)), strict=True):
             found.append(survivors(model, *part[:2], attempts, part[2:]))
     return [torch.cat(parts, dim=1) for parts in zip(*found, strict=True)]
