@@ -144,7 +144,7 @@ def verdict(target: Target, device: str, results: Results) -> tuple[str, str]:
         value = target.measured(results)
     except KeyError:
         return "", "unproven (not measured)"
-    measured = f"{value:.3g}{target.unit}"
+    measured = f"{value:.4g}{target.unit}"
     if target.where == "H200" and "H200" not in device:
         return measured, "unproven (not measured on an H200)"
     return measured, "met" if target.met(value) else "missed"
