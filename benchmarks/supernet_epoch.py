@@ -8,6 +8,7 @@ built and, on CUDA, the step captured as a graph) and epochs that go on with it 
 paper keeps a path for 20 epochs: the mean over such a stretch is what 1,000 epochs are reckoned by.
 """
 
+import itertools
 import statistics
 import time
 
@@ -42,7 +43,7 @@ class Clock(Progress):
 
     @property
     def seconds(self) -> list[float]:
-        return [end - start for start, end in zip(self.ends, self.ends[1:], strict=False)]
+        return [end - start for start, end in itertools.pairwise(self.ends)]
 
 
 def sampled_paths(

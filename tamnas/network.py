@@ -117,13 +117,14 @@ class Supernet(nn.Module):
         return f"rest.layers.{layer}.{arch.blocks[int(layer)]}.{inside}"
 
     @torch.no_grad()
-    def extract(self, arch: Architecture, optimiser_for=None):
+    def extract(self, arch: Architecture, optimiser_for=None, memory_format=torch.preserve_format):
         """A standalone copy of the path of `arch`, in the supernet's mode and on its device.
 
         With `optimiser_for` (a function from parameters to an SGD optimiser) also an optimiser
         that goes on with the path's momentum: returns (subnet, optimiser).
         """
-        subnet = Subnet(self.space, arch).to(self.first_layer.weight.device).train(self.training)
+        subnet = Subnet(self.space, arch).to(self.first_layer.weight.device, memory_format=memory_format)
+        subnet.train(self.training)
         tensors = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
         for name, home, index in self.slices(subnet, arch):
             tensors[name].copy_(self._tensors[home][index])
@@ -132,7 +133,10 @@ class Supernet(nn.Module):
         optimiser = optimiser_for(list(subnet.parameters()))
         for name, home, index in self.slices(subnet, arch):
             if home in self.momentum:
-                optimiser.state[tensors[name]]["momentum_buffer"] = self.momentum[home][index].clone()
+                # Laid out as its parameter: fused SGD on CUDA refuses any other.
+                kept = self.momentum[home][index]
+                momentum = torch.empty_like(tensors[name], dtype=kept.dtype).copy_(kept)
+                optimiser.state[tensors[name]]["momentum_buffer"] = momentum
         return subnet, optimiser
 
     @torch.no_grad()

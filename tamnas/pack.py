@@ -294,8 +294,8 @@ def main() -> None:
 @one_line_errors
 def unpack_command(folder: Path, only_best: bool) -> None:
     manifest = unpack(folder)
-    rows = [path.stem for path in sorted(Path("plan").glob("*.yaml")) if isinstance(_load(path.stem), RowPlan)]
-    for row in rows if only_best else ():
+    names = [path.stem for path in sorted(Path("plan").glob("*.yaml"))] if only_best else []
+    for row in (name for name in names if isinstance(_load(name), RowPlan)):
         click.echo(f"{row}: start-scratch.json keeps {keep_best_start(row) or 'all: nothing is trained'}")
     click.echo(f"{manifest['files']} files of commit {manifest['commit']}; `python stages/tables.py` makes the reports")
 

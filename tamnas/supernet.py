@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tamnas import checkpoint
@@ -46,11 +45,8 @@ class SampledPaths:
         if draw != self._draw:
             self._return()
             self._draw = draw
-            self._subnet, self._optimiser = self.supernet.extract(self.architecture(draw), self.make_optimiser)
-            self._subnet.to(memory_format=MEMORY_FORMAT)
-            for p, state in self._optimiser.state.items():
-                # Fused SGD on CUDA refuses a momentum that is laid out in another way than its parameter.
-                state["momentum_buffer"] = torch.empty_like(p).copy_(state["momentum_buffer"])
+            arch = self.architecture(draw)
+            self._subnet, self._optimiser = self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT)
         return self._subnet, self._optimiser
 
     def architecture(self, draw: int) -> Architecture:
