@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check accept faults fuzz wheels clean
+.PHONY: all env test lint check golden accept faults fuzz wheels clean
 
 all: env
 	$(DVC) repro
@@ -34,6 +34,10 @@ check: env
 	$(DVC) repro --quiet plan
 	git diff --exit-code dvc.lock
 	$(DVC) repro --allow-missing --dry | tee /dev/stderr | grep -q "up to date"
+
+# The committed run again from nothing, in a temporary folder: every byte must be the same (docs/reliability.md).
+golden: env
+	$(BIN)/python tests/golden.py
 
 # After a change of code that cannot change results: take the present ones for those of the new code.
 # In this order: a commit before the code is listed anew would lock new code beside old lists.

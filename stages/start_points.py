@@ -19,7 +19,8 @@ from tamnas.stage import one_line_errors, prepared, read_json, results, stage_ru
 def run(row: str) -> None:
     plan = load_row(row)
     joint, data, found = weights(row, "joint.safetensors"), prepared(plan.dataset), results(plan.dataset, "search", row)
-    with stage_run(__file__, row, {"max_subnets": plan.retrain.max_subnets}, [data, joint, found]):
+    parameters = {"max_subnets": plan.retrain.max_subnets, "numerics": plan.numerics.plain()}
+    with stage_run(__file__, row, parameters, [data, joint, found]):
         from tamnas import checkpoint  # here, because torch takes seconds to import
         from tamnas.search import inherited_weights, load_context
         from tamnas.statistics import spread

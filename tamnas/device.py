@@ -8,6 +8,7 @@ import torch
 
 from tamnas.compute import Compute
 from tamnas.errors import InputError
+from tamnas.instructions import use_instructions
 from tamnas.plan import Numerics
 
 # Networks and images are channels-last everywhere: needed for fast bf16 on CUDA, and 1.2 to 1.4
@@ -35,6 +36,7 @@ def start(numerics: Numerics, compute: Compute) -> Runtime:
 
     Raises InputError when a CUDA device is asked for and there is none.
     """
+    use_instructions(numerics.instruction_set)
     device = compute.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -302,6 +302,9 @@ class Eval(Section):
 
 
 class Numerics(Section):
+    """`instruction_set` avx2: the same bits on every x86-64 machine (`tamnas.instructions`)."""
+
+    instruction_set: Literal["avx2", "native"] = "avx2"
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Positive | None
     deterministic: bool

@@ -17,6 +17,7 @@ from tamnas.codedeps import code_digest, fingerprint
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.fields import FORMAT, require_format
 from tamnas.files import write_bytes
+from tamnas.instructions import use_instructions
 from tamnas.store import Store, file_digest, key_of
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def stage_run(
     code. `trains`: the results folder of a stage that trains; a DivergenceError inside is told there
     (`DIVERGED`) before it goes on. Raises InputError if an input is missing.
     """
+    use_instructions(parameters["numerics"]["instruction_set"])
     name = Path(script).stem
     stage = f"{name}-{parameters['stage']}" if "stage" in parameters else name
     key = key_of(

@@ -1,3 +1,7 @@
+from tamnas.instructions import use_instructions
+
+use_instructions("avx2")  # before anything imports torch
+
 import signal
 import urllib.error
 import urllib.request

@@ -1,0 +1,62 @@
+"""The committed default run, computed anew from nothing: results/, reports/ and dvc.lock must be the same bytes.
+
+    make golden
+
+Runs `dvc repro --force` in a temporary copy of the working tree. Names the first stage whose results differ and the
+first file of it; exit code 1 then. Where the processor has no AVX2, bits may differ: it says so and does nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tamnas.instructions import has_avx2
+
+ROOT = Path(__file__).parent.parent
+COMPARED = ("results", "reports", "dvc.lock")
+
+
+def run(folder: Path, *command: str) -> str:
+    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def copy_of_working_tree(folder: Path) -> None:
+    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=golden", "-c", "user.email=golden@example.org", "commit", "-qm", "golden")
+
+
+def main() -> int:
+    if not has_avx2():
+        print("golden: this processor has no AVX2, so the committed bytes cannot be expected of it; nothing compared")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="golden-") as name:
+        folder = Path(name)
+        copy_of_working_tree(folder)
+        for results in COMPARED[:2]:
+            shutil.rmtree(folder / results)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the stages' `python` is this one
+        repro = [sys.executable, "-m", "dvc", "repro", "--force"]
+        subprocess.run(repro, cwd=folder, env=os.environ | {"PATH": path}, check=True)
+        run(folder, "git", "add", "--all", *COMPARED)
+        changed = run(folder, "git", "diff", "--cached", "--name-only", *COMPARED).split()
+        if not changed:
+            print("golden: every byte of results/, reports/ and dvc.lock is the committed one")
+            return 0
+        oldest = min((path for path in changed if (folder / path).exists()),
+                     key=lambda path: os.stat(folder / path).st_mtime_ns, default=changed[0])  # fmt: skip
+        print(f"golden: {len(changed)} files differ; the first that was written is {oldest}:", *changed, sep="\n  ")
+        subprocess.run(["git", "--no-pager", "diff", "--cached", "--unified=0", oldest], cwd=folder, check=False)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
