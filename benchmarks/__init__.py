@@ -1,6 +1,6 @@
 """Benchmarks, each `python -m benchmarks.NAME`; docs/performance.md says what they measured."""
 
-from tamnas.fields import read_yaml
-from tamnas.instructions import use_instructions
+from tamnas.config.fields import read_yaml
+from tamnas.pipeline.instructions import use_instructions
 
 use_instructions(read_yaml("params.yaml").get("numerics", {}).get("instruction_set", "avx2"))

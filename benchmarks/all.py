@@ -5,7 +5,7 @@
 Figures go to benchmarks/results/<cpu or the GPU's name>/; the page is made from all that lie there,
 after every benchmark. A benchmark that cannot run (torchattacks or the row's images are not there)
 or fails is told and left out, and the exit code is 1. On a GPU, use a row of the paper's geometry
-(`python -m tamnas.profile h200` first). --rehearse: tiny sizes, to see that everything runs; writes
+(`python -m tamnas.pipeline.profiles h200` first). --rehearse: tiny sizes, to see that everything runs; writes
 to a temporary folder. --page: measure nothing, write the page anew.
 """
 
@@ -32,8 +32,8 @@ from benchmarks import (
 )
 from benchmarks.page import page
 from tamnas.errors import InputError
-from tamnas.jobs import kept_workers
-from tamnas.stage import one_line_errors
+from tamnas.pipeline.jobs import kept_workers
+from tamnas.pipeline.stage import one_line_errors
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/performance.md")

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks.harness import alternate, environment, report, seconds, setting
 from benchmarks.options import benchmark, click
-from tamnas.device import Runtime
+from tamnas.attacks.yopo import start_noise
+from tamnas.pipeline.device import Runtime
 from tamnas.seeding import torch_generator
-from tamnas.step import Stepper
-from tamnas.training import sgd
-from tamnas.yopo import start_noise
+from tamnas.training.loop import sgd
+from tamnas.training.step import Stepper
 
 
 @benchmark

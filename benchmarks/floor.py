@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.harness import ATTACK, PLAIN, alternate, environment, report, setting
 from benchmarks.options import benchmark, click
-from tamnas.device import MEMORY_FORMAT, Runtime
+from tamnas.attacks.yopo import start_noise
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
 from tamnas.seeding import torch_generator
-from tamnas.step import Stepper
-from tamnas.training import sgd
-from tamnas.yopo import start_noise
+from tamnas.training.loop import sgd
+from tamnas.training.step import Stepper
 
 
 class Traffic(TorchDispatchMode):

@@ -14,18 +14,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tamnas import SearchSpace, device
-from tamnas.compute import Compute
-from tamnas.data import Split, load_split
+from tamnas import SearchSpace
+from tamnas.config.compute import Compute
+from tamnas.config.plan import Attack, RowPlan, Schedule
+from tamnas.config.resolve import load_params, resolve_all
+from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
-from tamnas.network import Subnet
-from tamnas.params import load_params, resolve_all
-from tamnas.plan import Attack, RowPlan, Schedule
+from tamnas.networks.subnet import Subnet
+from tamnas.pipeline import device
+from tamnas.pipeline.paths import prepared
 from tamnas.seeding import numpy_generator, torch_generator
-from tamnas.space import Architecture
-from tamnas.stage import prepared
-from tamnas.training import Single, train
+from tamnas.space.architecture import Architecture
+from tamnas.training.loop import Single, train
 
 # A recipe without what the steps it is compared with do not do.
 PLAIN = {"clip_norm": None, "label_smoothing": 0.0, "ema": None, "awp": None}

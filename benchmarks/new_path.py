@@ -16,12 +16,13 @@ import torch
 from benchmarks.harness import ATTACK, environment, parameters, random_images, report, seconds, setting
 from benchmarks.options import GEOMETRY, benchmark, click
 from benchmarks.supernet_epoch import sampled_paths
-from tamnas.data import batches
-from tamnas.device import MEMORY_FORMAT
-from tamnas.plan import ResampleEvery
+from tamnas.attacks.yopo import start_noise
+from tamnas.config.plan import ResampleEvery
+from tamnas.data.loader import batches
+from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.seeding import torch_generator
-from tamnas.step import Captured, Stepper
-from tamnas.yopo import start_noise
+from tamnas.training.graphs import Captured
+from tamnas.training.step import Stepper
 
 LATER = 5  # steps at full speed, whose median is the measure
 STEPS = Captured.WARM_UP + 1 + LATER

@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.harness import Setting, alternate, environment, report, setting, some_images, trained
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
-from tamnas.attacks import Attempt
-from tamnas.data import Split
+from tamnas.attacks.survival import Attempt
+from tamnas.data.loader import Split
 from tamnas.errors import InputError
-from tamnas.evaluation import robust_accuracies
+from tamnas.evaluation.accuracy import robust_accuracies
 from tamnas.seeding import torch_generator
 
 EPS = (2, 4, 6, 8)

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.harness import environment, first_images, report, setting, trained
 from benchmarks.options import benchmark, click
-from tamnas.device import Runtime
-from tamnas.evaluation import accuracy, fast_copy, pgd_accuracy
+from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
+from tamnas.pipeline.device import Runtime
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 

@@ -24,14 +24,16 @@ from benchmarks.harness import (
     setting,
 )
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
-from tamnas.device import MEMORY_FORMAT
-from tamnas.evaluation import accuracy, pgd_accuracy
-from tamnas.network import Subnet
-from tamnas.plan import Schedule
-from tamnas.search import Fitness, search
+from tamnas.config.plan import Schedule
+from tamnas.evaluation.accuracy import accuracy, pgd_accuracy
+from tamnas.networks.subnet import Subnet
+from tamnas.pipeline.device import MEMORY_FORMAT
+from tamnas.search.fitness import Fitness
+from tamnas.search.nsga2 import search
 from tamnas.seeding import torch_generator
-from tamnas.space import Architecture, SearchSpace
-from tamnas.training import Single, train
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training.loop import Single, train
 
 
 def epoch(at: Setting, images: int, batch: int, scale: float = 1) -> tuple[Callable[[], object], int]:

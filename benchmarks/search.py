@@ -20,15 +20,14 @@ from torch.nn import functional as F
 from benchmarks.harness import Setting, alternate, environment, report, setting
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from benchmarks.workers import Workers
-from tamnas import checkpoint
-from tamnas.data import batches, chunks
-from tamnas.data.loader import steps_per_epoch
-from tamnas.network import Supernet
-from tamnas.search import SearchContext, evaluate_subnet, load_context
+from tamnas.data.loader import batches, chunks, steps_per_epoch
+from tamnas.networks.supernet import Supernet
+from tamnas.pipeline import checkpoint
+from tamnas.search.fitness import SearchContext, evaluate_subnet, load_context
 from tamnas.seeding import torch_generator
-from tamnas.space import Architecture
-from tamnas.supernet import SampledPaths
-from tamnas.training import train
+from tamnas.space.architecture import Architecture
+from tamnas.training.loop import train
+from tamnas.training.phases import SampledPaths
 
 
 def trained_supernet(at: Setting, epochs: int, path: Path) -> None:

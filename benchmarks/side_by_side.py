@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 from benchmarks.harness import Setting, alternate, environment, report, setting
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from benchmarks.workers import Workers
-from tamnas.evaluation import accuracy, fast_copy, pgd_accuracy
-from tamnas.plan import Schedule
-from tamnas.retraining import NetworkSpec, TrainingContext, TrainingTask, load_network, train_network
+from tamnas.config.plan import Schedule
+from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
+from tamnas.networks.trained import NetworkSpec, load_network
+from tamnas.training.networks import TrainingContext, TrainingTask, train_network
 
 
 def attack_network(spec: dict, context: TrainingContext) -> tuple[float, float]:

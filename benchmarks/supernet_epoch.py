@@ -14,15 +14,14 @@ import time
 
 from benchmarks.harness import ATTACK, Setting, environment, random_images, report, setting
 from benchmarks.options import GEOMETRY, ROUNDS, benchmark, click
-from tamnas.data import Split
-from tamnas.data.loader import steps_per_epoch
-from tamnas.network import Supernet
-from tamnas.plan import Recipe, ResampleEvery, Schedule
-from tamnas.progress import Progress
+from tamnas.config.plan import Recipe, ResampleEvery, Schedule
+from tamnas.data.loader import Split, steps_per_epoch
+from tamnas.networks.supernet import Supernet
+from tamnas.pipeline.progress import Progress
 from tamnas.seeding import torch_generator
-from tamnas.space import SearchSpace
-from tamnas.supernet import SampledPaths
-from tamnas.training import train
+from tamnas.space.space import SearchSpace
+from tamnas.training.loop import train
+from tamnas.training.phases import SampledPaths
 
 PATH_EPOCHS = 20  # the paper's: a new architecture every 20 epochs
 EPOCHS = 1000

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from benchmarks.harness import ATTACK, PLAIN, alternate, environment, parameters, report, setting
 from benchmarks.options import GEOMETRY, benchmark, click
 from tamnas import Subnet
-from tamnas.device import MEMORY_FORMAT, Runtime
+from tamnas.attacks.yopo import start_noise, trades_loss
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
 from tamnas.seeding import numpy_generator, torch_generator
-from tamnas.step import Stepper
-from tamnas.training import sgd
-from tamnas.yopo import start_noise, trades_loss
+from tamnas.training.loop import sgd
+from tamnas.training.step import Stepper
 
 EPS = 8 / 255
 

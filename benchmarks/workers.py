@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tamnas.compute import Compute
-from tamnas.jobs import Jobs
+from tamnas.config.compute import Compute
+from tamnas.pipeline.jobs import Jobs
 
 
 def _each_of(function: Callable[[Any, Any], Any], specs: Sequence, context: Any) -> list:

@@ -4,7 +4,7 @@
 #   gpu/run.sh PROFILE [KEY=VALUE ...] -- RUNNER-OPTIONS
 #
 # With the Python of gpu/python.sh: applies the profile with the settings to params.yaml, and starts
-# `python -m tamnas.runner`. The same command again goes on where the last one stopped. docs/gpu.md has whole
+# `python -m tamnas.pipeline.runner`. The same command again goes on where the last one stopped. docs/gpu.md has whole
 # commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +26,6 @@ if cmp -s params.yaml logs/params.applied.yaml; then
 else
   cp params.yaml logs/params.base.yaml
 fi
-gpu/python.sh -m tamnas.profile "$profile" "${settings[@]}"
+gpu/python.sh -m tamnas.pipeline.profiles "$profile" "${settings[@]}"
 cp params.yaml logs/params.applied.yaml
-exec gpu/python.sh -m tamnas.runner "$@"
+exec gpu/python.sh -m tamnas.pipeline.runner "$@"

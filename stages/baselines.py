@@ -9,10 +9,11 @@ loss becomes NaN or infinite: diverged.json beside seed-<seed>.
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.plan import load_dataset
-from tamnas.space import SearchSpace
-from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_dataset
+from tamnas.pipeline.paths import prepared, results, seeded, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
+from tamnas.space.space import SearchSpace
 
 
 def run(dataset: str) -> None:
@@ -23,7 +24,10 @@ def run(dataset: str) -> None:
     }  # fmt: skip
     folder = results(dataset, "baselines")
     with stage_run(__file__, dataset, parameters, [data], folder) as store:
-        from tamnas.retraining import TrainingTask, train_and_write  # here, because torch takes seconds to import
+        from tamnas.training.networks import (  # here, because torch takes seconds to import
+            TrainingTask,
+            train_and_write,
+        )
 
         task = TrainingTask(
             key=(plan.seed, "baselines", dataset), space=SearchSpace(num_classes=plan.data.classes), data=data,

@@ -17,22 +17,15 @@ from pathlib import Path
 
 import click
 
+from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
 from tamnas.controls import pooled_jobs, row_jobs, status
-from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
-from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import (
-    one_line_errors,
-    prepared,
-    read_json,
-    require_complete,
-    results,
-    seeded,
-    stage_run,
-    timed,
-    weights,
-    write_json,
-)
-from tamnas.store import locked
+from tamnas.files import read_json, write_json
+from tamnas.pipeline.deadline import require_complete
+from tamnas.pipeline.paths import prepared, results, seeded, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run, timed
+from tamnas.pipeline.store import locked
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 def run(scope: str, name: str) -> None:
@@ -59,8 +52,8 @@ def _results(plan: RowPlan | DatasetPlan, stage: str) -> Path:
 
 
 def _train(scope: str, name: str, plan: RowPlan | DatasetPlan, out: Path, small: Path) -> None:
-    from tamnas.compute import load_compute  # here, because torch takes seconds to import
-    from tamnas.retraining import TrainingTask, train_networks, write_trained
+    from tamnas.config.compute import load_compute  # here, because torch takes seconds to import
+    from tamnas.training.networks import TrainingTask, train_networks, write_trained
 
     data, found = prepared(plan.dataset), _results(plan, "legonet") / "statistics.json"
     lego = Architecture.from_plain(read_json(found)["architecture"])
@@ -94,7 +87,7 @@ def _train(scope: str, name: str, plan: RowPlan | DatasetPlan, out: Path, small:
 
 def _row_specs(plan: RowPlan, lego: Architecture) -> tuple[list[dict], list[Path]]:
     """(specs, the files they come from)."""
-    from tamnas.statistics import best
+    from tamnas.records import best
 
     scratch, finetune = weights(plan.row, "start-scratch.json"), weights(plan.row, "start-finetune.safetensors")
     trained = seeded(results(plan.dataset, "retrain_scratch", plan.row), plan.seed) / "validation.json"

@@ -11,22 +11,14 @@ one attack, step by step), costs.csv, metrics.json and, with eval.latency, laten
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.fields import FORMAT
-from tamnas.kinds import KINDS, seed_folders
-from tamnas.plan import load_dataset, load_row
-from tamnas.space import SearchSpace
-from tamnas.stage import (
-    one_line_errors,
-    prepared,
-    require_complete,
-    results,
-    seeded,
-    stage_run,
-    weights,
-    write_csv,
-    write_json,
-)
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_dataset, load_row
+from tamnas.evaluation.kinds import KINDS, seed_folders
+from tamnas.files import FORMAT, write_csv, write_json
+from tamnas.pipeline.deadline import require_complete
+from tamnas.pipeline.paths import prepared, results, seeded, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
+from tamnas.space.space import SearchSpace
 
 
 def run(kind: str, name: str) -> None:
@@ -42,8 +34,8 @@ def run(kind: str, name: str) -> None:
     with stage_run(__file__, name, parameters, [data]) as store:
         folders = seed_folders(kind, trained, plan.seed)
         if folders:  # else controls that are off, or no baselines: nothing to evaluate
-            from tamnas.costs import cost_rows, latency_rows  # here, because torch takes seconds to import
-            from tamnas.grid import GridTask, evaluate_kind
+            from tamnas.evaluation.costs import cost_rows, latency_rows  # here, because torch takes seconds to import
+            from tamnas.evaluation.grid import GridTask, evaluate_kind
 
             space, size = SearchSpace.from_params(plan), plan.data.size
             task = GridTask(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from tamnas.codedeps import fingerprint, scripts
 from tamnas.files import write_bytes
-from tamnas.stage import one_line_errors, timed
-from tamnas.store import locked
+from tamnas.pipeline.code import fingerprint, scripts
+from tamnas.pipeline.stage import one_line_errors, timed
+from tamnas.pipeline.store import locked
 
 FOLDER = Path("code")
 

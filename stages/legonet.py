@@ -11,10 +11,12 @@ seed-<seed>/ with validation.json and curves.csv. If the loss becomes NaN or inf
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.plan import load_dataset, load_row
-from tamnas.space import SearchSpace
-from tamnas.stage import one_line_errors, prepared, results, seeded, stage_run, weights, write_csv, write_json
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_dataset, load_row
+from tamnas.files import write_csv, write_json
+from tamnas.pipeline.paths import prepared, results, seeded, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
+from tamnas.space.space import SearchSpace
 
 
 def run(scope: str, name: str) -> None:
@@ -35,7 +37,7 @@ def run(scope: str, name: str) -> None:
     }  # fmt: skip
     with stage_run(__file__, name, parameters, [data, *sources], folder) as store:
         from tamnas.legonet import design, trained_networks  # here, because torch takes seconds to import
-        from tamnas.retraining import TrainingTask, train_and_write
+        from tamnas.training.networks import TrainingTask, train_and_write
 
         space = SearchSpace.from_params(plan)
         networks = trained_networks(plan.dataset, rows, plan.seed)

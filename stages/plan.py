@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from tamnas.fields import write_yaml
-from tamnas.params import load_params, resolve_all
-from tamnas.stage import one_line_errors, timed
-from tamnas.store import locked
+from tamnas.config.fields import write_yaml
+from tamnas.config.resolve import load_params, resolve_all
+from tamnas.pipeline.stage import one_line_errors, timed
+from tamnas.pipeline.store import locked
 
 
 def run(params: str = "params.yaml") -> None:

@@ -8,9 +8,11 @@ and test as uint8) and results/DATASET/prepare/card.json (what is in it: counts,
 
 import click
 
-from tamnas.plan import load_dataset
-from tamnas.stage import one_line_errors, prepared, results, timed, write_json
-from tamnas.store import locked
+from tamnas.config.plan import load_dataset
+from tamnas.files import write_json
+from tamnas.pipeline.paths import prepared, results
+from tamnas.pipeline.stage import one_line_errors, timed
+from tamnas.pipeline.store import locked
 
 
 def run(dataset: str) -> None:

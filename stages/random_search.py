@@ -13,11 +13,12 @@ from pathlib import Path
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.fields import FORMAT
-from tamnas.plan import RowPlan, load_row
-from tamnas.stage import one_line_errors, prepared, results, stage_run, timed, weights, write_csv, write_json
-from tamnas.store import locked
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import RowPlan, load_row
+from tamnas.files import FORMAT, write_csv, write_json
+from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run, timed
+from tamnas.pipeline.store import locked
 
 
 def run(row: str) -> None:
@@ -36,7 +37,7 @@ def _say(plan: RowPlan, folder: Path) -> None:
 
 
 def _search(plan: RowPlan, folder: Path) -> None:
-    from tamnas.random_search import run_random_search  # here, because torch takes seconds to import
+    from tamnas.search.random_search import run_random_search  # here, because torch takes seconds to import
 
     data, joint = prepared(plan.dataset), weights(plan.row, "joint.safetensors")
     found = results(plan.dataset, "search", plan.row) / "hypervolume.csv"

@@ -11,10 +11,12 @@ becomes NaN or infinite: diverged.json beside seed-<seed>.
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.plan import load_row
-from tamnas.space import SearchSpace
-from tamnas.stage import one_line_errors, prepared, read_json, results, seeded, stage_run, weights
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_row
+from tamnas.files import read_json
+from tamnas.pipeline.paths import prepared, results, seeded, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
+from tamnas.space.space import SearchSpace
 
 
 def run(init: str, row: str) -> None:
@@ -28,8 +30,8 @@ def run(init: str, row: str) -> None:
     }  # fmt: skip
     folder = results(plan.dataset, name, row)
     with stage_run(__file__, row, parameters, [data, start], folder) as store:
-        from tamnas import checkpoint  # here, because torch takes seconds to import
-        from tamnas.retraining import TrainingTask, train_and_write
+        from tamnas.pipeline import checkpoint  # here, because torch takes seconds to import
+        from tamnas.training.networks import TrainingTask, train_and_write
 
         if init == "scratch":
             specs = read_json(start)["networks"]

@@ -9,9 +9,11 @@ evaluated individual), fronts.json (final population and archive) and hypervolum
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.plan import load_row
-from tamnas.stage import one_line_errors, prepared, results, stage_run, weights, write_csv, write_json
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_row
+from tamnas.files import write_csv, write_json
+from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
 
 
 def run(row: str) -> None:
@@ -23,7 +25,7 @@ def run(row: str) -> None:
         "augment": plan.data.augment.plain(), "numerics": plan.numerics.plain(),
     }  # fmt: skip
     with stage_run(__file__, row, parameters, [data, joint]) as store:
-        from tamnas.search import fronts, individuals, run_search  # here, because torch takes seconds to import
+        from tamnas.search.nsga2 import fronts, individuals, run_search  # here, because torch takes seconds to import
 
         found, fitness = run_search(plan, joint, data, compute, store.folder / "evaluated.jsonl")
         folder = results(plan.dataset, "search", row)

@@ -10,10 +10,11 @@ inherited weights, BatchNorm recalibrated): changed weights re-run no training f
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.fields import FORMAT
-from tamnas.plan import load_row
-from tamnas.stage import one_line_errors, prepared, read_json, results, stage_run, weights, write_json
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_row
+from tamnas.files import FORMAT, read_json, write_json
+from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
 
 
 def run(row: str) -> None:
@@ -21,9 +22,9 @@ def run(row: str) -> None:
     joint, data, found = weights(row, "joint.safetensors"), prepared(plan.dataset), results(plan.dataset, "search", row)
     parameters = {"max_subnets": plan.retrain.max_subnets, "numerics": plan.numerics.plain()}
     with stage_run(__file__, row, parameters, [data, joint, found]):
-        from tamnas import checkpoint  # here, because torch takes seconds to import
-        from tamnas.search import inherited_weights, load_context
-        from tamnas.statistics import spread
+        from tamnas.pipeline import checkpoint  # here, because torch takes seconds to import
+        from tamnas.search.fitness import inherited_weights, load_context
+        from tamnas.search.front import spread
 
         front = read_json(found / "fronts.json")["front"]
         chosen = [front[index] for index in spread(len(front), plan.retrain.max_subnets)]

@@ -10,9 +10,11 @@ results/DATASET/supernet_<phase>/ROW/curve.csv, or diverged.json there if the lo
 
 import click
 
-from tamnas.compute import load_compute
-from tamnas.plan import load_row
-from tamnas.stage import one_line_errors, prepared, results, stage_run, weights, write_csv
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import load_row
+from tamnas.files import write_csv
+from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.stage import one_line_errors, stage_run
 
 
 def run(phase: str, row: str) -> None:
@@ -27,10 +29,11 @@ def run(phase: str, row: str) -> None:
     }  # fmt: skip
     folder = results(plan.dataset, f"supernet_{phase}", row)
     with stage_run(__file__, row, parameters, [data, *([start] if start else [])], folder) as store:
-        from tamnas import checkpoint, device  # here, because torch takes seconds to import
-        from tamnas.data import load_split
-        from tamnas.supernet import supernet_tensors, train_phase
-        from tamnas.training import Resume
+        from tamnas.data.loader import load_split
+        from tamnas.networks.trained import supernet_tensors
+        from tamnas.pipeline import checkpoint, device  # here, because torch takes seconds to import
+        from tamnas.training.loop import Resume
+        from tamnas.training.phases import train_phase
 
         runtime = device.start(plan.numerics, compute)
         resume = Resume(store.path("state"), compute.checkpoint_seconds)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from tamnas.stage import one_line_errors
-from tamnas.store import locked
+from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.store import locked
 
 
 def run(folder: str = "reports") -> None:

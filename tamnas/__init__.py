@@ -7,11 +7,11 @@ reading parameters or printing a table needs none of it.
 from importlib import import_module
 
 _HOME = {
-    "Architecture": "space",
-    "SearchSpace": "space",
-    "Subnet": "network",
-    "Supernet": "network",
-    "load_params": "params",
+    "Architecture": "space.architecture",
+    "SearchSpace": "space.space",
+    "Subnet": "networks.subnet",
+    "Supernet": "networks.supernet",
+    "load_params": "config.resolve",
 }
 
 __all__ = [*_HOME, "__version__"]

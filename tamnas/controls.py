@@ -8,17 +8,18 @@ where the architecture is the same, the same batches, the same noise. Nothing he
 from collections.abc import Sequence
 from pathlib import Path
 
-from tamnas.fields import FORMAT
-from tamnas.matching import matching, reversed_order
-from tamnas.plan import DatasetPlan, LegoControls, RowPlan, Training
+from tamnas.config.plan import DatasetPlan, LegoControls, RowPlan, Training
+from tamnas.files import FORMAT
 from tamnas.seeding import numpy_generator
-from tamnas.space import Architecture, SearchSpace
+from tamnas.space.architecture import Architecture
+from tamnas.space.sampling import matching, reversed_order
+from tamnas.space.space import SearchSpace
 
 RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
 
 
 def row_jobs(plan: RowPlan, selected: Sequence[dict], best: str, lego: Architecture, inherited: Path) -> list[dict]:
-    """Specs (`tamnas.retraining.train_network`) of all controls and repeats of a row.
+    """Specs (`tamnas.training.networks.train_network`) of all controls and repeats of a row.
 
     `selected`: the specs that were retrained; `best`: the id of the row's representative;
     `inherited`: the start points of fine-tuning.

@@ -1,10 +1,18 @@
-"""Writing files so that a kill, a full disk or a power cut leaves the old file or the new one, whole."""
+"""Reading and writing files so that a kill, a full disk or a power cut leaves the old file or the new one, whole."""
 
+import csv
+import hashlib
+import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from tamnas.errors import InputError
+
+FORMAT = 1  # version of every plan, JSON, npz, checkpoint and weights file that tamnas writes
 
 
 @contextmanager
@@ -26,3 +34,58 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_bytes(path: Path, blob: bytes) -> None:
     with replacing(path) as file:
         file.write(blob)
+
+
+def write_json(path: Path, plain) -> None:
+    """Stable, readable JSON; replaces the file, never appends."""
+    write_text(path, json.dumps(plain, indent=1) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
+    """One line per row; the columns are the first row's (no rows: an empty file). None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically: a reader finds the old file or the new one, whole."""
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> dict:
+    """A file that `write_json` wrote. Raises InputError if it is missing, no JSON or of another format."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
+    require_format(path, plain.get("format") if isinstance(plain, dict) else None, "`dvc repro` makes it again")
+    return plain
+
+
+def require_format(path: Path | str, found: Any, otherwise: str) -> None:
+    """Raises InputError unless `found` is the format that this tamnas reads; `otherwise` says what mends it."""
+    if found == FORMAT and not isinstance(found, bool):
+        return
+    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+        raise InputError(
+            f"{path}: format {found} is of a newer tamnas, this one reads {FORMAT}: update it, or {otherwise}"
+        )
+    shown = "no format" if found is None else f"format {found!r:.80}"
+    raise InputError(f"{path}: {shown}; this tamnas reads {FORMAT}: {otherwise}")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, or of all files below a folder. Raises InputError if it is missing."""
+    if not path.exists():
+        raise InputError(f"{path}: is missing; `dvc repro` makes what a stage needs")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,11 +1,17 @@
 """Lego-Net: from the validation accuracies of trained networks to one architecture."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from math import fsum
 
-from tamnas.fields import FORMAT
-from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import read_json, results, seeded
-from tamnas.statistics import layer_counts, lego_net, rank_correlation, top
+from scipy.stats import kendalltau
+
+from tamnas.errors import InputError
+from tamnas.files import FORMAT, read_json
+from tamnas.pipeline.paths import results, seeded
+from tamnas.records import top
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 def trained_networks(dataset: str, rows: Sequence[str], seed: int) -> list[dict]:
@@ -44,3 +50,59 @@ def design(
         "weights": weights,
         "kendall_tau": correlation,
     }  # fmt: skip
+
+
+def layer_counts(records: Sequence[dict], weights: str) -> list[dict]:
+    """Per layer and per gene kind: how often each value is used, most frequent first.
+
+    Ties go to the value whose networks have the higher mean robust validation accuracy, then to
+    the smaller value.
+    """
+    rows = []
+    depth = len(records[0]["architecture"]["blocks"])
+    for layer in range(depth):
+        for kind in ("blocks", "ratios"):
+            robust = defaultdict(list)
+            for record in records:
+                robust[record["architecture"][kind][layer]].append(record[weights]["robust"])
+            # fsum: equal sets of accuracies have equal means, whatever the order of the networks
+            means = {value: fsum(found) / len(found) for value, found in robust.items()}
+            ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))
+            rows += [
+                {
+                    "layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank,
+                    "count": len(robust[value]), "mean_robust": means[value],
+                }
+                for rank, value in enumerate(ranked)
+            ]  # fmt: skip
+    return rows
+
+
+def lego_net(space: SearchSpace, counts: Sequence[dict]) -> Architecture:
+    """The most frequent legal block and the most frequent ratio of every layer."""
+    blocks, ratios = [], []
+    for layer in range(len(space.layers)):
+        ranked = {
+            gene: [row["value"] for row in counts if row["layer"] == layer and row["gene"] == gene]
+            for gene in ("block", "ratio")
+        }
+        legal = {
+            "block": [value for value in ranked["block"] if value in space.allowed_blocks(layer)],
+            "ratio": [value for value in ranked["ratio"] if value in space.ratios],
+        }
+        for gene, values in legal.items():
+            if not values:
+                raise InputError(
+                    f"legonet: layer {layer}: no voter's {gene} is in the space of the mode that shapes it"
+                )
+        blocks.append(legal["block"][0])
+        ratios.append(legal["ratio"][0])
+    return space.require_legal(Architecture(tuple(blocks), tuple(ratios)))
+
+
+def rank_correlation(inherited: Sequence[float], trained: Sequence[float]) -> dict[str, float | int | None]:
+    """Kendall's tau-b between two rankings, with its p-value; None where a ranking is constant."""
+    if len(inherited) < 2 or len(set(inherited)) == 1 or len(set(trained)) == 1:
+        return {"tau": None, "p_value": None, "networks": len(inherited)}
+    result = kendalltau(inherited, trained)
+    return {"tau": float(result.statistic), "p_value": float(result.pvalue), "networks": len(inherited)}

@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tamnas.space import BLOCKS, SearchSpace, block_parameters
+from tamnas.space.blocks import BLOCKS
+from tamnas.space.layers import block_parameters
+from tamnas.space.space import SearchSpace
 
 EPS = (2, 4, 6, 8)  # over 255
 STEPS = (10, 30, 50)
@@ -91,7 +93,7 @@ TABLE_VII: dict[str, tuple[int, ...]] = {
     "K=7": (2, 5, 8, 11, 14, 17),
 }
 # Rows that are off by one against the kernel rows: row -> (ids ticked wrongly, ids whose tick is missing).
-# Corrected by these, the rows say what `tamnas.space.BLOCKS` says.
+# Corrected by these, the rows say what `tamnas.space.space.BLOCKS` says.
 TABLE_VII_MISPRINTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "S": ((11,), (14,)),
     "NE": ((), (11,)),
@@ -254,7 +256,7 @@ def contradictions(table: str) -> list[str]:
 _BLOCKS_HEADER = """\
 # The choice blocks
 
-Generated from `tamnas.space.BLOCKS`; do not edit, run
+Generated from `tamnas.space.space.BLOCKS`; do not edit, run
 
     python -c "from tamnas.paper import block_table_markdown as t; print(t(), end='')" > docs/blocks.md
 

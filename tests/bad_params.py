@@ -285,7 +285,7 @@ def answers_to_every_param(folder: Path) -> dict[str, dict[str, dict]]:
         place.mkdir()
         found[kind] = {}
         for name, case in make().items():
-            with patch("tamnas.params.read_yaml", return_value=case.raw):
+            with patch("tamnas.config.resolve.read_yaml", return_value=case.raw):
                 found[kind][name] = {**answer(place), "told": case.told, "end": case.end}
     return found
 

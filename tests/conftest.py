@@ -1,4 +1,4 @@
-from tamnas.instructions import use_instructions
+from tamnas.pipeline.instructions import use_instructions
 
 use_instructions("avx2")  # before anything imports torch
 
@@ -13,10 +13,10 @@ from hypothesis import settings
 from torch import nn
 from toy_training import three_classes
 
-from tamnas.data import Split
-from tamnas.params import load_params, resolve_all
-from tamnas.plan import RowPlan
-from tamnas.space import SearchSpace
+from tamnas.config.plan import RowPlan
+from tamnas.config.resolve import load_params, resolve_all
+from tamnas.data.loader import Split
+from tamnas.space.space import SearchSpace
 
 pytest.register_assert_rewrite("preparing", "refusals")  # failures of their asserts show values too
 torch.set_num_threads(1)

@@ -32,8 +32,8 @@ import stages.legonet
 import stages.search
 import stages.supernet
 import stages.tables  # noqa: F401 - imported before the fork
-from tamnas import runner
-from tamnas.params import parse_params
+from tamnas.config.resolve import parse_params
+from tamnas.pipeline import runner
 
 
 def small_params() -> dict:

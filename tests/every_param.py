@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from bad_params import DATASET, INF, MODE, NAN, edited
 
-from tamnas.fields import Section
-from tamnas.schema import Params
+from tamnas.config.fields import Section
+from tamnas.config.params import Params
 
 YOPO = {"m": 1, "n": 2, "step_size": "5/255", "bn": "eval"}
 ATTACK = {"eps": "8/255", "attack_steps": None, "yopo": YOPO, "lam": 1.0}

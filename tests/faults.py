@@ -19,7 +19,7 @@ from pathlib import Path
 
 from disturb import Fault, Harness, Stage
 
-from tamnas.runner import NAMES
+from tamnas.pipeline.runner import NAMES
 
 
 def quick(harness: Harness) -> Iterator[Fault]:

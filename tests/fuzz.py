@@ -30,15 +30,15 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tamnas.checkpoint import load, load_latest, pack
+from tamnas.config.fields import parse_fraction, read_yaml, write_yaml
+from tamnas.config.plan import load_row
+from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
-from tamnas.fields import parse_fraction, read_yaml, write_yaml
-from tamnas.params import parse_params, resolve_all
-from tamnas.plan import load_row
+from tamnas.files import read_json
+from tamnas.pipeline.checkpoint import load, load_latest, pack
+from tamnas.pipeline.store import seal, unseal
 from tamnas.report.collect import read_csv
-from tamnas.space import Architecture
-from tamnas.stage import read_json
-from tamnas.store import seal, unseal
+from tamnas.space.architecture import Architecture
 
 SECONDS = 10  # of CPU for one example
 MEGABYTES = 300  # that one example may add

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tamnas.instructions import has_avx2
+from tamnas.pipeline.instructions import has_avx2
 
 ROOT = Path(__file__).parent.parent
 COMPARED = ("results", "reports", "dvc.lock")

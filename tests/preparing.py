@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tamnas.config.plan import Data
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
-from tamnas.plan import Data
 
 SPLITS = ("train", "validation", "test")
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tamnas.fields import format_fraction, read_yaml, write_yaml
-from tamnas.params import parse_params, resolve_all
-from tamnas.plan import DatasetPlan, RowPlan
+from tamnas.config.fields import format_fraction, read_yaml, write_yaml
+from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.files import write_csv, write_json
+from tamnas.legonet import layer_counts, lego_net, rank_correlation
+from tamnas.pipeline.paths import results, seeded
+from tamnas.records import top
 from tamnas.report.published import paper_tables
 from tamnas.report.table import Table, to_csv
 from tamnas.report.tables import run_tables
-from tamnas.space import SearchSpace
-from tamnas.stage import results, seeded, write_csv, write_json
-from tamnas.statistics import layer_counts, lego_net, rank_correlation, top
+from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 

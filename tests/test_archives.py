@@ -16,10 +16,10 @@ from tiny import tiny_params, write_params
 
 from stages.plan import main as plan
 from stages.prepare import main as prepare
+from tamnas.config.fields import validated
+from tamnas.config.plan import Data
 from tamnas.data import archives as library
 from tamnas.errors import InputError
-from tamnas.fields import validated
-from tamnas.plan import Data
 
 FILES = {"cifar10": ["cifar-10-python.tar.gz"], "svhn": ["train_32x32.mat", "test_32x32.mat"]}
 COUNTS = {"cifar10": (100, 50), "svhn": (80, 40)}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tamnas.attacks import Attempt, pgd, project, survivors, under_attack
+from tamnas.attacks.ascent import pgd, project, under_attack
+from tamnas.attacks.survival import Attempt, survivors
 
 CLASSES, SIZE = 4, 8
 EPS, STEP = 16 / 255, 4 / 255

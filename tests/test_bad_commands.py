@@ -51,12 +51,12 @@ def test_real_commands(folder, name):
     assert [path for path in sorted(folder.rglob("*")) if ".checkpoints" not in path.parts] == before
 
 
-@pytest.mark.parametrize("module", ["tamnas.runner", "tamnas.profile"])
+@pytest.mark.parametrize("module", ["tamnas.pipeline.runner", "tamnas.pipeline.profiles"])
 def test_other_commands(folder, module):
     raw = tiny_params()
     raw["seed"] = -1
     write_params(folder, raw)
-    arguments = ["smoke"] if module == "tamnas.profile" else []
+    arguments = ["smoke"] if module == "tamnas.pipeline.profiles" else []
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

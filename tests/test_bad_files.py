@@ -15,13 +15,13 @@ from refusals import refused
 from safetensors.torch import save as to_safetensors
 from tiny import ROW, invoke, tiny_params, write_params
 
-from tamnas import checkpoint
-from tamnas.fields import read_yaml, write_yaml
-from tamnas.network import Supernet
-from tamnas.plan import load_row
-from tamnas.space import SearchSpace
-from tamnas.stage import write_csv, write_json
-from tamnas.supernet import supernet_tensors
+from tamnas.config.fields import read_yaml, write_yaml
+from tamnas.config.plan import load_row
+from tamnas.files import write_csv, write_json
+from tamnas.networks.supernet import Supernet
+from tamnas.networks.trained import supernet_tensors
+from tamnas.pipeline import checkpoint
+from tamnas.space.space import SearchSpace
 
 
 @pytest.fixture

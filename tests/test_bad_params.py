@@ -11,7 +11,7 @@ import pytest
 from refusals import SECONDS
 from tiny import ROOT
 
-from tamnas.params import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_all
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,19 @@ from tiny import tiny_params
 from torch import nn
 from torch.testing import assert_close
 
-from tamnas import checkpoint
-from tamnas.attacks import under_attack
-from tamnas.baselines import baseline
-from tamnas.batchnorm import folded
-from tamnas.compute import Compute
+from tamnas.attacks.ascent import under_attack
+from tamnas.config.compute import Compute
+from tamnas.config.plan import BASELINES
+from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.data.prepare import prepare
-from tamnas.device import MEMORY_FORMAT
-from tamnas.params import parse_params, resolve_all
-from tamnas.plan import BASELINES
+from tamnas.networks.baselines import baseline
+from tamnas.networks.folding import folded
+from tamnas.networks.trained import load_network
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.report.terms import NAMES
-from tamnas.retraining import TrainingTask, load_network, train_network
-from tamnas.space import SearchSpace
+from tamnas.space.space import SearchSpace
+from tamnas.training.networks import TrainingTask, train_network
 
 # Published: ResNet-18 11.17M on CIFAR; ResNet-20 0.27M, ResNet-32 0.46M (He et al.); WRN-34-2 1.86M. The two mobile
 # networks are torchvision's 2,278,604 and 5,483,032 with 10 classes in place of 1,000.
@@ -126,7 +127,7 @@ def test_input_gradients_under_attack(model):
 
 def test_torchvision_is_imported_only_for_its_own_networks():
     code = (
-        "import sys; from tamnas.baselines import baseline, FACTORIES;"
+        "import sys; from tamnas.networks.baselines import baseline, FACTORIES;"
         "[baseline(name, 10) for name in ('resnet20', 'resnet32', 'wrn34_2')];"
         "assert 'torchvision' not in sys.modules; baseline('resnet18', 10); assert 'torchvision' in sys.modules"
     )

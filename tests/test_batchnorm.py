@@ -3,10 +3,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tamnas.baselines import baseline
-from tamnas.batchnorm import Pointwise, Rectifier, folded, is_pointwise, recalibrate
-from tamnas.network import Subnet
-from tamnas.space import Architecture, SearchSpace
+from tamnas.networks.baselines import baseline
+from tamnas.networks.batchnorm import recalibrate
+from tamnas.networks.folding import Pointwise, Rectifier, folded, is_pointwise
+from tamnas.networks.subnet import Subnet
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from benchmarks import all as benchmarks
 from benchmarks import harness, page, pgd_grid, scaling
 from benchmarks.supernet_epoch import Clock
 from benchmarks.workers import Workers
-from tamnas.attacks import pgd
-from tamnas.compute import Compute
-from tamnas.jobs import kept_workers
-from tamnas.space import SearchSpace
+from tamnas.attacks.ascent import pgd
+from tamnas.config.compute import Compute
+from tamnas.pipeline.jobs import kept_workers
+from tamnas.space.space import SearchSpace
 
 NEEDS = "torchattacks is not installed: pip install --no-deps torchattacks==3.5.1"
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from tamnas.checkpoint import load, load_latest, pack, previous, save, write_weights
 from tamnas.errors import InputError
-from tamnas.store import Store, file_digest, key_of
+from tamnas.files import file_digest
+from tamnas.pipeline.checkpoint import load, load_latest, pack, previous, save, write_weights
+from tamnas.pipeline.store import Store, key_of
 
 TENSORS = {
     "weight": torch.tensor([[1.5, -0.0, float("nan")], [float("inf"), 1e-45, 3.0]]),
@@ -164,7 +165,7 @@ def test_missing_file_and_folder_are_refused(tmp_path):
 
 def test_another_format_is_refused(path, monkeypatch):
     with monkeypatch.context() as newer:
-        newer.setattr("tamnas.checkpoint.FORMAT", 2)
+        newer.setattr("tamnas.pipeline.checkpoint.FORMAT", 2)
         save(path, TENSORS, META)
     with pytest.raises(InputError, match="format 2 is of a newer tamnas, this one reads 1: update it"):
         load(path)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
 
-from tamnas import runner
+from tamnas.pipeline import runner
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 ARGUMENTS = {script: arguments for _, script, arguments, _ in runner.STAGES}

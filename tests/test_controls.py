@@ -14,22 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ROOT, ROW, tiny_params, write_params
 
-from tamnas import checkpoint, runner
-from tamnas.compute import load_compute
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import RowPlan, load_row
+from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
 from tamnas.errors import InputError
-from tamnas.matching import _choices, _tilt_for, _tilted, matching, reversed_order
-from tamnas.params import parse_params, resolve_all
-from tamnas.plan import RowPlan, load_row
-from tamnas.random_search import distinct_architectures, random_search
+from tamnas.pipeline import checkpoint, runner
 from tamnas.report import style
 from tamnas.report.collect import collect
 from tamnas.report.controls import controls
 from tamnas.report.table import to_csv
-from tamnas.retraining import TrainingTask, train_network
-from tamnas.sampling import sample_genes
-from tamnas.search import Fitness
-from tamnas.space import Architecture, SearchSpace
+from tamnas.search.fitness import Fitness
+from tamnas.search.random_search import distinct_architectures, random_search
+from tamnas.space.architecture import Architecture
+from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
+from tamnas.space.space import SearchSpace
+from tamnas.training.networks import TrainingTask, train_network
 
 PAPER = SearchSpace.paper()
 SMALL = SearchSpace(
@@ -69,7 +69,7 @@ def test_random_networks_have_the_size_wanted(share, seed, width):
 def test_random_networks_are_legal_distinct_new_and_in_budget(seed, low):
     random = np.random.default_rng(seed)
     budget = (low, low + 20_000)
-    front = [PAPER.decode(genes) for genes in sample_genes(PAPER, random, 3, (1_700_000, 1_900_000))]
+    front = [PAPER.decode(genes) for genes in PAPER.sample_genes(random, 3, (1_700_000, 1_900_000))]
     sizes = [PAPER.parameters(arch) for arch in front]
     found = matching(PAPER, sizes, random, budget, front)
     assert len({*found, *front}) == 6

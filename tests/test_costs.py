@@ -10,14 +10,17 @@ from click.testing import CliRunner
 from tiny import tiny_params, write_params
 from torch import nn
 
-from tamnas import checkpoint, costs
-from tamnas.baselines import baseline
-from tamnas.blocks import NonLocal
-from tamnas.costs import head_of, latency, macs
-from tamnas.network import Subnet
-from tamnas.plan import BASELINES
-from tamnas.retraining import NetworkSpec
-from tamnas.space import BLOCKS, Architecture, SearchSpace
+from tamnas.config.plan import BASELINES
+from tamnas.evaluation import costs
+from tamnas.evaluation.costs import head_of, latency, macs
+from tamnas.networks.baselines import baseline
+from tamnas.networks.blocks import NonLocal
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.trained import NetworkSpec
+from tamnas.pipeline import checkpoint
+from tamnas.space.architecture import Architecture
+from tamnas.space.blocks import BLOCKS
+from tamnas.space.space import SearchSpace
 
 # Published, in millions at 32x32: ResNet-18 0.56 G, ResNet-20 40.6, ResNet-32 68.9 (counted with option A).
 KNOWN = {"resnet18": 555_422_720, "resnet20": 40_551_040, "resnet32": 68_862_592}
@@ -162,7 +165,7 @@ def test_the_stage_writes_costs_and_times_final_networks_when_asked(tmp_path, mo
 
     # Asking for latencies evaluates nothing again, and changes no other file.
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("tamnas.grid.evaluate_grid", None)
+    monkeypatch.setattr("tamnas.evaluation.grid.evaluate_grid", None)
     for asked in (True, False):
         raw["eval"]["latency"] = asked
         write_params(tmp_path, raw)

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from tiny import ROW, commit, git, tiny_params, write_params
 
-from tamnas import checkpoint, runner
-from tamnas.compute import Compute
-from tamnas.deadline import Pace, set_deadline
+from tamnas.config.compute import Compute
 from tamnas.errors import DeadlineError, InputError
-from tamnas.jobs import Jobs
-from tamnas.pack import head, keep, pack, unpack
-from tamnas.pack import main as pack_main
-from tamnas.runner import Limits, parse_deadline
+from tamnas.pipeline import checkpoint, runner
+from tamnas.pipeline.deadline import Pace, set_deadline
+from tamnas.pipeline.jobs import Jobs
+from tamnas.pipeline.pack import head, keep, pack, unpack
+from tamnas.pipeline.pack import main as pack_main
+from tamnas.pipeline.runner import Limits, parse_deadline
 
 COMPUTING = [stage for stage in runner.NAMES if stage != "tables"]
 
@@ -328,8 +328,8 @@ def test_another_recipe_is_tried_on_what_a_packed_run_found(undisturbed, tmp_pat
 
 def test_the_pack_keeps_to_its_limits_and_leaves_out_the_least(undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(undisturbed)
-    monkeypatch.setattr("tamnas.pack.MIB", 2**20 // 16)
-    monkeypatch.setattr("tamnas.pack.PART", 2**20 // 8)
+    monkeypatch.setattr("tamnas.pipeline.pack.MIB", 2**20 // 16)
+    monkeypatch.setattr("tamnas.pipeline.pack.PART", 2**20 // 8)
     manifest = pack(tmp_path, HEAD, 24, with_checkpoints=True)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sum(sizes.values()) <= 24 * 2**20 // 16
@@ -408,7 +408,7 @@ def archive(name: str, kind: bytes = tarfile.REGTYPE, size: int = 4) -> bytes:
     ],
 )
 def test_a_strangers_pack_writes_nothing_but_data(tmp_path, monkeypatch, blob):
-    monkeypatch.setattr("tamnas.pack.UNPACKED", 2**20)
+    monkeypatch.setattr("tamnas.pipeline.pack.UNPACKED", 2**20)
     packed = packed_by_a_stranger(tmp_path / "packed", blob)
     with pytest.raises(InputError, match="packed: "):
         unpack(packed, tmp_path / "back")

@@ -11,14 +11,15 @@ import pytest
 import torch
 from tiny import ROW, tiny_params, write_params
 
-from tamnas import device
-from tamnas.compute import Compute
-from tamnas.grid import GridTask, evaluate_network
-from tamnas.plan import Numerics, load_row
-from tamnas.retraining import TrainingTask, train_and_write, train_network
-from tamnas.search import evaluate_subnet, load_context
-from tamnas.space import SearchSpace
-from tamnas.supernet import Supernet, supernet_tensors
+from tamnas.config.compute import Compute
+from tamnas.config.plan import Numerics, load_row
+from tamnas.evaluation.grid import GridTask, evaluate_network
+from tamnas.networks.trained import supernet_tensors
+from tamnas.pipeline import device
+from tamnas.search.fitness import evaluate_subnet, load_context
+from tamnas.space.space import SearchSpace
+from tamnas.training.networks import TrainingTask, train_and_write, train_network
+from tamnas.training.phases import Supernet
 
 COMPUTE = Compute(engine="inline", workers=1, device="cpu", checkpoint_seconds=0.0)
 
@@ -28,7 +29,7 @@ def project(tmp_path_factory):
     """A prepared dataset and an untrained supernet; the working directory."""
     from stages import plan as plan_stage
     from stages import prepare
-    from tamnas import checkpoint
+    from tamnas.pipeline import checkpoint
 
     folder = tmp_path_factory.mktemp("determinism")
     raw = tiny_params()

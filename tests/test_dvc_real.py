@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     write_params(folder, two_rows())
     synthetic.write(folder / synthetic.FOLDER)
-    subprocess.run([sys.executable, "-m", "tamnas.runner"], cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "tamnas.pipeline.runner"], cwd=folder, check=True, capture_output=True)
     return folder
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tamnas import checkpoint, evaluation
-from tamnas.attacks import Attempt
-from tamnas.compute import Compute
-from tamnas.data import Split
-from tamnas.evaluation import (
+from tamnas.attacks.survival import Attempt
+from tamnas.config.compute import Compute
+from tamnas.config.plan import Eval, Numerics, Pgd, Validation
+from tamnas.data.loader import Split
+from tamnas.evaluation import accuracy as evaluation
+from tamnas.evaluation.accuracy import (
     Validator,
     accuracy,
     evaluate_grid,
@@ -22,11 +23,11 @@ from tamnas.evaluation import (
     robust_accuracy,
     survivals,
 )
-from tamnas.grid import GridTask, check_attack, evaluate_kind
-from tamnas.network import Subnet
-from tamnas.plan import Eval, Numerics, Pgd, Validation
+from tamnas.evaluation.grid import GridTask, check_attack, evaluate_kind
+from tamnas.networks.subnet import Subnet
+from tamnas.pipeline import checkpoint
 from tamnas.seeding import torch_generator
-from tamnas.space import Architecture
+from tamnas.space.architecture import Architecture
 
 EPS = Fraction(8, 255)
 
@@ -256,7 +257,7 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
         checkpoint.write_weights(
             folder / "weights" / f"{name}.safetensors", state, {"record": {**record, "last": figures}}
         )
-    monkeypatch.setattr("tamnas.grid.load_split", lambda path, which, device: {"test": split}[which])
+    monkeypatch.setattr("tamnas.evaluation.grid.load_split", lambda path, which, device: {"test": split}[which])
     task = GridTask(
         key=("evaluate",), space=space, data=folder / "none.npz",
         plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks),

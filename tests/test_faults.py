@@ -11,7 +11,7 @@ import sys
 import pytest
 from tiny import ROOT
 
-from tamnas import runner
+from tamnas.pipeline import runner
 
 KINDS = ("SIGKILL", "SIGTERM", "Ctrl-C", "full disk", "damaged checkpoint", "started twice", "orphan")
 

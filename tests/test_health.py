@@ -11,16 +11,16 @@ import torch
 from small_results import edit_csv, params, write_run
 from torch import nn
 
-from tamnas.attack_trace import attack_trace
-from tamnas.compute import Compute
-from tamnas.data import Split
-from tamnas.fields import validated
-from tamnas.health import Watch, curve_signs, trace_signs
-from tamnas.plan import Attack, Augment, Recipe
+from tamnas.attacks.trace import attack_trace
+from tamnas.config.compute import Compute
+from tamnas.config.fields import validated
+from tamnas.config.plan import Attack, Augment, Recipe
+from tamnas.data.loader import Split
+from tamnas.evaluation.health import Watch, curve_signs, trace_signs
 from tamnas.report import collect
 from tamnas.report.checks import warnings
 from tamnas.report.page import html, readme
-from tamnas.training import Single, train
+from tamnas.training.loop import Single, train
 
 EPOCH = {"train_clean": 0.8, "train_robust": 0.6, "validation_clean": 0.8, "validation_robust": 0.5}
 
@@ -178,8 +178,8 @@ def test_no_results_no_signs():
 
 
 def test_a_network_that_dies_in_training_is_logged(caplog):
-    from tamnas import device
-    from tamnas.plan import Numerics
+    from tamnas.config.plan import Numerics
+    from tamnas.pipeline import device
 
     recipe = validated(
         Recipe, {"batch_size": 20, "lr": 1e-6, "weight_decay": 0.0, "epochs": 4, "schedule": {"kind": "cosine"}}, "test"
@@ -261,7 +261,7 @@ def test_a_network_that_was_dead_in_the_last_epoch_alone_is_reported(reported):
 
 
 def test_a_dead_network_is_reported(reported):
-    from tamnas.stage import read_json, write_json
+    from tamnas.files import read_json, write_json
 
     card = Path("results/digits/prepare/card.json")
     plain = read_json(card)
@@ -277,7 +277,7 @@ def test_a_dead_network_is_reported(reported):
     [((0.2, 0.2), 10, "does not grow"), ((2.3, 2.3), 1, "is dead"), ((0.1, "nan"), 10, "NaN")],
 )
 def test_a_useless_attack_is_reported(reported, losses, classes, words):
-    from tamnas.stage import write_csv
+    from tamnas.files import write_csv
 
     rows = [
         {"network": "n02", "eps": "8/255", "step": step, "loss": loss, "classes": classes}
@@ -323,7 +323,8 @@ def test_a_diverged_stage_is_reported_and_voids_what_an_earlier_run_made_of_it(r
     """After `dvc repro`: the stage's own results are gone, those of later stages are still an earlier run's."""
     import shutil
 
-    from tamnas.stage import results, write_json
+    from tamnas.files import write_json
+    from tamnas.pipeline.paths import results
 
     folder = results("digits", stage, row)
     shutil.rmtree(folder, ignore_errors=True)
@@ -354,9 +355,10 @@ def write_controls(raw: dict) -> None:
     import numpy as np
     import small_results
 
+    from tamnas.config.resolve import parse_params, resolve_all
     from tamnas.controls import pooled_jobs, row_jobs, status
-    from tamnas.params import parse_params, resolve_all
-    from tamnas.stage import results, write_json
+    from tamnas.files import write_json
+    from tamnas.pipeline.paths import results
 
     random = np.random.default_rng(1)
     plans = resolve_all(parse_params(raw))
@@ -425,7 +427,7 @@ def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folde
 
 
 def test_a_search_without_robustness_is_reported(reported):
-    from tamnas.stage import read_json, write_json
+    from tamnas.files import read_json, write_json
 
     path = Path("results/digits/search/digits-S_8_1/fronts.json")
     found = read_json(path)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from toy_search import SMALL, evaluator, planned, toy
 
-from tamnas.search import Fitness, hypervolume, search
-from tamnas.space import Architecture
+from tamnas.search.fitness import Fitness
+from tamnas.search.front import hypervolume
+from tamnas.search.nsga2 import search
+from tamnas.space.architecture import Architecture
 
 
 def by_inclusion_exclusion(points: np.ndarray) -> float:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.compute import Compute
+from tamnas.config.compute import Compute
 from tamnas.errors import DivergenceError, InputError
-from tamnas.jobs import Jobs, kept_workers
+from tamnas.pipeline.jobs import Jobs, kept_workers
 
 INLINE = Compute(engine="inline", workers=2, device="cpu")
 PROCESSES = Compute(engine="processes", workers=2, device="cpu")

@@ -9,11 +9,10 @@ import pytest
 import torch
 from preparing import SPLITS
 
-from tamnas.data import Split, batches, chunks, load_split
-from tamnas.data.loader import augmented, steps_per_epoch
+from tamnas.config.plan import Augment, Data
+from tamnas.data.loader import Split, augmented, batches, chunks, load_split, steps_per_epoch
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
-from tamnas.plan import Augment, Data
 
 
 class TestLoadSplit:

@@ -9,9 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tamnas.blocks import NonLocal, PureRobustBlock, TinyBlock, choice_block, initialise
-from tamnas.network import Subnet, Supernet
-from tamnas.space import Architecture, SearchSpace
+from tamnas.networks.blocks import NonLocal, PureRobustBlock, TinyBlock, choice_block, initialise
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.supernet import Supernet
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 TRANSITIONS = (0, 4, 12)
 

@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from tamnas import paper
+from tamnas.config.params import Params
 from tamnas.paper import EPS, STEPS, TABLES, published
-from tamnas.schema import Params
-from tamnas.space import BLOCKS, RATIOS, SearchSpace
+from tamnas.space.blocks import BLOCKS, RATIOS
+from tamnas.space.space import SearchSpace
 
 DOCS = Path(__file__).parents[1] / "docs"
 CELLS = [(eps, steps) for steps in STEPS for eps in EPS]  # in the order of the printed columns

@@ -9,11 +9,11 @@ from bad_params import DATASET, MODE, NAN, RAW, ROW, edited
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
+from tamnas.config.params import merge
+from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.config.resolve import load_params, parse_params, resolve_all
 from tamnas.errors import InputError
-from tamnas.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
-from tamnas.params import load_params, parse_params, resolve_all
-from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
-from tamnas.schema import merge
 
 ROOT = Path(__file__).parents[1]
 
@@ -268,7 +268,7 @@ def test_validation_takes_plain_values_back():
 
 
 def test_reading_parameters_needs_no_torch():
-    code = "import sys, tamnas.params; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    code = "import sys, tamnas.config.resolve; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

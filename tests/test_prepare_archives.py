@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from preparing import SPLITS, pairs, prepared, refused, union
 
+from tamnas.config.fields import read_yaml, validated
+from tamnas.config.plan import Data
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
-from tamnas.fields import read_yaml, validated
-from tamnas.plan import Data
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 pytestmark = pytest.mark.usefixtures("downloads")

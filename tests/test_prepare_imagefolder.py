@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from preparing import SPLITS, pairs, prepared, refused, union
 
-from tamnas.plan import Data
+from tamnas.config.plan import Data
 
 pytestmark = pytest.mark.usefixtures("downloads")
 

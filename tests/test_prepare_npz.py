@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from preparing import SPLITS, pairs, prepared, refused, union
 
-from tamnas.plan import Data
+from tamnas.config.plan import Data
 
 pytestmark = pytest.mark.usefixtures("downloads")
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tamnas import profile
+from tamnas.config.fields import read_yaml
+from tamnas.config.plan import BASELINES, RowPlan
+from tamnas.config.resolve import load_params, resolve_all
 from tamnas.errors import InputError
-from tamnas.fields import read_yaml
-from tamnas.params import load_params, resolve_all
-from tamnas.plan import BASELINES, RowPlan
-from tamnas.space import SearchSpace
+from tamnas.pipeline import profiles as profile
+from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from toy_training import ATTACK, CPU, equal, network, recipe, run, sgd_of
 
-from tamnas.awp import at_worst_weights
-from tamnas.step import train_step
-from tamnas.training import Single
+from tamnas.training.awp import at_worst_weights
+from tamnas.training.loop import Single
+from tamnas.training.step import train_step
 
 
 def test_label_smoothing_by_hand(split):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from small_results import params, records, tables_by_name, write_run
 
+from tamnas.config.fields import write_yaml
+from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
-from tamnas.fields import write_yaml
-from tamnas.params import parse_params, resolve_all
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
 from tamnas.report.table import Column, Table, Value

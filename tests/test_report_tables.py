@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from small_results import params, records, tables_by_name, write_run
 
+from tamnas.config.fields import read_yaml, write_yaml
 from tamnas.errors import InputError
-from tamnas.fields import read_yaml, write_yaml
+from tamnas.files import write_csv
+from tamnas.pipeline.paths import results, seeded
 from tamnas.report import collect
 from tamnas.report.checks import wilson
 from tamnas.report.metrics import metrics
 from tamnas.report.table import Column, Table, Value, latex, markdown, to_csv
-from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import results, seeded, write_csv
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 def test_table_values_are_those_of_the_results(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import ROW, stage, tiny_params, write_params
 
-from tamnas.store import Store
+from tamnas.pipeline.store import Store
 
 UNTIL_SEARCH = [
     ("plan.py",),

@@ -7,8 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 from tiny import ROOT, ROW, tiny_params, write_params
 
-from tamnas import runner
-from tamnas.params import parse_params
+from tamnas.config.resolve import parse_params
+from tamnas.pipeline import runner
 
 
 def test_the_runner_knows_every_stage_of_dvc_yaml_in_a_valid_order():

@@ -7,16 +7,20 @@ import torch
 from tiny import tiny_params
 from toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
 
-from tamnas import checkpoint, supernet
-from tamnas.data import Split
-from tamnas.device import Runtime
-from tamnas.network import Subnet, Supernet
-from tamnas.params import parse_params, resolve_row
-from tamnas.plan import RowPlan
-from tamnas.space import Architecture, SearchSpace
-from tamnas.step import train_step
-from tamnas.supernet import SampledPaths, supernet_tensors, train_phase
-from tamnas.training import Outcome, Resume, Single
+from tamnas.config.plan import RowPlan
+from tamnas.config.resolve import parse_params, resolve_row
+from tamnas.data.loader import Split
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.supernet import Supernet
+from tamnas.networks.trained import supernet_tensors
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.device import Runtime
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training import phases as supernet
+from tamnas.training.loop import Outcome, Resume, Single
+from tamnas.training.phases import SampledPaths, train_phase
+from tamnas.training.step import train_step
 
 
 def row_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> RowPlan:

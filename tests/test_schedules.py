@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from toy_training import network, recipe, run
 
-from tamnas import step as step_module
-from tamnas.plan import Recipe
-from tamnas.training import Single, learning_rate
+from tamnas.config.plan import Recipe
+from tamnas.training import step as step_module
+from tamnas.training.loop import Single, learning_rate
 
 
 def scheduled(make, epochs: int, lr: float = 0.1) -> list[float]:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from toy_search import SMALL, TINY, evaluator, everything, planned, toy, true_front
 
-from tamnas.sampling import bounds
-from tamnas.search import Fitness, front_of, fronts, hypervolume, individuals, search
-from tamnas.space import Architecture
+from tamnas.search.fitness import Fitness
+from tamnas.search.front import front_of, hypervolume
+from tamnas.search.nsga2 import fronts, individuals, search
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import bounds
 
 # The 26 non-dominated of TINY's 54 architectures, by growing size.
 GOLDEN_FRONT = """

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from toy_search import SMALL, TINY, evaluator, planned, toy
 
-from tamnas.search import Memo, search
-from tamnas.space import Architecture
+from tamnas.search.memo import Memo
+from tamnas.search.nsga2 import search
+from tamnas.space.architecture import Architecture
 
 
 class Counting:

@@ -6,10 +6,10 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from toy_search import SMALL, TINY, evaluator, everything, planned
 
-from tamnas import search as module
-from tamnas.sampling import bounds, genes_parameters, sample_genes
-from tamnas.search import BudgetSampling, GeneMutation, by_rank_then_crowding, search
-from tamnas.space import SearchSpace
+from tamnas.search import nsga2 as module
+from tamnas.search.nsga2 import search
+from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_crowding
+from tamnas.space.space import SearchSpace, bounds
 
 
 def test_initial_population_is_distinct():
@@ -31,7 +31,7 @@ def values_per_gene(space: SearchSpace) -> np.ndarray:
 def mutated(unit: str, probability: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     """(which genes changed, the children) of `count` parents in SMALL."""
     random = np.random.default_rng(0)
-    parents = sample_genes(SMALL, random, count)
+    parents = SMALL.sample_genes(random, count)
     before = parents.copy()
     children = GeneMutation(SMALL, probability, unit, None)._do(None, parents, random_state=random)
     assert np.array_equal(parents, before)
@@ -63,12 +63,12 @@ def test_mutation_brings_children_inside_the_budget(unit):
     smallest, largest = SMALL.parameter_range()
     budget = (smallest + (largest - smallest) * 2 // 5, smallest + (largest - smallest) // 2)
     random = np.random.default_rng(0)
-    parents = sample_genes(SMALL, random, 500)
-    sizes = genes_parameters(SMALL, parents)
+    parents = SMALL.sample_genes(random, 500)
+    sizes = SMALL.genes_parameters(parents)
     inside = (budget[0] <= sizes) & (sizes <= budget[1])
     assert 0.05 < inside.mean() < 0.6
     children = GeneMutation(SMALL, 0.0, unit, budget, tries=3)._do(None, parents, random_state=random)
-    after = genes_parameters(SMALL, children)
+    after = SMALL.genes_parameters(children)
     assert ((budget[0] <= after) & (after <= budget[1])).all()
     assert np.array_equal(children[inside], parents[inside])
     assert len(np.unique(children[~inside], axis=0)) > 10
@@ -78,9 +78,9 @@ def test_a_child_outside_the_budget_is_drawn_again_from_its_parent():
     smallest, largest = SMALL.parameter_range()
     budget = (None, (smallest + largest) // 2)
     random = np.random.default_rng(0)
-    parents = sample_genes(SMALL, random, 500, budget)
+    parents = SMALL.sample_genes(random, 500, budget)
     children = GeneMutation(SMALL, 1.0, "individual", budget, tries=500)._do(None, parents, random_state=random)
-    assert (genes_parameters(SMALL, children) <= budget[1]).all()
+    assert (SMALL.genes_parameters(children) <= budget[1]).all()
     assert ((children != parents).sum(1) <= 1).all()
 
 

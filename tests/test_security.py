@@ -67,9 +67,9 @@ def test_shipped_files_hold_no_pickle():
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
     """CIFAR-10 is a tar of pickles: nothing of one is unpacked or read before its checksum is right."""
+    from tamnas.config.plan import Data
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
-    from tamnas.plan import Data
 
     def no_network(*args, **kwargs):
         raise OSError("no network")
@@ -90,8 +90,8 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("row", ["../../escaped", "/tmp/escaped", "a/b", "..", ""])
 def test_names_cannot_leave_their_folder(tmp_path, row):
+    from tamnas.config.resolve import parse_params
     from tamnas.errors import InputError
-    from tamnas.params import parse_params
 
     raw = tiny_params()
     raw["run"]["rows"] = {row: {"dataset": "digits", "mode": "base"}}
@@ -121,7 +121,7 @@ def test_no_connection_is_opened(tmp_path):
     write_params(tmp_path, raw)
     (tmp_path / "sitecustomize.py").write_text(OFFLINE)
     done = subprocess.run(
-        [sys.executable, "-m", "tamnas.runner"], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "tamnas.pipeline.runner"], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -143,9 +143,9 @@ def test_every_dependency_is_pinned():
 
 
 def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
+    from tamnas.config.plan import Data
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
-    from tamnas.plan import Data
 
     archives.image_folder(tmp_path / "set", 10)
     (tmp_path / "set" / "a" / "link.png").symlink_to(Path("/etc/passwd"))
@@ -159,9 +159,9 @@ def test_npz_objects_are_not_loaded(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
+    from tamnas.config.plan import Data
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
-    from tamnas.plan import Data
 
     archives.npz(tmp_path / "own.npz", x_train=np.array([Bomb()], dtype=object))
     data = Data(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)

@@ -6,9 +6,10 @@ import shutil
 import pytest
 from tiny import ROOT
 
-from tamnas import profile, runner
+from tamnas.config.resolve import load_params
 from tamnas.data import synthetic
-from tamnas.params import load_params
+from tamnas.pipeline import profiles as profile
+from tamnas.pipeline import runner
 from tamnas.report.claims import CLAIMS
 
 QUOTED = {"RobNet-medium", "RobNet-small"}

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import nn
 
-from tamnas.blocks import choice_block
 from tamnas.errors import InputError
-from tamnas.network import Subnet, Supernet
-from tamnas.sampling import genes_parameters, open_ratios, sample_genes
-from tamnas.space import BLOCKS, RATIOS, Architecture, SearchSpace
+from tamnas.networks.blocks import choice_block
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.supernet import Supernet
+from tamnas.space.architecture import Architecture
+from tamnas.space.blocks import BLOCKS, RATIOS
+from tamnas.space.space import SearchSpace
 
 PAPER = {width: SearchSpace.paper(width=width) for width in (1, 2)}
 TRANSITIONS = (0, 4, 12)
@@ -170,7 +172,7 @@ def test_architecture_round_trips(arch):
 @given(st.integers(0, 2**32), st.sampled_from((1, 2)))
 def test_encoding_round_trips(seed, width):
     space = PAPER[width]
-    genes = sample_genes(space, np.random.default_rng(seed), 1)[0]
+    genes = space.sample_genes(np.random.default_rng(seed), 1)[0]
     assert np.array_equal(space.encode(space.decode(genes)), genes)
     arch = space.decode(genes)
     assert space.decode(space.encode(arch)) == arch
@@ -252,10 +254,10 @@ def test_bad_text_is_refused(text):
 def test_sampling_stays_inside_the_budget(budget):
     low, high = budget or (None, None)
     space = PAPER[1]
-    genes = sample_genes(space, np.random.default_rng(0), 200, budget)
+    genes = space.sample_genes(np.random.default_rng(0), 200, budget)
     assert genes.shape == (200, 32)
     counts = [space.parameters(space.decode(row)) for row in genes]
-    assert np.array_equal(genes_parameters(space, genes), counts)
+    assert np.array_equal(space.genes_parameters(genes), counts)
     assert (low or 0) <= min(counts)
     assert max(counts) <= (high or np.inf)
 
@@ -293,7 +295,7 @@ def test_parameter_range_is_met_exactly():
 
 def test_sampling_is_uniform_per_gene():
     space = PAPER[1]
-    genes = sample_genes(space, np.random.default_rng(0), 20_000)
+    genes = space.sample_genes(np.random.default_rng(0), 20_000)
     for layer in range(16):
         counts = np.bincount(genes[:, layer], minlength=22)
         legal = 18 if layer in TRANSITIONS else 22
@@ -314,7 +316,7 @@ def test_sampling_is_uniform_over_what_a_budget_allows():
     sizes = sorted(space.parameters(arch) for arch in everything)
     budget = (sizes[10], sizes[40])
     inside = [arch for arch in everything if budget[0] <= space.parameters(arch) <= budget[1]]
-    genes = sample_genes(space, np.random.default_rng(0), 200 * len(inside), budget)
+    genes = space.sample_genes(np.random.default_rng(0), 200 * len(inside), budget)
     drawn = Counter(map(space.decode, genes))
     assert set(drawn) == set(inside)
     assert chisquare(list(drawn.values())).pvalue > 1e-4
@@ -322,15 +324,15 @@ def test_sampling_is_uniform_over_what_a_budget_allows():
 
 def test_acceptance_of_the_paper_budgets():
     # Design section 5: the budgets of the paper fit width 1; at width 2, ratio 2.0 starts near 3M.
-    block = genes_parameters(PAPER[1], sample_genes(PAPER[1], np.random.default_rng(0), 20_000, None, (2.0,)))
+    block = PAPER[1].genes_parameters(PAPER[1].sample_genes(np.random.default_rng(0), 20_000, None, (2.0,)))
     assert abs(block.min() - 1_963_000) < 20_000
     assert abs(block.max() - 2_436_000) < 20_000
     assert abs(((block >= 1_823_000) & (block <= 2_375_000)).mean() - 0.997) < 0.002
-    joint = genes_parameters(PAPER[1], sample_genes(PAPER[1], np.random.default_rng(0), 5_000))
+    joint = PAPER[1].genes_parameters(PAPER[1].sample_genes(np.random.default_rng(0), 5_000))
     assert abs(joint.min() - 1_763_000) < 30_000
     assert abs(joint.max() - 2_233_000) < 30_000
     assert ((joint >= 1_610_000) & (joint <= 2_370_000)).all()
-    wide = genes_parameters(PAPER[2], sample_genes(PAPER[2], np.random.default_rng(0), 5_000, None, (2.0,)))
+    wide = PAPER[2].genes_parameters(PAPER[2].sample_genes(np.random.default_rng(0), 5_000, None, (2.0,)))
     assert wide.min() > 2_750_000
 
 
@@ -354,13 +356,13 @@ def test_ratios_open_as_in_the_paper():
         499: 10,
     }
     for epoch, opened in expected.items():
-        assert open_ratios(space, epoch, first=2, after=40, every=20) == RATIOS[-opened:]
+        assert space.open_ratios(epoch, first=2, after=40, every=20) == RATIOS[-opened:]
 
 
 def test_every_ratio_may_be_open_at_once():
-    assert open_ratios(PAPER[1], 0, first=99, after=0, every=1) == RATIOS
+    assert PAPER[1].open_ratios(0, first=99, after=0, every=1) == RATIOS
 
 
 def test_sampling_takes_the_open_ratios_alone():
-    genes = sample_genes(PAPER[1], np.random.default_rng(0), 100, None, (1.8, 2.0))
+    genes = PAPER[1].sample_genes(np.random.default_rng(0), 100, None, (1.8, 2.0))
     assert set(genes[:, 16:].flat) == {8, 9}

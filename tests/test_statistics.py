@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from tamnas.errors import InputError
-from tamnas.legonet import design, trained_networks
-from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import write_json
-from tamnas.statistics import best, layer_counts, lego_net, rank_correlation, spread, top
+from tamnas.files import write_json
+from tamnas.legonet import design, layer_counts, lego_net, rank_correlation, trained_networks
+from tamnas.records import best, top
+from tamnas.search.front import spread
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 # Layer 0 changes resolution: a bare non-local block (20) is not legal there.
 SPACE = SearchSpace(

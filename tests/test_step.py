@@ -11,19 +11,18 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tamnas import step
-from tamnas.averaging import Average
-from tamnas.baselines import baseline
-from tamnas.data import Split
-from tamnas.data.loader import steps_per_epoch
-from tamnas.device import MEMORY_FORMAT, Runtime
-from tamnas.network import Subnet
-from tamnas.plan import Attack, Augment, Recipe, Schedule
-from tamnas.progress import Progress
-from tamnas.space import SearchSpace
-from tamnas.step import Stepper, train_step
-from tamnas.training import Single, train
-from tamnas.yopo import start_noise
+from tamnas.attacks.yopo import start_noise
+from tamnas.config.plan import Attack, Augment, Recipe, Schedule
+from tamnas.data.loader import Split, steps_per_epoch
+from tamnas.networks.baselines import baseline
+from tamnas.networks.subnet import Subnet
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
+from tamnas.pipeline.progress import Progress
+from tamnas.space.space import SearchSpace
+from tamnas.training import step
+from tamnas.training.averaging import Average
+from tamnas.training.loop import Single, train
+from tamnas.training.step import Stepper, train_step
 
 ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
 PLAIN = Recipe(batch_size=8, lr=0.01, weight_decay=0, epochs=1, schedule=Schedule(kind="milestones"))

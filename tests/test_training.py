@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from toy_training import ATTACK, CPU, QUICK, StopAfter, StopError, equal, network, recipe, run
 
-from tamnas import checkpoint
-from tamnas import step as step_module
+from tamnas.attacks.yopo import start_noise
+from tamnas.config.plan import Attack
 from tamnas.errors import DivergenceError
-from tamnas.plan import Attack
-from tamnas.step import train_step
-from tamnas.training import Resume, Single
-from tamnas.yopo import start_noise
+from tamnas.pipeline import checkpoint
+from tamnas.training import step as step_module
+from tamnas.training.loop import Resume, Single
+from tamnas.training.step import train_step
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tamnas.attacks import project
-from tamnas.baselines import baseline
-from tamnas.network import Subnet
-from tamnas.space import Architecture
-from tamnas.yopo import perturb, start_noise, trades_loss
+from tamnas.attacks.ascent import project
+from tamnas.attacks.yopo import perturb, start_noise, trades_loss
+from tamnas.networks.baselines import baseline
+from tamnas.networks.subnet import Subnet
+from tamnas.space.architecture import Architecture
 
 EPS = 8 / 255
 

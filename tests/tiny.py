@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
-from tamnas import profile
+from tamnas.pipeline import profiles as profile
 
 ROOT = Path(__file__).parent.parent
 ROW = "digits-base"

@@ -4,9 +4,10 @@ from itertools import product
 
 import numpy as np
 
-from tamnas.plan import Pgd, Search
-from tamnas.search import Fitness
-from tamnas.space import Architecture, SearchSpace
+from tamnas.config.plan import Pgd, Search
+from tamnas.search.fitness import Fitness
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 def tiny_space(layers: int, blocks=(0, 6, 20), ratios=(0.5, 1.0, 2.0)) -> SearchSpace:

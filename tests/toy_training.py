@@ -3,12 +3,13 @@
 import torch
 from torch import nn
 
-from tamnas.data import Split
-from tamnas.device import Runtime
-from tamnas.network import Subnet
-from tamnas.plan import Attack, Augment, Recipe, Schedule
-from tamnas.space import Architecture, SearchSpace
-from tamnas.training import Outcome, train
+from tamnas.config.plan import Attack, Augment, Recipe, Schedule
+from tamnas.data.loader import Split
+from tamnas.networks.subnet import Subnet
+from tamnas.pipeline.device import Runtime
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training.loop import Outcome, train
 
 CPU = Runtime(torch.device("cpu"), None)
 SPACE = SearchSpace(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from tamnas.config.plan import Data
 from tamnas.errors import InputError
-from tamnas.plan import Data
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that a server may be silent

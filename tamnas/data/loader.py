@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tamnas.config.plan import Augment
 from tamnas.errors import InputError
-from tamnas.fields import require_format
-from tamnas.plan import Augment
+from tamnas.files import require_format
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tamnas.config.plan import Data
 from tamnas.data.sources import SOURCES, Raw
 from tamnas.errors import InputError
-from tamnas.fields import FORMAT
-from tamnas.files import replacing
-from tamnas.plan import Data
+from tamnas.files import FORMAT, replacing
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 

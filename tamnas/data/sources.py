@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tamnas.config.plan import Data
 from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
-from tamnas.plan import Data
 
 MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-from tamnas.fields import format_fraction
-from tamnas.health import curve_signs, trace_signs
-from tamnas.plan import DatasetPlan, RowPlan
+from tamnas.config.fields import format_fraction
+from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.evaluation.health import curve_signs, trace_signs
 from tamnas.report.study import Dataset, Row, Test, Trained
 
 

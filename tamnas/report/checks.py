@@ -9,7 +9,7 @@ from itertools import pairwise
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-from tamnas.fields import format_fraction
+from tamnas.config.fields import format_fraction
 from tamnas.report.broken import broken
 from tamnas.report.study import Dataset, Row, Test, Trained
 

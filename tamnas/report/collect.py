@@ -8,14 +8,16 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from tamnas.config.fields import parse_fraction, read_yaml
+from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
 from tamnas.controls import RUN
 from tamnas.errors import InputError
-from tamnas.fields import parse_fraction, read_yaml
-from tamnas.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.files import read_json
+from tamnas.pipeline.paths import results, seeded
 from tamnas.report.divergence import divergences, void
 from tamnas.report.study import Controls, Costs, Dataset, Lego, Row, Searched, Test, Trained
-from tamnas.space import Architecture, SearchSpace
-from tamnas.stage import read_json, results, seeded
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 def collect(folder: Path = Path("plan")) -> list[Dataset]:

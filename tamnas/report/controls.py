@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tamnas.fields import format_fraction
+from tamnas.config.fields import format_fraction
 from tamnas.report.accuracy import accuracy_value, difference, share
 from tamnas.report.checks import wilson
 from tamnas.report.findings import paired_text

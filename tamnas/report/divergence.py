@@ -1,10 +1,11 @@
-"""Stages whose training diverged: what they told (`tamnas.stage.DIVERGED`), and which results are void for it."""
+"""Stages whose training diverged: what they told (`tamnas.pipeline.paths.DIVERGED`), and which results are void."""
 
 from collections.abc import Sequence
 
 from tamnas.errors import InputError
+from tamnas.files import read_json
+from tamnas.pipeline.paths import DIVERGED, results
 from tamnas.report.study import Divergence
-from tamnas.stage import DIVERGED, read_json, results
 
 WHAT = {
     "supernet_block": "supernet, block phase",

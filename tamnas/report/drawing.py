@@ -9,7 +9,9 @@ from matplotlib.patches import Patch, Rectangle
 
 from tamnas.report.study import Lego
 from tamnas.report.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
-from tamnas.space import BLOCKS, Architecture, BlockKind, SearchSpace
+from tamnas.space.architecture import Architecture
+from tamnas.space.blocks import BLOCKS, BlockKind
+from tamnas.space.space import SearchSpace
 
 # Light, middle and dark, so that grey prints tell the families apart too.
 FAMILIES = {

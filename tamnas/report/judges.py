@@ -11,8 +11,8 @@ from statistics import fmean
 
 from scipy.stats import fisher_exact, mannwhitneyu
 
-from tamnas.fields import format_fraction
-from tamnas.plan import BASELINES
+from tamnas.config.fields import format_fraction
+from tamnas.config.plan import BASELINES
 from tamnas.report.checks import paired, tested, wilson
 from tamnas.report.evidence import (
     FAILS,
@@ -31,7 +31,7 @@ from tamnas.report.findings import paired_text
 from tamnas.report.study import Dataset, Row, Trained
 from tamnas.report.terms import cell_name, counted, name_of
 from tamnas.report.transfer import retrained_alike
-from tamnas.space import BLOCKS
+from tamnas.space.blocks import BLOCKS
 
 Judge = Callable[[Dataset], Finding]
 MARGIN = 0.02  # robust accuracy that "suffices" may cost

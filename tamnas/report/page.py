@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, StrictUndefined
 
-from tamnas.fields import format_fraction
-from tamnas.plan import Attack, RowPlan, Training
+from tamnas.config.fields import format_fraction
+from tamnas.config.plan import Attack, RowPlan, Training
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import warnings
 from tamnas.report.claims import claims_table

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
-from tamnas.fields import format_fraction
+from tamnas.config.fields import format_fraction
 from tamnas.report.study import Cell, Row
 from tamnas.report.style import (
     BLACK,

@@ -6,7 +6,9 @@ from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
 from tamnas.report.table import Column, Table, Value
 from tamnas.report.terms import in_order
-from tamnas.space import BLOCKS, SearchSpace, block_parameters, se_parameters
+from tamnas.space.blocks import BLOCKS
+from tamnas.space.layers import block_parameters, se_parameters
+from tamnas.space.space import SearchSpace
 
 
 def geometry(datasets: Sequence[Dataset]) -> Table:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from tamnas.plan import DatasetPlan, Eval, RowPlan
-from tamnas.space import Architecture, SearchSpace
-from tamnas.statistics import best
+from tamnas.config.plan import DatasetPlan, Eval, RowPlan
+from tamnas.records import best
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 Cell = tuple[Fraction, int]  # (eps, PGD steps)
 
@@ -190,7 +191,7 @@ class Dataset:
             return None
 
         def order(row: Row) -> tuple:
-            # As tamnas.statistics.best; rows may keep different weights, each is judged by its own.
+            # As tamnas.records.best; rows may keep different weights, each is judged by its own.
             shown = row.best.validation[row.plan.eval.weights]
             return shown["robust"], shown["clean"], -row.best.parameters
 
@@ -203,7 +204,7 @@ def key_cell(plan: Eval, eps: Fraction, steps: int) -> Cell:
 
 
 def best_of(networks: Sequence[Trained], weights: str) -> Trained:
-    """The best by validation, by the same rule as everywhere (`tamnas.statistics.best`)."""
+    """The best by validation, by the same rule as everywhere (`tamnas.records.best`)."""
     by_id = {network.id: network for network in networks}
     return by_id[best([_record(network) for network in networks], weights)["id"]]
 

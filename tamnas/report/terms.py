@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from tamnas.fields import format_fraction
-from tamnas.plan import Eval
+from tamnas.config.fields import format_fraction
+from tamnas.config.plan import Eval
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import wilson
 from tamnas.report.study import Cell, Dataset, Trained

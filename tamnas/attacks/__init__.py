@@ -1,0 +1,11 @@
+"""Attacks; public: `pgd`, imported on first use."""
+
+from importlib import import_module
+
+_HOME = {"pgd": "ascent"}
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

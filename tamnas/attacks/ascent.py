@@ -1,0 +1,102 @@
+"""The one sign-gradient routine behind training, search and evaluation, and PGD in terms of it.
+
+An attack sees the model in eval mode with frozen parameters and leaves mode, parameters,
+buffers and every `.grad` as found. Images are float32 in [0, 1], NCHW; eps and step sizes
+are floats in the same range.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tamnas.networks.batchnorm import untracked
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, per-sample target) -> summed loss
+
+
+@contextmanager
+def under_attack(model: nn.Module, bn: str = "eval") -> Iterator[nn.Module]:
+    """`model` as an attack sees it: frozen; BatchNorm on running (`eval`) or `batch` statistics.
+
+    With `batch` the running statistics are read by nobody and stay untouched.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    for p in frozen:
+        p.requires_grad_(False)
+    if bn == "batch":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+    try:
+        with untracked(model) if bn == "batch" else nullcontext():
+            yield model
+    finally:
+        for p in frozen:
+            p.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
+
+
+def project(eta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
+    """Into the eps-box, then so that x + eta lies in [0, 1]."""
+    return (x + eta.clamp(-eps, eps)).clamp(0, 1) - x
+
+
+def ascend(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    target: Tensor,
+    eta: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One step of projected sign-gradient ascent: (next eta, logits at x + the eta given).
+
+    The objective must be a sum over samples, so that each sample's path is its own. `eps` and
+    `step_size` are numbers, or (N, 1, 1, 1) with one for each sample.
+    """
+    eta = eta.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(x + eta)
+        (gradient,) = torch.autograd.grad(objective(logits, target), eta)
+    return project(eta.detach() + step_size * gradient.sign(), x, eps), logits.detach()
+
+
+def cross_entropy_sum(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), y, reduction="sum")
+
+
+def uniform_start(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
+    """Uniform noise in the eps-box, projected."""
+    noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return project((2 * noise - 1) * eps, x, eps)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator | None = None,
+    random_start: bool = True,
+) -> Tensor:
+    """L-infinity PGD on the cross-entropy (Madry et al. 2018): x_adv after `steps` steps.
+
+    x (N, 3, H, W) in [0, 1], y (N,) class indices; returns x_adv of x's shape with
+    |x_adv - x| <= eps and x_adv in [0, 1].
+    """
+    eta = uniform_start(x, eps, generator) if random_start else torch.zeros_like(x)
+    with under_attack(model):
+        for _ in range(steps):
+            eta, _ = ascend(model, cross_entropy_sum, x, y, eta, eps=eps, step_size=step_size)
+    return (x + eta).clamp(0, 1)

@@ -1,0 +1,75 @@
+"""Which images survive several PGD attacks at once, in shared passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tamnas.attacks.ascent import ascend, cross_entropy_sum, under_attack, uniform_start
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One PGD attack: its radius and step size in [0, 1], after how many steps to look, which iterates count.
+
+    With `success="any"` a sample falls with the first iterate (random start included) that fools
+    the network and is not attacked further; with `"last"` only the final iterate counts.
+    """
+
+    eps: float
+    step_size: float
+    steps: tuple[int, ...]
+    success: str = "any"
+    generator: torch.Generator | None = None  # of the random start
+
+
+def survivors(
+    model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt], starts: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Which samples each attack leaves correctly classified: (len(attempt.steps), N) bool per attempt.
+
+    All attacks share passes: several times as many images in each, which a small network needs to
+    be busy. One run of max(steps) steps passes through the states of the shorter ones. So each
+    row is what it is when computed alone, up to how passes of other sizes round. `starts`: what
+    `uniform_start` gave for each attempt; drawn here if it is not given.
+    """
+    n, device = len(x), x.device
+    if starts is None:
+        starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
+    standing = [torch.zeros(len(one.steps), n, dtype=torch.bool, device=device) for one in attempts]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=x.dtype, device=device).repeat_interleave(n)[:, None, None, None]
+
+    state = {
+        "x": torch.cat([x] * len(attempts)),
+        "target": y.repeat(len(attempts)),
+        "eta": torch.cat(list(starts)),
+        "eps": column([one.eps for one in attempts]),
+        "step_size": column([one.step_size for one in attempts]),
+    }
+    attempt = torch.arange(len(attempts), device=device).repeat_interleave(n)
+    image = torch.arange(n, device=device).repeat(len(attempts))
+    last = torch.tensor([max(one.steps) for one in attempts], device=device)
+    falls = torch.tensor([one.success == "any" for one in attempts], device=device)
+    with under_attack(model):
+        for step in range(max(max(one.steps) for one in attempts) + 1):
+            if all(step >= max(one.steps) for one in attempts):
+                with torch.no_grad():
+                    logits = model(state["x"] + state["eta"])
+            else:
+                state["eta"], logits = ascend(model, cross_entropy_sum, **state)
+            correct = logits.argmax(1) == state["target"]
+            for index, one in enumerate(attempts):
+                if step in one.steps:
+                    mine = attempt == index
+                    standing[index][one.steps.index(step), image[mine]] = correct[mine]
+            going_on = (last[attempt] > step) & (correct | ~falls[attempt])
+            left = going_on.nonzero().squeeze(1)  # once: on a GPU each look for them waits for it
+            if len(left) < len(image):
+                state = {name: tensor[left] for name, tensor in state.items()}
+                attempt, image = attempt[left], image[left]
+            if len(image) == 0:
+                break
+    return standing

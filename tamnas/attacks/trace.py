@@ -1,0 +1,51 @@
+"""What an attack does step by step: the loss it climbs, and how many classes the network predicts.
+
+An attack whose loss does not grow measures nothing: gradients are masked, or the step is wrong.
+A network that predicts one class for every image is dead.
+`tamnas.evaluation.health` reads
+both from the trace.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tamnas.attacks.ascent import ascend, cross_entropy_sum, under_attack, uniform_start
+from tamnas.data.loader import Split
+
+IMAGES = 128  # enough to tell growth from none, next to no time
+
+
+def attack_trace(
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> list[dict[str, float | int]]:
+    """PGD on `IMAGES` images spread evenly over `split`; one row per iterate, the random start first.
+
+    `loss` is the mean cross-entropy, `classes` how many classes are predicted. The model is left as found.
+    """
+    count = min(IMAGES, len(split))
+    # Image folders come class by class: the first images would show one class alone.
+    chosen = torch.arange(count, device=split.labels.device) * len(split) // count
+    x, y = split.scaled(split.images[chosen]), split.labels[chosen]
+    eta, rows = uniform_start(x, eps, generator), []
+    with under_attack(model):
+        for step in range(steps):
+            following, logits = ascend(model, cross_entropy_sum, x, y, eta, eps=eps, step_size=step_size)
+            rows.append(_row(step, logits, y))
+            eta = following
+        with torch.no_grad():
+            rows.append(_row(steps, model(x + eta), y))
+    return rows
+
+
+def _row(step: int, logits: Tensor, y: Tensor) -> dict[str, float | int]:
+    return {
+        "step": step,
+        "loss": float(cross_entropy_sum(logits, y) / len(y)),
+        "classes": len(logits.argmax(1).unique()),
+    }

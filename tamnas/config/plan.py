@@ -1,0 +1,430 @@
+"""The resolved plan of a row or a dataset: every derived default written out.
+
+`python stages/plan.py` writes one YAML file per row and dataset; the other stages read
+these files only, and DVC tracks their keys. Nothing here needs torch.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tamnas.config.fields import PixelFraction, Section, distinct, only_ints, read_yaml, validated
+from tamnas.errors import InputError
+from tamnas.files import FORMAT, require_format
+from tamnas.space.blocks import BLOCKS
+
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Channels = Annotated[int, Field(ge=1, le=2**16)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Budget = tuple[Count | None, Count | None]
+# Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
+
+
+class Augment(Section):
+    pad: Annotated[int, Field(ge=0, le=16)] = 0
+    flip: bool = False
+
+
+class Data(Section):
+    """Where images come from and how they are split; sizes in images, `size` in pixels.
+
+    `test` null takes the source's whole test split, a number so many of it (of the training
+    images where there is none); `train` null takes all that is left. `merge_validation` trains
+    on the validation images too and selects on the test split. `url` is a folder on the web from
+    which the archives of cifar10 and svhn are downloaded instead of from their official homes.
+    """
+
+    source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
+    path: str | None = None
+    url: str | None = None
+    classes: Annotated[int, Field(ge=2, le=2**16)] = 10
+    size: Annotated[int, Field(ge=4, le=512)] = 32
+    train: Positive | None = None
+    validation: Positive
+    test: Positive | None = None
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    merge_validation: bool = False
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.source in ("npz", "imagefolder") and not self.path:
+            raise ValueError(f"path: is missing; the source {self.source} needs one")
+        if self.source == "digits" and self.test is None:
+            raise ValueError("test: is missing; the digits have no test split of their own")
+        if self.url is not None and self.source not in ("cifar10", "svhn"):
+            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for cifar10 and svhn")
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
+            raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
+        return self
+
+
+class Head(Section):
+    conv: Channels
+    hidden: Annotated[int, Field(ge=4, le=2**16)]
+    out: Channels
+
+
+class Network(Section):
+    stem_channels: Channels
+    channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
+    strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
+    head: Head
+    activation: Literal["relu", "silu"] = "relu"
+    width: Annotated[float, Field(gt=0, le=16)] = 1
+
+    @model_validator(mode="after")
+    def _check(self):
+        lengths = len(self.channels), len(self.repeats), len(self.strides)
+        if len(set(lengths)) > 1:
+            found = "{}, {} and {}".format(*lengths)
+            raise ValueError(f"channels, repeats and strides have {found} entries; allowed: one per stage each")
+        return self
+
+
+class Space(Section):
+    blocks: tuple[Annotated[int, Field(ge=0, lt=len(BLOCKS))], ...] = Field(min_length=1)
+    ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1, max_length=100)
+
+    @model_validator(mode="after")
+    def _check(self):
+        distinct(blocks=self.blocks, ratios=self.ratios)
+        return self
+
+
+class ScheduleShape(Section):
+    """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`.
+
+    `one_cycle` rises to the learning rate over `warmup` and falls to next to nothing, both along a cosine.
+    """
+
+    kind: Literal["milestones", "cosine", "one_cycle"]
+    milestones: tuple[Positive, ...] = ()
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup: Count = 0
+
+
+class Schedule(ScheduleShape):
+    """Learning rate over epochs; a phase covers `start` to `start + epochs` of `total`."""
+
+    start: Count = 0
+    total: Positive | None = None
+
+
+class Optimiser(Section):
+    """SGD with momentum; `clip_norm` is the largest gradient norm, null for no clipping."""
+
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class Regularised(Optimiser):
+    """Beyond the paper, and off by default, for one network.
+
+    `ema` is the decay per step of an exponential moving average of the weights (`tamnas.training.averaging`), `awp` the
+    size gamma of adversarial weight perturbation (`tamnas.training.awp`).
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    awp: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Recipe(Regularised):
+    """How one network (or one supernet phase) is trained."""
+
+    epochs: Positive
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def _check(self):
+        milestones, end = self.schedule.milestones, self.schedule.total or self.epochs
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"schedule.milestones: {list(milestones)}: must increase")
+        if milestones and milestones[-1] >= end:
+            raise ValueError(f"schedule.milestones: {milestones[-1]} is past the last epoch, {end - 1}")
+        if self.schedule.kind != "milestones" and milestones:
+            raise ValueError(f"schedule.milestones: a {self.schedule.kind} schedule has none")
+        if self.schedule.kind == "one_cycle" and self.schedule.warmup == 0:
+            raise ValueError("schedule.warmup is 0; allowed for one_cycle: 1 or more")
+        if self.schedule.warmup >= end:
+            raise ValueError(f"schedule.warmup: {self.schedule.warmup} must be below the {end} epochs")
+        return self
+
+
+class Attack(Section):
+    """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
+
+    eps: PixelFraction
+    step_size: PixelFraction
+    m: Positive
+    n: Positive
+    bn: Literal["eval", "batch"] = "eval"
+    lam: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def essence(self) -> tuple:
+        """Equal for equal perturbations: of n and the step size only the product counts."""
+        return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
+
+
+class Pgd(Section):
+    eps: PixelFraction
+    step_size: PixelFraction
+    steps: Positive
+
+    @property
+    def text(self) -> str:
+        return f"PGD-{self.steps} at {self.model_dump()['eps']}"
+
+
+class ResampleEvery(Section):
+    epochs: Positive | None = None
+    steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.epochs is None) == (self.steps is None):
+            both = "neither is" if self.steps is None else "both are"
+            raise ValueError(f"set exactly one of epochs and steps; here {both}")
+        return self
+
+
+class OpenRatios(Section):
+    first: Positive
+    after: Count
+    every: Positive
+
+
+class BlockPhase(Section):
+    recipe: Recipe
+    budget: Budget | None
+
+
+class JointPhase(BlockPhase):
+    keep_momentum: bool
+    open_ratios: OpenRatios
+
+
+class SupernetPlan(Section):
+    attack: Attack
+    resample_every: ResampleEvery
+    block: BlockPhase
+    joint: JointPhase
+
+
+class Nsga2(Section):
+    """The search; `stagnation` generations without hypervolume gain end it, null for never."""
+
+    population: Annotated[int, Field(ge=2, le=100_000)]
+    offspring: Annotated[int, Field(ge=1, le=100_000)]
+    generations: Positive
+    tournament: Annotated[int, Field(ge=2, le=100_000)]
+    mutation_probability: Share
+    mutation_unit: Literal["gene", "individual"] = "gene"
+    crossover_probability: Share
+    budget: Budget | None = None
+    bn_calibration_images: Count
+    stagnation: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.tournament > self.population:
+            raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
+        return self
+
+
+class Search(Nsga2):
+    attack: Pgd
+
+
+class Validation(Section):
+    """The reference attack on validation images; PGD from `start` x epochs on, clean in every epoch."""
+
+    attack: Pgd
+    start: Share
+
+
+class Training(Section):
+    recipe: Recipe
+    attack: Attack
+
+
+class RetrainPlan(Section):
+    max_subnets: Positive | None
+    validation: Validation
+    scratch: Training
+    finetune: Training
+
+
+class Cell(Section):
+    eps: PixelFraction
+    steps: Positive
+
+
+class Checks(Section):
+    """Whether PGD is strong enough, on final networks: the other success rule and `restarts` random
+    starts under `attack`, and a radius that nothing should survive, with the same number of steps.
+    """
+
+    attack: Cell
+    restarts: Annotated[int, Field(ge=2, lt=2**31)]
+    large_eps: PixelFraction
+
+
+class Eval(Section):
+    """The grid of PGD attacks on test images; step size eps / `step_divisor`.
+
+    `latency` also times final networks on one CPU thread: the one result that differs from run to run.
+    """
+
+    eps: tuple[PixelFraction, ...] = Field(min_length=1)
+    steps: tuple[Positive, ...] = Field(min_length=1)
+    final: tuple[Cell, ...] = ()
+    checks: Checks | None = None
+    step_divisor: Annotated[float, Field(gt=0)] = 4.0
+    success: Literal["any", "last"]
+    weights: Literal["best", "last"]
+    latency: bool = False
+
+    @model_validator(mode="after")
+    def _check(self):
+        distinct(eps=self.eps, steps=self.steps)
+        return self
+
+
+class Numerics(Section):
+    """`instruction_set` avx2: the same bits on every x86-64 machine (`tamnas.pipeline.instructions`)."""
+
+    instruction_set: Literal["avx2", "native"] = "avx2"
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Positive | None
+    deterministic: bool
+
+
+class Lego(Section):
+    top: Positive
+
+
+class LegoControls(Section):
+    """Lego-Net with its layers in reversed order, and so many random networks of its size."""
+
+    reversed: bool = False
+    random: Count = 0
+
+
+class Variant(Section):
+    """Another way to train, beside a row's own; `control` is its name in results and reports."""
+
+    control: str
+    training: Training
+
+
+class PooledControls(Section):
+    """What stands beside a pooled Lego-Net."""
+
+    legonet: LegoControls = LegoControls()
+
+    @property
+    def training(self) -> bool:
+        """Whether any control trains networks."""
+        return self.legonet.reversed or self.legonet.random > 0
+
+
+class Controls(PooledControls):
+    """What stands beside a row's results. `common_attack` is training from scratch under that attack."""
+
+    random_networks: bool = False
+    random_search: bool = False
+    finetune: tuple[Variant, ...] = ()
+    common_attack: Training | None = None
+
+    @property
+    def training(self) -> bool:
+        return bool(super().training or self.random_networks or self.finetune or self.common_attack)
+
+
+class RowPlan(Section):
+    """All that the stages of one row (one mode on one dataset) need."""
+
+    format: Literal[1] = FORMAT
+    row: Name
+    dataset: Name
+    mode: Name
+    seed: Count
+    seeds: tuple[Count, ...]
+    data: Data
+    network: Network
+    space: Space
+    supernet: SupernetPlan
+    search: Search
+    retrain: RetrainPlan
+    eval: Eval
+    legonet: Lego
+    controls: Controls
+    numerics: Numerics
+
+
+class Pooled(Section):
+    """Lego-Net over all rows of a dataset (Tables VIII to X)."""
+
+    rows: tuple[Name, ...] = Field(min_length=1)
+    mode: Name
+    network: Network
+    training: Training
+
+
+class BaselinesPlan(Section):
+    names: tuple[Literal[BASELINES], ...] = ()
+    training: Training
+
+
+class DatasetPlan(Section):
+    """All that the stages of one dataset need: pooled Lego-Net, baselines, evaluation."""
+
+    format: Literal[1] = FORMAT
+    dataset: Name
+    seed: Count
+    seeds: tuple[Count, ...]
+    data: Data
+    space: Space
+    pooled: Pooled
+    legonet: Lego
+    controls: PooledControls
+    validation: Validation
+    baselines: BaselinesPlan
+    eval: Eval
+    numerics: Numerics
+
+    @property
+    def network(self) -> Network:
+        """The geometry of the dataset's pooled Lego-Net."""
+        return self.pooled.network
+
+
+def load_row(row: str, folder: Path | str = "plan") -> RowPlan:
+    """The plan of one row. Raises InputError."""
+    return _load(RowPlan, row, folder)
+
+
+def load_dataset(dataset: str, folder: Path | str = "plan") -> DatasetPlan:
+    """The plan of one dataset. Raises InputError."""
+    return _load(DatasetPlan, dataset, folder)
+
+
+def _load(kind, name: str, folder):
+    path = Path(folder) / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path}: no such plan; `dvc repro plan` or `python stages/plan.py` writes it")
+    raw = read_yaml(path)
+    require_format(path, raw.get("format"), "run the plan stage again")
+    return validated(kind, raw, str(path))

@@ -1,0 +1,105 @@
+"""What a trained network costs to keep and to run: parameters, multiply-accumulates, latency.
+
+The head of a searched network is all that follows its last choice block, that of a hand-made
+one its classifier; the body is the rest, stem included.
+"""
+
+import platform
+import time
+from collections.abc import Collection
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tamnas.networks.folding import folded
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.trained import NetworkSpec, load_network
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
+from tamnas.pipeline.progress import Progress
+from tamnas.space.space import SearchSpace
+
+WARM_UP, RUNS = 10, 100  # passes before the clock runs, and under it
+
+
+def macs(model: nn.Module, size: int) -> int:
+    """Multiply-accumulates of one `size` x `size` image.
+
+    Convolutions, linear layers and the products of attention count; BatchNorm (which folds into
+    convolutions), activations, gates and pooling do not. The model's mode is left as found.
+    """
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    # torch's counter knows the products inside fused attention on CUDA only
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+        model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    return model.rest.head if isinstance(model, Subnet) else model.rest[-1]
+
+
+def latency(model: nn.Module, size: int) -> float:
+    """Median milliseconds of one `size` x `size` image on one CPU thread, BatchNorm folded, channels-last."""
+    fast = folded(model).cpu().to(memory_format=MEMORY_FORMAT)
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(memory_format=MEMORY_FORMAT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(WARM_UP):
+                fast(image)
+            return 1000 * median(_seconds(fast, image) for _ in range(RUNS))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(model: nn.Module, image: torch.Tensor) -> float:
+    started = time.perf_counter()
+    model(image)
+    return time.perf_counter() - started
+
+
+def cost_rows(trained: Path, space: SearchSpace, size: int) -> list[dict]:
+    """One row for each network in the folder `trained`, for images of `size` x `size`."""
+    rows = []
+    for path in sorted(trained.glob("*.safetensors")):
+        record = checkpoint.load(path)[1]["record"]
+        model = NetworkSpec.from_plain(record).build(space)
+        head = sum(p.numel() for p in head_of(model).parameters())
+        rows.append(
+            {
+                "network": record["id"], "parameters": record["parameters"], "head": head,
+                "body": record["parameters"] - head, "size": size, "macs": macs(model, size),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def latency_rows(trained: Path, networks: Collection[str], space: SearchSpace, weights: str, size: int) -> list[dict]:
+    """One row for each of `networks` (ids), one after another: wall times, which differ from run to run."""
+    rows, cpu = [], Runtime(torch.device("cpu"), None)
+    paths = [path for path in sorted(trained.glob("*.safetensors")) if path.stem in networks]
+    with Progress("latency", len(paths)) as progress:
+        for path in paths:
+            model, record = load_network(space, path, weights, cpu)
+            milliseconds = round(latency(model, size), 4)
+            rows.append({"network": record["id"], "milliseconds": milliseconds, "runs": RUNS, "processor": processor()})
+            progress.step(network=record["id"], milliseconds=milliseconds)
+    return rows
+
+
+def processor() -> str:
+    """The CPU's model name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

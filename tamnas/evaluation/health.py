@@ -1,0 +1,152 @@
+"""Signs that a network is broken or that its attack is too weak, read from figures alone.
+
+NaN and infinite losses end training (`tamnas.training.loop`); what stands here goes on and is easily
+overlooked: `Watch` tells it in the log while a network trains, the reports repeat it. Needs no torch.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+Curve = Sequence[Mapping[str, float | int | None]]  # rows of a training curve; accuracies in [0, 1]
+DEAD_EPOCHS = 3  # in a row: networks that wake up late are not dead
+
+
+def curve_signs(curve: Curve, share: float, images: int, shares: Sequence[float] = ()) -> dict[str, str]:
+    """What is wrong after the last epoch of `curve`, by kind.
+
+    `share` is that of the largest class, `images` the number of training images. `shares`: each class's share of the
+    validation images, for a curve that is finished; then one epoch with a constant prediction is told, too.
+    """
+    found = {
+        "dead": _dead(curve, share) or _constant(curve, share, shares),
+        "masked": _masked(curve, share, images),
+        "overfitted": _overfitted(curve, share),
+        "collapsed": _collapsed(curve, share),
+    }
+    return {kind: line for kind, line in found.items() if line}
+
+
+def _dead(curve: Curve, share: float) -> str | None:
+    """A network at chance whose predictions no attack changes."""
+    last = curve[-DEAD_EPOCHS:]
+    if len(last) < DEAD_EPOCHS or any(
+        row["train_clean"] != row["train_robust"] or row["train_clean"] > 1.25 * share for row in last
+    ):
+        return None
+    return (
+        f"accuracy on training images is {_percent(last[-1]['train_clean'])} with and without attack in the "
+        f"{DEAD_EPOCHS} epochs up to epoch {last[-1]['epoch']}: the network is dead, it predicts one class."
+    )
+
+
+def _constant(curve: Curve, share: float, shares: Sequence[float]) -> str | None:
+    """Single epochs that ended with one class predicted for all images; not those before a network first woke up.
+
+    Three counts must agree, none of which says "constant" alone: validation accuracy is one class's share to the image,
+    PGD (where it ran) changes none of it, and the training attack changed none of the epoch's count, at chance.
+    """
+    dead = [
+        any(abs(row["validation_clean"] - one) < 1e-9 for one in shares)
+        and row["validation_robust"] in (None, row["validation_clean"])
+        and row["train_clean"] == row["train_robust"] <= 1.25 * share
+        for row in curve
+    ]
+    first_awake = next((index for index, is_dead in enumerate(dead) if not is_dead), None)
+    told = [index for index, is_dead in enumerate(dead) if is_dead and (first_awake is None or index > first_awake)]
+    if not told:
+        return None
+    row, was = curve[told[-1]], "is" if told[-1] == len(curve) - 1 else "was"
+    epochs = "epoch" if len(told) == 1 else f"{len(told)} epochs, the last of them epoch"
+    return (
+        f"in {epochs} {row['epoch']} accuracy is {_percent(row['validation_clean'])} on validation images, the share "
+        f"of one class, and {_percent(row['train_clean'])} on training images, with and without attack: the figures of "
+        f"one that predicts one class; the network {was} dead."
+    )
+
+
+def _masked(curve: Curve, share: float, images: int) -> str | None:
+    # At chance, and on few images, the difference is noise.
+    noise = max(0.02, 2 / math.sqrt(images))
+    if not curve or curve[-1]["train_robust"] <= max(curve[-1]["train_clean"] + noise, 2 * share):
+        return None
+    row = curve[-1]
+    return (
+        f"accuracy under the training attack ({_percent(row['train_robust'])}) is above clean accuracy "
+        f"({_percent(row['train_clean'])}) in epoch {row['epoch']}: a sign of gradient masking or of a training "
+        "attack that is too weak."
+    )
+
+
+def _overfitted(curve: Curve, share: float) -> str | None:
+    """Robust to the training attack, often one of a single step, and not to PGD."""
+    seen = _validated(curve)
+    # Accuracy at chance is no robustness that training could have faked.
+    if not seen or seen[-1]["train_robust"] <= 2 * share:
+        return None
+    last = seen[-1]
+    if last["validation_robust"] >= last["train_robust"] / 4:
+        return None
+    return (
+        f"in epoch {last['epoch']} the training attack leaves {_percent(last['train_robust'])} of the training images, "
+        f"PGD {_percent(last['validation_robust'])} of the validation images: catastrophic overfitting to the "
+        "training attack."
+    )
+
+
+def _validated(curve: Curve) -> Curve:
+    """The epochs in which PGD ran on validation images."""
+    return [row for row in curve if row.get("validation_robust") is not None]
+
+
+def _collapsed(curve: Curve, share: float) -> str | None:
+    seen = _validated(curve)
+    if not seen:
+        return None
+    best, last = max(seen, key=lambda row: row["validation_robust"]), seen[-1]
+    clean_stayed = last["validation_clean"] >= 0.8 * best["validation_clean"]
+    fell = last["validation_robust"] < best["validation_robust"] / 2
+    if not (fell and clean_stayed and best["validation_robust"] > 2 * share):
+        return None
+    return (
+        f"robust accuracy on validation fell from {_percent(best['validation_robust'])} in epoch {best['epoch']} to "
+        f"{_percent(last['validation_robust'])} in epoch {last['epoch']} while clean accuracy stayed: the robustness "
+        "collapsed."
+    )
+
+
+class Watch:
+    """Logs each kind of sign of a growing curve once; `who` opens the line."""
+
+    def __init__(self, who: str, share: float, images: int):
+        self.who, self.share, self.images = who, share, images
+        self._told: set[str] = set()
+
+    def __call__(self, curve: Curve) -> None:
+        for kind, line in curve_signs(curve, self.share, self.images).items():
+            if kind not in self._told:
+                self._told.add(kind)
+                log.warning("warning: %s: %s", self.who, line)
+
+
+def trace_signs(trace: Sequence[Mapping[str, float | int]]) -> list[str]:
+    """What the steps of one attack (`tamnas.attacks.trace`) say against it or its network."""
+    if not trace:
+        return []
+    first, last = trace[0]["loss"], trace[-1]["loss"]
+    if not all(math.isfinite(row["loss"]) for row in trace):
+        return ["the loss under attack is NaN or infinite: the network is broken."]
+    if trace[0]["classes"] == 1:
+        return ["predicts one class for all images: the network is dead."]
+    if last <= first + 1e-3 * max(first, 1.0):
+        return [
+            f"the loss of the attack does not grow ({first:.4g} at the start, {last:.4g} after {trace[-1]['step']} "
+            "steps): a sign of gradient masking."
+        ]
+    return []
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

@@ -1,0 +1,28 @@
+"""Where stages read and write."""
+
+from pathlib import Path
+
+LOGS = Path("logs")
+
+
+DIVERGED = "diverged.json"  # in the results folder of a stage whose training diverged
+
+
+def prepared(dataset: str) -> Path:
+    """The prepared arrays of a dataset."""
+    return Path("data") / f"{dataset}.npz"
+
+
+def weights(name: str, kind: str) -> Path:
+    """A folder or file of weights of a row or dataset (cached by DVC, not in git)."""
+    return Path("runs") / name / kind
+
+
+def results(dataset: str, stage: str, row: str | None = None) -> Path:
+    """The folder of a stage's small results (in git): results/<dataset>/<stage>[/<row>]."""
+    return Path("results") / dataset / stage / (row or "")
+
+
+def seeded(folder: Path, seed: int) -> Path:
+    """Results that depend on a training seed have a folder for each."""
+    return folder / f"seed-{seed}"

@@ -1,0 +1,126 @@
+"""Apply a profile: merge an overlay from profiles/ into params.yaml, keeping its comments.
+
+    python -m tamnas.pipeline.profiles paper-cifar10 [--set KEY=VALUE ...]
+    git checkout params.yaml                  # undoes it
+
+`--set data.cifar10.path=/data` changes one value more; VALUE is YAML. Prints every value that
+changes. Unknown keys are refused and nothing is written then. Mappings
+are merged key by key; only those of free names (rows, modes) are replaced whole. A profile that
+says `extends: <name>` is merged over that one first.
+"""
+
+import copy
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from tamnas.config.fields import read_yaml
+from tamnas.config.resolve import parse_params
+from tamnas.errors import InputError
+from tamnas.files import write_text
+from tamnas.pipeline.stage import one_line_errors
+
+PROFILES = Path("profiles")
+REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them
+
+
+def round_trip() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def overlay(params: CommentedMap, patch: dict, path: str = "") -> list[str]:
+    """Merge `patch` into `params` in place; returns one line per changed value."""
+    changes = []
+    for key, value in patch.items():
+        here = f"{path}{key}"
+        if here in REPLACED or not (isinstance(value, dict) and isinstance(params.get(key), dict)):
+            old = params.get(key)
+            if old != value:
+                # Validation of the merged whole refuses what no section knows.
+                changes.append(f"{here}: {_shown(old)} -> {_shown(value)}")
+                params[key] = copy.deepcopy(value)  # an alias in the profile must not become one here
+        else:
+            changes += overlay(params[key], value, f"{here}.")
+    return changes
+
+
+def _shown(value) -> str:
+    text = str(value if not isinstance(value, dict) else ", ".join(value))
+    return text if len(text) < 100 else text[:97] + "..."
+
+
+def parse_setting(text: str) -> dict:
+    """`a.b=1` as {"a": {"b": 1}}. Raises InputError."""
+    keys, equals, value = text.partition("=")
+    names = keys.split(".")
+    if not equals or not all(names):
+        raise InputError(f"--set {text!r}: allowed: KEY=VALUE with a key such as data.cifar10.path")
+    try:
+        patch = YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        raise InputError(f"--set {text!r}: the value is not valid YAML") from None
+    for key in reversed(names):
+        patch = {key: patch}
+    return patch
+
+
+def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
+    """profiles/<name>.yaml over whatever it extends. Raises InputError."""
+    source = PROFILES / f"{name}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"profile {name!r} does not exist; there are: {known}")
+    if name in within:
+        raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is a circle")
+    patch = _unshared(read_yaml(source))
+    extended = patch.pop("extends", None)
+    if extended is None:
+        return patch
+    whole = read_profile(extended, (*within, name))
+    overlay(whole, patch)
+    return whole
+
+
+def _unshared(value):
+    """A copy in which what YAML aliases share is apart: merging into one must not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(one) for key, one in value.items()}
+    return [_unshared(one) for one in value] if isinstance(value, list) else value
+
+
+def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
+    """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
+    yaml = round_trip()
+    patch, source = read_profile(name), PROFILES / f"{name}.yaml"
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    changes = overlay(params, patch)
+    for setting in map(parse_setting, settings):
+        changes += overlay(params, setting)
+    text = io.StringIO()
+    yaml.dump(params, text)
+    parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")
+    write_text(path, text.getvalue())
+    return changes
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.argument("name")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One value more; again for others.")
+@one_line_errors
+def main(name: str, settings: tuple[str, ...]) -> None:
+    changes = apply(name, settings=settings)
+    for line in changes:
+        click.echo(line)
+    click.echo(f"{len(changes)} values of params.yaml changed; `git checkout params.yaml` undoes it")
+
+
+if __name__ == "__main__":
+    main()

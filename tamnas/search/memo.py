@@ -1,0 +1,71 @@
+"""Evaluations that survive a kill."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tamnas.config.compute import Compute
+from tamnas.config.plan import RowPlan
+from tamnas.pipeline.jobs import Jobs
+from tamnas.pipeline.progress import Progress
+from tamnas.pipeline.store import seal, unseal
+from tamnas.search.fitness import Fitness, evaluate_subnet, load_context
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+Evaluated = tuple[Architecture, Fitness]
+
+
+class Memo:
+    """Fitness per architecture, in a JSON-lines file that survives a kill.
+
+    `evaluate` yields (architecture, fitness) in any order, each written as it comes.
+    """
+
+    def __init__(
+        self, path: Path, evaluate: Callable[[Sequence[Architecture]], Iterable[tuple[Architecture, Fitness]]]
+    ):
+        self.path, self._evaluate = path, evaluate
+        self.known: dict[Architecture, Fitness] = {}
+        lines = [line for line in path.read_bytes().splitlines() if line] if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                arch, clean, robust, parameters = unseal(line.decode())
+            except ValueError:  # cut short by a kill, or altered
+                log.warning("%s: record %d is damaged; evaluating its subnet again", path, number)
+            else:
+                self.known[Architecture.parse(arch)] = Fitness(clean, robust, parameters)
+
+    def __call__(self, archs: Sequence[Architecture]) -> list[Fitness]:
+        new = [arch for arch in dict.fromkeys(archs) if arch not in self.known]
+        if new:
+            with self.path.open("a") as file:
+                file.write("\n")  # ends a line that a kill cut short; empty lines are skipped
+                for arch, fitness in self._evaluate(new):
+                    line = seal([str(arch), fitness.clean, fitness.robust, fitness.parameters])
+                    print(line, file=file, flush=True)
+                    self.known[arch] = fitness
+        return [self.known[arch] for arch in archs]
+
+
+@contextmanager
+def memoised(plan: RowPlan, weights: Path, data: Path, compute: Compute, path: Path, what: str, total: int):
+    """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
+    space = SearchSpace.from_params(plan)
+    with (
+        Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs,
+        Progress(what, total) as progress,
+    ):
+
+        def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
+            for index, (clean, robust) in jobs.run_jobs(evaluate_subnet, [arch.plain() for arch in archs]):
+                progress.step(clean=clean, robust=robust)
+                yield archs[index], Fitness(clean, robust, space.parameters(archs[index]))
+
+        memo = Memo(path, evaluate)
+        progress.skip(len(memo.known))
+        yield memo

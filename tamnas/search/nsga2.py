@@ -1,0 +1,149 @@
+"""Multi-objective search with NSGA-II over inherited weights (paper, Section III-E, Algorithm 2).
+
+Genes are one block index and one ratio index per layer. Objectives, all minimised: clean
+error, error under PGD, number of parameters. pymoo is replayed from its seed: evaluations are
+memoised, so a search that was killed repeats no evaluation and ends with the same bits.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.problem import Problem
+from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.operators.selection.tournament import TournamentSelection
+from pymoo.problems.static import StaticProblem
+
+from tamnas.config.compute import Compute
+from tamnas.config.plan import RowPlan, Search
+from tamnas.files import FORMAT
+from tamnas.search.fitness import Fitness
+from tamnas.search.front import front_of, hypervolume
+from tamnas.search.memo import memoised
+from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_crowding
+from tamnas.seeding import derived_seed
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+
+# -- evaluating a subnet with inherited weights ------------------------------------------------
+
+
+# -- NSGA-II -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """All individuals of all generations, and the first front of the final population."""
+
+    generations: list[list[Architecture]]
+    front: list[Architecture]
+    archive_front: list[Architecture]
+    hypervolume: list[dict]
+
+
+def search(
+    space: SearchSpace,
+    plan: Search,
+    evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
+    seed: int,
+) -> SearchResult:
+    """NSGA-II as the paper sets it: `plan.generations` survivals after the initial population.
+
+    `evaluate` maps architectures to fitness, in order. Hypervolume is measured against the
+    fixed reference (1, 1, the space's largest count), each objective scaled to it.
+    """
+    problem = Problem(n_var=2 * len(space.layers), n_obj=3, vtype=int)
+    algorithm = NSGA2(
+        pop_size=plan.population,
+        n_offsprings=plan.offspring,
+        sampling=BudgetSampling(space, plan.budget),
+        selection=TournamentSelection(func_comp=by_rank_then_crowding, pressure=plan.tournament),
+        crossover=UniformCrossover(prob=plan.crossover_probability),
+        mutation=GeneMutation(space, plan.mutation_probability, plan.mutation_unit, plan.budget),
+        eliminate_duplicates=True,
+    )
+    # pymoo counts the initial population as generation 1.
+    algorithm.setup(problem, termination=("n_gen", plan.generations + 1), seed=seed, verbose=False)
+    fitness: dict[Architecture, Fitness] = {}
+    generations, rows = [], []
+    while algorithm.has_next() and not _stagnant(rows, plan.stagnation):
+        offspring = algorithm.ask()
+        if offspring is None or len(offspring) == 0:
+            break  # every architecture within the budget has been evaluated
+        archs = [space.decode(genes) for genes in offspring.get("X")]
+        fitness |= dict(zip(archs, evaluate(archs), strict=True))
+        objectives = np.array([fitness[arch].objectives for arch in archs])
+        Evaluator().eval(StaticProblem(problem, F=objectives), offspring)
+        algorithm.tell(infills=offspring)
+        generations.append(archs)
+        population = [space.decode(genes) for genes in algorithm.pop.get("X")]
+        rows.append(_hypervolume_row(space, len(rows), population, fitness))
+    return SearchResult(generations, front_of(population, fitness), front_of(list(fitness), fitness), rows)
+
+
+def _hypervolume_row(space, generation, population, fitness) -> dict:
+    front = front_of(population, fitness)
+    archive = front_of(list(fitness), fitness)
+    return {
+        "generation": generation,
+        "evaluated": len(fitness),
+        "hypervolume": hypervolume(space, [fitness[arch] for arch in front]),
+        "archive_hypervolume": hypervolume(space, [fitness[arch] for arch in archive]),
+        "front": len(front),
+    }
+
+
+def _stagnant(rows: list[dict], patience: int | None) -> bool:
+    if patience is None or len(rows) <= patience:
+        return False
+    values = [row["archive_hypervolume"] for row in rows]
+    return max(values[:-patience]) >= max(values)
+
+
+def search_seed(plan: RowPlan) -> int:
+    """pymoo takes 32 bits."""
+    return derived_seed(plan.seed, "search", plan.row, "nsga2") % 2**32
+
+
+def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
+    """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
+
+    Returns (SearchResult, fitness of every architecture evaluated).
+    """
+    total = plan.search.population + plan.search.generations * plan.search.offspring
+    with memoised(plan, weights, data, compute, memo_path, f"search {plan.row}", total) as memo:
+        return search(SearchSpace.from_params(plan), plan.search, memo, search_seed(plan)), memo.known
+
+
+def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
+    """One row per individual of every generation, in the order of their birth."""
+    return [
+        {
+            "generation": generation, "individual": index, "architecture": str(arch),
+            "parameters": fitness[arch].parameters, "clean": fitness[arch].clean, "robust": fitness[arch].robust,
+        }
+        for generation, archs in enumerate(found.generations)
+        for index, arch in enumerate(archs)
+    ]  # fmt: skip
+
+
+def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
+    """The final population's first front, and the archive's, JSON-able; ids by growing size."""
+
+    def rows(archs: Sequence[Architecture], prefix: str) -> list[dict]:
+        return [
+            {
+                "id": f"{prefix}{index:02d}", "architecture": arch.plain(),
+                "parameters": fitness[arch].parameters, "clean": fitness[arch].clean, "robust": fitness[arch].robust,
+            }
+            for index, arch in enumerate(archs, 1)
+        ]  # fmt: skip
+
+    return {"format": FORMAT, "front": rows(found.front, "n"), "archive_front": rows(found.archive_front, "a")}

@@ -1,0 +1,72 @@
+"""Operators of NSGA-II: legal by construction, within the budget."""
+
+import numpy as np
+from pymoo.core.mutation import Mutation
+from pymoo.core.sampling import Sampling
+
+from tamnas.space.space import SearchSpace, bounds
+
+
+class BudgetSampling(Sampling):
+    """The initial population: distinct legal architectures within the budget."""
+
+    def __init__(self, space: SearchSpace, budget):
+        super().__init__()
+        self.space, self.budget = space, budget
+
+    def _do(self, problem, n_samples, *args, random_state=None, **kwargs):
+        drawn = np.empty((0, problem.n_var), dtype=int)
+        for _ in range(100):
+            drawn = np.concatenate((drawn, self.space.sample_genes(random_state, n_samples, self.budget)))
+            _, first = np.unique(drawn, axis=0, return_index=True)
+            drawn = drawn[np.sort(first)]
+            if len(drawn) >= n_samples:
+                break
+        return drawn[:n_samples]
+
+
+class GeneMutation(Mutation):
+    """Re-draw genes among what is legal at their layer; children outside the budget are drawn again.
+
+    `unit="gene"`: every gene changes with probability p. `unit="individual"`: with probability p
+    one gene changes. A child that stays outside the budget after `tries` draws is replaced by a
+    fresh architecture within it.
+    """
+
+    def __init__(self, space: SearchSpace, probability: float, unit: str, budget, tries: int = 50):
+        super().__init__(prob=1.0)
+        self.space, self.probability, self.unit, self.budget, self.tries = space, probability, unit, budget, tries
+        self.choices = [
+            np.array([space.blocks.index(block) for block in space.allowed_blocks(layer)])
+            for layer in range(len(space.layers))
+        ] + [np.arange(len(space.ratios))] * len(space.layers)
+
+    def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
+        low, high = bounds(self.budget)
+        children = X.astype(int)
+        waiting = np.arange(len(X))
+        for _ in range(self.tries):
+            children[waiting] = self._mutate(X[waiting].astype(int), random_state)
+            sizes = self.space.genes_parameters(children[waiting])
+            waiting = waiting[(sizes < low) | (sizes > high)]
+            if len(waiting) == 0:
+                return children
+        children[waiting] = self.space.sample_genes(random_state, len(waiting), self.budget)
+        return children
+
+    def _mutate(self, genes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        fresh = np.stack([random.choice(choices, size=len(genes)) for choices in self.choices], axis=1)
+        if self.unit == "gene":
+            change = random.random(genes.shape) < self.probability
+        else:
+            change = np.arange(genes.shape[1]) == random.integers(genes.shape[1], size=(len(genes), 1))
+            change &= random.random((len(genes), 1)) < self.probability
+        return np.where(change, fresh, genes)
+
+
+def by_rank_then_crowding(pop, contestants: np.ndarray, random_state=None, **kwargs) -> np.ndarray:
+    """Winner of each row of contestants: lowest rank, then largest crowding distance, then chance."""
+    rank, crowding = pop.get("rank"), pop.get("crowding")
+    chance = random_state.random(contestants.shape)
+    order = np.lexsort((chance, -crowding[contestants], rank[contestants]), axis=1)
+    return np.take_along_axis(contestants, order[:, :1], axis=1)

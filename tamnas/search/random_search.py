@@ -1,0 +1,68 @@
+"""Random search beside NSGA-II: equally many distinct evaluations, by the same evaluator."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tamnas.config.compute import Compute
+from tamnas.config.plan import RowPlan
+from tamnas.search.fitness import Fitness
+from tamnas.search.front import front_of, hypervolume
+from tamnas.search.memo import memoised
+from tamnas.seeding import numpy_generator
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import Budget, SearchSpace
+
+
+def distinct_architectures(
+    space: SearchSpace, generator: np.random.Generator, count: int, budget: Budget, tries: int = 100
+) -> list[Architecture]:
+    """`count` distinct uniform draws within `budget`, or fewer where so many draws do not find them."""
+    found: dict[Architecture, None] = {}
+    for _ in range(tries):
+        found |= dict.fromkeys(map(space.decode, space.sample_genes(generator, count, budget)))
+        if len(found) >= count:
+            break
+    return list(found)[:count]
+
+
+def random_search(
+    space: SearchSpace,
+    budget: Budget,
+    counts: Sequence[int],
+    evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
+    generator: np.random.Generator,
+) -> tuple[list[dict], dict[Architecture, Fitness]]:
+    """(hypervolume after each of `counts` evaluations, fitness of all evaluated in the order drawn).
+
+    The rows are those of `tamnas.search.nsga2`; random search has no population but all it evaluated.
+    """
+    archs = distinct_architectures(space, generator, max(counts), budget)
+    fitness = dict(zip(archs, evaluate(archs), strict=True))
+    rows = []
+    for generation, count in enumerate(counts):
+        front = front_of(archs[:count], fitness)
+        share = hypervolume(space, [fitness[arch] for arch in front])
+        rows.append(
+            {
+                "generation": generation, "evaluated": len(archs[:count]), "hypervolume": share,
+                "archive_hypervolume": share, "front": len(front),
+            }
+        )  # fmt: skip
+    return rows, fitness
+
+
+def run_random_search(
+    plan: RowPlan, counts: Sequence[int], weights: Path, data: Path, compute: Compute, memo_path: Path
+) -> tuple[list[dict], list[dict]]:
+    """(hypervolume rows, individuals) of a row, with `counts` distinct evaluations per generation of its search."""
+    space, generator = SearchSpace.from_params(plan), numpy_generator(plan.seed, "random_search", plan.row)
+    with memoised(plan, weights, data, compute, memo_path, f"random search {plan.row}", max(counts)) as memo:
+        rows, fitness = random_search(space, plan.search.budget, counts, memo, generator)
+    individuals = [
+        {"individual": index, "architecture": str(arch), "parameters": one.parameters, "clean": one.clean,
+         "robust": one.robust}
+        for index, (arch, one) in enumerate(fitness.items())
+    ]  # fmt: skip
+    return rows, individuals

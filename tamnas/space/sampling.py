@@ -1,0 +1,103 @@
+"""Random architectures of a wanted size, and an architecture with its layers reversed: for controls."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tamnas.errors import InputError
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import Budget, SearchSpace, bounds
+
+_DRAWS = 4096
+
+
+def reversed_order(space: SearchSpace, arch: Architecture) -> Architecture:
+    """`arch` with its layers' genes (block and ratio together) in reversed order, made legal.
+
+    A bare non-local block that lands on a layer which does not allow it changes places with the
+    nearest layer where both are legal (the earlier of two), so that the genes stay the same as a
+    set. There always is one: a legal architecture has a branch at every transition.
+    """
+    genes = list(zip(arch.blocks, arch.ratios, strict=True))[::-1]
+    for here in range(len(genes)):
+        if genes[here][0] not in space.allowed_blocks(here):
+            fitting = [
+                there for there in range(len(genes))
+                if genes[there][0] in space.allowed_blocks(here) and genes[here][0] in space.allowed_blocks(there)
+            ]  # fmt: skip
+            there = min(fitting, key=lambda index: (abs(index - here), index))
+            genes[here], genes[there] = genes[there], genes[here]
+    return space.require_legal(Architecture(*zip(*genes, strict=True)))
+
+
+def matching(
+    space: SearchSpace,
+    sizes: Iterable[int],
+    generator: np.random.Generator,
+    budget: Budget = None,
+    taken: Iterable[Architecture] = (),
+) -> list[Architecture]:
+    """For each of `sizes` (parameters) a random legal architecture of about that size, within `budget`.
+
+    All distinct, and none in `taken`. Raises InputError when the space has no further one.
+    """
+    low, high = bounds(budget)
+    known, found = set(taken), []
+    for size in sizes:
+        size = min(max(size, low), high)
+        tilt = _tilt_for(space, size)
+        # A size at the edge of the space may have few architectures, all taken: then draw more widely.
+        for widened in (tilt, tilt / 2, tilt / 4, 0.0):
+            genes = _tilted_genes(space, generator, widened)
+            counts = space.genes_parameters(genes)
+            genes = genes[(counts >= low) & (counts <= high)]
+            order = np.argsort(np.abs(space.genes_parameters(genes) - size), kind="stable")
+            fresh = (arch for arch in map(space.decode, genes[order]) if arch not in known)
+            if arch := next(fresh, None):
+                break
+        else:
+            raise InputError(f"controls: no further architecture of about {size:,} parameters in this space or budget")
+        known.add(arch)
+        found.append(arch)
+    return found
+
+
+def _choices(space: SearchSpace, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices into the flattened block x ratio grid, parameters) of what is legal at `layer`."""
+    table = space.table[layer].ravel()
+    legal = np.flatnonzero(table >= 0)
+    return legal, table[legal]
+
+
+def _tilted(parameters: np.ndarray, tilt: float) -> np.ndarray:
+    """Probabilities proportional to exp(-tilt x parameters)."""
+    logits = -tilt * parameters
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def _tilt_for(space: SearchSpace, size: int) -> float:
+    """The tilt at which architectures have `size` parameters on average (bisection; sizes fall with tilt)."""
+    layers = [_choices(space, layer)[1] for layer in range(len(space.layers))]
+    low, high = -1.0, 1.0  # per parameter: far beyond what any layer's spread needs
+    for _ in range(100):
+        middle = (low + high) / 2
+        mean = space.fixed_parameters + sum(_tilted(one, middle) @ one for one in layers)
+        low, high = (middle, high) if mean > size else (low, middle)
+    return (low + high) / 2
+
+
+def _tilted_genes(space: SearchSpace, generator: np.random.Generator, tilt: float) -> np.ndarray:
+    """Distinct draws from the tilted distribution, rows of genes in the order drawn.
+
+    All architectures of one size have the same probability, so that those of the size wanted are
+    a uniform sample of what has it; uniform draws alone hardly ever reach the edges of the space.
+    """
+    flat = []
+    for layer in range(len(space.layers)):
+        legal, parameters = _choices(space, layer)
+        flat.append(generator.choice(legal, size=_DRAWS, p=_tilted(parameters, tilt)))
+    blocks, ratios = np.divmod(np.stack(flat, axis=1), len(space.ratios))
+    genes = np.concatenate((blocks, ratios), axis=1)
+    _, first = np.unique(genes, axis=0, return_index=True)
+    return genes[np.sort(first)]

@@ -1,0 +1,252 @@
+"""The search space as plain values: architectures, the block table, legality, parameter counts.
+
+Nothing here needs torch. The block table is Table VII of the paper, the default geometry
+Table I; where they contradict themselves, docs/reading.md says what was chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from tamnas.errors import InputError
+from tamnas.space.architecture import Architecture
+from tamnas.space.blocks import BLOCKS, RATIOS
+from tamnas.space.layers import Layer, block_parameters, se_parameters
+
+Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
+_BATCH = 4096
+_MAX_BATCHES = 500
+
+
+def bounds(budget: Budget) -> tuple[float, float]:
+    low, high = budget or (None, None)
+    return (0 if low is None else low), (float("inf") if high is None else high)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Geometry, allowed blocks and ratios, and everything that follows from them.
+
+    `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
+    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay.
+    """
+
+    num_classes: int = 10
+    width: float = 1
+    stem_channels: int = 24
+    channels: tuple[int, ...] = (48, 96, 192)
+    repeats: tuple[int, ...] = (4, 8, 4)
+    strides: tuple[int, ...] = (2, 2, 2)
+    head: tuple[int, int, int] = (176, 920, 1024)
+    activation: str = "relu"
+    blocks: tuple[int, ...] = tuple(range(len(BLOCKS)))
+    ratios: tuple[float, ...] = RATIOS
+    layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "ratios", tuple(sorted(float(ratio) for ratio in self.ratios)))
+        object.__setattr__(self, "blocks", tuple(sorted(self.blocks)))
+        layers, cin = [], self.stem_channels
+        for channels, repeat, stride in zip(self.channels, self.repeats, self.strides, strict=True):
+            cout = round(channels * self.width)
+            layers.append(Layer(cin, cout, stride))
+            layers += [Layer(cout, cout, 1)] * (repeat - 1)
+            cin = cout
+        object.__setattr__(self, "layers", tuple(layers))
+        for index, layer in enumerate(layers):
+            if layer.cout % 2 or layer.branch_out < 2:
+                raise InputError(
+                    f"network.channels: layer {index} goes from {layer.cin} to {layer.cout} channels; "
+                    "widths must be even and grow by at least 2 where a stage begins"
+                )
+            if not any(layer.allows(block) for block in self.blocks):
+                raise InputError(
+                    f"space.blocks: layer {index} changes resolution or width and allows only blocks 0 to 17"
+                )
+
+    @classmethod
+    def paper(cls, num_classes: int = 10, width: float = 1) -> "SearchSpace":
+        """Table I and Table VII: 16 layers, 22 blocks, 10 ratios."""
+        return cls(num_classes=num_classes, width=width)
+
+    @classmethod
+    def from_params(cls, params, num_classes: int | None = None) -> "SearchSpace":
+        """From anything with `network`, `space` and (for a resolved plan) `data` sections.
+
+        `num_classes` overrides the dataset's; it is needed where `params` names no single dataset.
+        """
+        network = params.network
+        return cls(
+            num_classes=params.data.classes if num_classes is None else num_classes,
+            width=network.width,
+            stem_channels=network.stem_channels,
+            channels=network.channels,
+            repeats=network.repeats,
+            strides=network.strides,
+            head=(network.head.conv, network.head.hidden, network.head.out),
+            activation=network.activation,
+            blocks=params.space.blocks,
+            ratios=params.space.ratios,
+        )
+
+    @property
+    def max_ratio(self) -> float:
+        return self.ratios[-1]
+
+    def allowed_blocks(self, layer: int) -> tuple[int, ...]:
+        return tuple(block for block in self.blocks if self.layers[layer].allows(block))
+
+    def is_legal(self, arch: Architecture) -> bool:
+        """Right depth, ratios and blocks of this space, no bare non-local block at a transition."""
+        return (
+            len(arch.blocks) == len(self.layers)
+            and all(ratio in self.ratios for ratio in arch.ratios)
+            and all(block in self.allowed_blocks(i) for i, block in enumerate(arch.blocks))
+        )
+
+    def require_legal(self, arch: Architecture) -> Architecture:
+        """`arch` itself. Raises InputError naming the first layer that is not legal here."""
+        if len(arch.blocks) != len(self.layers):
+            raise InputError(f"architecture: {len(arch.blocks)} layers; this space has {len(self.layers)}")
+        for i, (block, ratio) in enumerate(zip(arch.blocks, arch.ratios, strict=True)):
+            if block not in self.allowed_blocks(i):
+                allowed = self.allowed_blocks(i)
+                raise InputError(f"architecture: block {block} at layer {i}; allowed there: {list(allowed)}")
+            if ratio not in self.ratios:
+                raise InputError(f"architecture: ratio {ratio} at layer {i}; allowed: {list(self.ratios)}")
+        return arch
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Parameters of each (layer, block, ratio), int64; -1 where the block is not legal."""
+        table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, dtype=np.int64)
+        for i, layer in enumerate(self.layers):
+            for j, block in enumerate(self.blocks):
+                if layer.allows(block):
+                    table[i, j] = [block_parameters(layer, block, ratio) for ratio in self.ratios]
+        return table
+
+    @cached_property
+    def stem_parameters(self) -> int:
+        return 3 * self.stem_channels * 9 + 2 * self.stem_channels
+
+    @cached_property
+    def head_parameters(self) -> int:
+        conv, hidden, out = self.head
+        return (
+            self.layers[-1].cout * conv + 2 * conv
+            + conv * hidden + hidden + se_parameters(hidden)
+            + hidden * out + out
+            + out * self.num_classes + self.num_classes
+        )  # fmt: skip
+
+    @property
+    def fixed_parameters(self) -> int:
+        return self.stem_parameters + self.head_parameters
+
+    def parameters(self, arch: Architecture) -> int:
+        """Trainable parameters of the standalone subnet. Raises InputError if not legal."""
+        self.require_legal(arch)
+        genes = zip(arch.blocks, arch.ratios, strict=True)
+        return self.fixed_parameters + int(
+            sum(
+                self.table[i, self.blocks.index(block), self.ratios.index(ratio)]
+                for i, (block, ratio) in enumerate(genes)
+            )
+        )
+
+    def parameter_range(self, ratios: Sequence[float] | None = None) -> tuple[int, int]:
+        """Exact (smallest, largest) parameter count, optionally with `ratios` alone."""
+        columns = [self.ratios.index(ratio) for ratio in (ratios or self.ratios)]
+        table = self.table[:, :, columns].reshape(len(self.layers), -1)
+        smallest = np.where(table < 0, np.iinfo(np.int64).max, table).min(axis=1).sum()
+        return self.fixed_parameters + int(smallest), self.fixed_parameters + int(table.max(axis=1).sum())
+
+    def sample(
+        self,
+        generator: np.random.Generator,
+        budget: Budget = None,
+        ratios: Sequence[float] | None = None,
+    ) -> Architecture:
+        """One architecture, uniform over those within `budget` (inclusive; None: no bound).
+
+        Raises InputError if the budget misses the space's exact range, naming both.
+        """
+        return self.decode(self.sample_genes(generator, 1, budget, ratios)[0])
+
+    def sample_genes(
+        self,
+        generator: np.random.Generator,
+        count: int,
+        budget: Budget = None,
+        ratios: Sequence[float] | None = None,
+    ) -> np.ndarray:
+        """`count` rows of genes (block indices, then ratio indices), uniform under `budget`.
+
+        Vectorised rejection on the parameter table. Raises InputError when the budget misses the
+        exact range of the space, or is met by fewer than about one in two million draws.
+        """
+        self.require_feasible(budget, ratios)
+        low, high = bounds(budget)
+        found: list[np.ndarray] = []
+        for _ in range(_MAX_BATCHES):
+            genes = self._uniform_genes(generator, max(_BATCH if budget else 0, count), ratios)
+            counts = self.genes_parameters(genes)
+            found += list(genes[(counts >= low) & (counts <= high)][: count - len(found)])
+            if len(found) == count:
+                return np.stack(found)
+        smallest, largest = self.parameter_range(ratios)
+        raise InputError(
+            f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "
+            f"({smallest:,} to {largest:,}), but fewer than one in {_BATCH * _MAX_BATCHES // count:,} draws meets it"
+        )
+
+    def _uniform_genes(self, generator, count, ratios) -> np.ndarray:
+        columns = np.array([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
+        rows = [
+            generator.choice([self.blocks.index(block) for block in self.allowed_blocks(layer)], size=count)
+            for layer in range(len(self.layers))
+        ]
+        rows += [generator.choice(columns, size=count) for _ in self.layers]
+        return np.stack(rows, axis=1)
+
+    def genes_parameters(self, genes: np.ndarray) -> np.ndarray:
+        """Parameter counts of rows of genes, int64."""
+        blocks, ratios = np.split(genes, 2, axis=1)
+        layers = np.arange(len(self.layers))
+        return self.fixed_parameters + self.table[layers, blocks, ratios].sum(axis=1)
+
+    def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None, name: str = "budget") -> None:
+        """Raises InputError, naming both ranges, when no architecture can have the size asked for."""
+        if budget is None:
+            return
+        smallest, largest = self.parameter_range(ratios)
+        low, high = bounds(budget)
+        if low > largest or high < smallest or low > high:
+            raise InputError(
+                f"{name}: no architecture has {low:,.0f} to {high:,.0f} parameters; "
+                f"this space has {smallest:,} to {largest:,}"
+            )
+
+    def open_ratios(self, epoch: int, first: int, after: int, every: int) -> tuple[float, ...]:
+        """The ratios in use at `epoch` of the joint phase, ascending (paper, Section IV-A).
+
+        The `first` largest from the start, one more (the next smaller) at epoch `after`, and one
+        more every `every` epochs after that.
+        """
+        opened = first if epoch < after else first + 1 + (epoch - after) // every
+        return self.ratios[-min(opened, len(self.ratios)) :]
+
+    def decode(self, genes: np.ndarray) -> Architecture:
+        """From indices into `blocks` (first half) and `ratios` (second half)."""
+        blocks, ratios = np.split(np.asarray(genes, dtype=int), 2)
+        return Architecture(tuple(self.blocks[i] for i in blocks), tuple(self.ratios[i] for i in ratios))
+
+    def encode(self, arch: Architecture) -> np.ndarray:
+        """The inverse of `decode`; int64 of length 2 x layers. Raises InputError if not legal."""
+        self.require_legal(arch)
+        return np.array(
+            [self.blocks.index(block) for block in arch.blocks] + [self.ratios.index(ratio) for ratio in arch.ratios]
+        )

@@ -1,0 +1,257 @@
+"""The one training loop: adversarial training with TRADES-YOPO, resumable bit for bit.
+
+Both supernet phases, both retrainings, Lego-Net and the baselines run through `train`. What
+differs between them is the `Trainee`: which network a step trains, and what a checkpoint holds.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tamnas.attacks.yopo import start_noise
+from tamnas.config.plan import Attack, Augment, Recipe
+from tamnas.data.loader import Split, batches, steps_per_epoch
+from tamnas.errors import DeadlineError, DivergenceError
+from tamnas.evaluation.health import Watch
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.checkpoint import with_prefix
+from tamnas.pipeline.deadline import Pace
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
+from tamnas.pipeline.progress import Progress
+from tamnas.seeding import torch_generator
+from tamnas.training.averaging import Average
+from tamnas.training.step import Stepper
+
+# torch.optim.lr_scheduler.OneCycleLR's own: it starts at lr / 25 and ends at that / 10,000.
+ONE_CYCLE_RISE, ONE_CYCLE_FALL = 25.0, 1e4
+
+
+class Trainee(Protocol):
+    """What the loop trains. Tensors in and out are named, on any device."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is validated and kept: the network that was trained last, or the average of its weights."""
+
+    def at(self, epoch: int, step: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The network and optimiser of this step, in train mode."""
+
+    def stepped(self) -> None:
+        """Called after every step."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that going on needs, besides the epoch."""
+
+    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        """The inverse of `tensors`, before the first step of `epoch`."""
+
+
+class Single:
+    """One standalone network, its optimiser and, with `recipe.ema`, the moving average of its weights and buffers."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        self.model = model.train()
+        self.optimiser = sgd(recipe)(list(model.parameters()))
+        self.average = None if recipe.ema is None else Average(model, recipe.ema)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model if self.average is None else self.average.network
+
+    def at(self, epoch: int, step: int):
+        return self.model, self.optimiser
+
+    def stepped(self) -> None:
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, p in self.model.named_parameters():
+            if "momentum_buffer" in self.optimiser.state[p]:  # SGD without momentum keeps none
+                named[f"momentum.{name}"] = self.optimiser.state[p]["momentum_buffer"]
+        if self.average is not None:
+            named |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
+        return named
+
+    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        self.model.load_state_dict(with_prefix(tensors, "model."))
+        if self.average is not None:
+            self.average.restore(with_prefix(tensors, "average."))
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in with_prefix(tensors, "momentum.").items():
+            p = parameters[name]  # empty_like keeps its memory layout: other layouts sum in another order
+            self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensor)
+
+
+def sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
+    """A factory of the recipe's optimiser; the loop sets the learning rate.
+
+    On CUDA one fused kernel, its learning rate a tensor that a captured step can read.
+    """
+
+    def make(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        where, cuda = parameters[0].device, parameters[0].is_cuda
+        lr = torch.tensor(recipe.lr, device=where) if cuda else recipe.lr
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=cuda or None
+        )
+
+    return make
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """At `epoch` of the phase (fractions of an epoch count for warm-up and cosine)."""
+    schedule = recipe.schedule
+    total, now = schedule.total or recipe.epochs, schedule.start + epoch
+    rising = now < schedule.warmup
+    share = now / schedule.warmup if rising else (now - schedule.warmup) / (total - schedule.warmup)
+    if schedule.kind == "one_cycle":
+        low = recipe.lr / (ONE_CYCLE_RISE if rising else ONE_CYCLE_RISE * ONE_CYCLE_FALL)
+        return low + (recipe.lr - low) * _cosine(1 - share if rising else share)
+    if rising:
+        return recipe.lr * share
+    if schedule.kind == "milestones":
+        return recipe.lr * schedule.factor ** sum(now >= milestone for milestone in schedule.milestones)
+    return recipe.lr * _cosine(share)
+
+
+def _cosine(share: float) -> float:
+    """From 1 to 0 along half a wave."""
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+Validate = Callable[[nn.Module, int], dict[str, float | None]]
+
+
+@dataclass
+class Outcome:
+    """What training left: one row per epoch, and the best epoch's weights if there was validation."""
+
+    history: list[dict] = field(default_factory=list)
+    best_epoch: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where checkpoints go, and how often at most."""
+
+    path: Path
+    seconds: float = 10.0
+
+
+def train(
+    trainee: Trainee,
+    split: Split,
+    *,
+    recipe: Recipe,
+    attack: Attack,
+    augment: Augment,
+    key: tuple,
+    runtime: Runtime,
+    validate: Validate | None = None,
+    resume: Resume | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train for `recipe.epochs`, going on from `resume` if it holds an earlier state.
+
+    All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
+    as an undisturbed one. The best epoch is the one with the highest robust validation
+    accuracy, then clean accuracy, then the later. Raises DivergenceError, and DeadlineError
+    after saving a checkpoint.
+    """
+    outcome, first = _resumed(trainee, resume)
+    stepper = Stepper(attack, recipe, runtime)
+    if progress is not None:
+        progress.skip(first)
+    saved, pace = time.monotonic(), Pace()
+    watch = Watch(" ".join(map(str, key[1:])), split.largest_share, len(split))
+    for epoch in range(first, recipe.epochs):
+        try:
+            pace.require_time(f"{' '.join(map(str, key[1:]))}, epoch {epoch} of {recipe.epochs}")
+        except DeadlineError:
+            if resume and epoch > first:
+                _save(trainee, outcome, epoch - 1, resume.path)
+            raise
+        row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
+        try:
+            row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)
+        except DivergenceError as error:
+            kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
+            raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}", error.details) from None
+        if validate is not None:
+            model = trainee.network
+            row |= validate(model, epoch)
+            if _is_best(row, outcome):
+                outcome.best_epoch = epoch
+                outcome.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        outcome.history.append(row)
+        watch(outcome.history)
+        if resume and (epoch == recipe.epochs - 1 or time.monotonic() - saved >= resume.seconds):
+            _save(trainee, outcome, epoch, resume.path)
+            saved = time.monotonic()
+        if progress is not None:
+            progress.step(**{k: v for k, v in row.items() if k != "epoch" and v is not None})
+    return outcome
+
+
+def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[str, float]:
+    """One pass over the data; reads the device once, at its end."""
+    device = split.images.device
+    generator = torch_generator(*key, device=device)
+    steps = steps_per_epoch(split, recipe.batch_size)
+    sums = torch.zeros(3, device=device)
+    first_bad = torch.full((), steps, device=device)
+    for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
+        x = x.to(memory_format=MEMORY_FORMAT)
+        noise = start_noise(x, float(eps), generator)
+        model, optimiser = trainee.at(epoch, step)
+        figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
+        trainee.stepped()
+        sums += figures
+        first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
+    # The loss of the next step would show weights that the last step broke; there is none.
+    whole = torch.stack([p.isfinite().all() for p in model.parameters()]).all()
+    bad = int(torch.where(whole, first_bad, first_bad.clamp(max=steps - 1)))
+    if bad < steps:
+        reason = "loss or weights became NaN or infinite"
+        raise DivergenceError(
+            f"{reason} at epoch {epoch}, step {bad} of {steps}",
+            {"reason": reason, "epoch": epoch, "step": bad, "steps": steps},
+        )
+    images = steps * len(y)
+    loss, clean, robust = sums.tolist()
+    return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}
+
+
+def _is_best(row: dict, outcome: Outcome) -> bool:
+    if row["validation_robust"] is None:
+        return False
+    if outcome.best_epoch is None:
+        return True
+    best = outcome.history[outcome.best_epoch]
+    figures = ("validation_robust", "validation_clean")
+    return tuple(row[f] for f in figures) >= tuple(best[f] for f in figures)
+
+
+def _save(trainee: Trainee, outcome: Outcome, epoch: int, path: Path) -> None:
+    tensors = {f"trainee.{name}": tensor for name, tensor in trainee.tensors().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
+    meta = {"epoch": epoch + 1, "history": outcome.history, "best_epoch": outcome.best_epoch}
+    checkpoint.save(path, tensors, meta)
+
+
+def _resumed(trainee: Trainee, resume: Resume | None) -> tuple[Outcome, int]:
+    state = checkpoint.load_latest(resume.path) if resume else None
+    if state is None:
+        return Outcome(), 0
+    tensors, meta = state
+    trainee.restore(with_prefix(tensors, "trainee."), meta["epoch"])
+    return Outcome(meta["history"], meta["best_epoch"], with_prefix(tensors, "best.")), meta["epoch"]

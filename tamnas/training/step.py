@@ -1,0 +1,101 @@
+"""The TRADES-YOPO training step of one network, and what lasts from one step to the next.
+
+`train_step` is the step. `Stepper` is how the loop runs it: it builds once per network what
+stays as long as that network is trained, the folded twin that perturbations attack and, on
+CUDA, a graph of the whole step.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from tamnas.attacks.yopo import perturb, trades_loss
+from tamnas.config.plan import Attack, Recipe
+from tamnas.networks.folding import Folded
+from tamnas.pipeline.device import Runtime
+from tamnas.training.awp import at_worst_weights
+from tamnas.training.graphs import Captured
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    attack: Attack,
+    recipe: Recipe,
+    runtime: Runtime,
+    twin: Folded | None = None,
+) -> Tensor:
+    """One TRADES-YOPO step; returns (loss, clean correct, robust correct), float32, on device.
+
+    With a `twin` of the model, the perturbation is found on it: the same function as the model
+    in eval mode, for less.
+    """
+    if twin is not None:
+        twin.refresh()
+    attacked = model if twin is None else twin.network
+    with runtime.autocast():
+        eta = perturb(
+            attacked, x, noise, eps=float(attack.eps), step_size=float(attack.step_size),
+            m=attack.m, n=attack.n, bn=attack.bn,
+        )  # fmt: skip
+
+    def objective() -> tuple[Tensor, Tensor, Tensor]:
+        with runtime.autocast():
+            return trades_loss(model, x, y, eta, lam=attack.lam, label_smoothing=recipe.label_smoothing)
+
+    optimiser.zero_grad(set_to_none=True)
+    with at_worst_weights(model, objective, recipe.awp) if recipe.awp else nullcontext():
+        loss, clean, robust = objective()
+        loss.backward()
+    if recipe.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    optimiser.step()
+    return torch.stack((loss.detach(), (clean.argmax(1) == y).sum(), (robust.argmax(1) == y).sum()))
+
+
+class Stepper:
+    """Runs training steps, and keeps what lasts for as long as one network is trained.
+
+    A network whose parameters move to other memory must not come back: twin and graph hold
+    on to the memory they were made for.
+    """
+
+    def __init__(self, attack: Attack, recipe: Recipe, runtime: Runtime):
+        self._attack, self._recipe, self._runtime = attack, recipe, runtime
+        self._model: nn.Module | None = None
+        self._step: Callable[..., Tensor] | None = None
+
+    def __call__(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, noise: Tensor, lr: float
+    ) -> Tensor:
+        """As `train_step`, at learning rate `lr`."""
+        if model is not self._model:
+            self._step = None  # frees the last network's graph before the next one needs memory
+            self._model, self._step = model, self._prepared(model, optimiser)
+        set_learning_rate(optimiser, lr)
+        return self._step(x, y, noise)
+
+    def _prepared(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Callable[..., Tensor]:
+        # Without `self` in `step`: in a cycle, graph and memory would outlast the training until garbage is collected.
+        attack, recipe, runtime = self._attack, self._recipe, self._runtime
+        # With batch statistics, which change with the perturbation, nothing can be folded.
+        twin = Folded(model) if attack.bn == "eval" else None
+
+        def step(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+            return train_step(model, optimiser, x, y, noise, attack, recipe, runtime, twin)
+
+        return Captured(step) if runtime.graphs else step
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """A number, or in place where the rate is a tensor: a captured graph reads that."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
