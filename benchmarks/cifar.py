@@ -1,0 +1,115 @@
+"""What the benchmarks on real images share: CIFAR-10 at 16x16, parameters to train on it, single trainings.
+
+Images: `--cifar10` names an npz of the 32x32 arrays x_train, y_train, x_test, y_test (uint8); the 16x16 ones and
+their splits are made beside it. Test images are never looked at.
+"""
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.harness import environment
+from tamnas.config.compute import Compute
+from tamnas.config.fields import read_yaml
+from tamnas.config.params import merge
+from tamnas.config.plan import RowPlan
+from tamnas.config.resolve import parse_params, resolve_row
+from tamnas.data.prepare import prepare
+from tamnas.errors import DivergenceError
+from tamnas.files import FORMAT, read_json, replacing, write_json
+from tamnas.networks.trained import NetworkSpec
+from tamnas.pipeline import checkpoint, device
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training.networks import TrainingTask, train_networks
+
+COMPUTE = Compute(engine="inline", workers=1)
+DATA = {"source": "npz", "size": 16, "classes": 10, "validation": 5000, "augment": {"pad": 2, "flip": True}}
+# Looked at after the last epoch alone: a best epoch chosen by it would flatter what varies most.
+VALIDATION = {"start": 1.0, "attack": {"eps": "8/255", "steps": 20}}
+
+
+def options(command):
+    for option in (
+        click.option("--table", is_flag=True, help="Compute nothing, print what there is."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results."),
+        click.option("--cifar10", type=click.Path(path_type=Path), required=True, help="npz of the 32x32 images."),
+    ):
+        command = option(command)
+    return command
+
+
+def halved(images: np.ndarray) -> np.ndarray:
+    """(N, 2h, 2w, 3) to (N, h, w, 3), uint8: each pixel the mean of 2x2 (a box filter), halves rounded up."""
+    n, height, width, colours = images.shape
+    squares = images.reshape(n, height // 2, 2, width // 2, 2, colours)
+    return ((squares.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4).astype(np.uint8)
+
+
+def plans(cifar10: Path, patch: dict, modes: dict[str, dict], train: int | None = None) -> dict[str, RowPlan]:
+    """params.yaml under `patch`, with a row for each of `modes`, on `train` images (None: all). Raises InputError."""
+    data = DATA | {"path": str(cifar10.with_name(f"{cifar10.stem}-16.npz")), "train": train}
+    raw = merge(read_yaml("params.yaml"), {"data": {"cifar10": data}, "retrain": {"validation": VALIDATION}})
+    rows = {mode: {"dataset": "cifar10", "mode": mode} for mode in modes}
+    run = {"datasets": ["cifar10"], "rows": rows}
+    params = parse_params(merge(raw, patch) | {"run": run, "modes": modes})
+    return {name: resolve_row(params, name) for name in rows}
+
+
+def prepared(cifar10: Path, plan: RowPlan) -> Path:
+    """The plan's splits at 16x16, made beside the 32x32 images unless they are there."""
+    small = Path(plan.data.path)
+    splits = small.with_name(f"{small.stem}-{plan.data.train or 'all'}.npz")
+    if not splits.exists():
+        with np.load(cifar10) as arrays, replacing(small) as file:
+            np.savez(file, **{name: halved(arrays[name]) if name[0] == "x" else arrays[name] for name in arrays})
+        prepare("cifar10", plan.data, splits)
+    return splits
+
+
+def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path, out: Path) -> dict:
+    """What training `arch` from scratch gave; kept as `out/name.json`, read from there when it is done.
+
+    Training that was cut off goes on from its checkpoint. Equal seeds: equal weights (of equal shapes), batches and
+    noise. CPU seconds only where nothing was cut off.
+    """
+    path, weights = out / f"{name}.json", out / "weights"
+    if path.exists():
+        return read_json(path)
+    scratch, finished = plan.retrain.scratch, weights / f"{name}.safetensors"
+    space = SearchSpace.from_params(plan)
+    task = TrainingTask(
+        key=(seed, "benchmark"),
+        space=space,
+        data=data,
+        training=scratch,
+        reference=plan.retrain.validation,
+        augment=plan.data.augment,
+        numerics=plan.numerics,
+        compute=COMPUTE,
+        folder=weights,
+    )
+    fresh, before = not any(weights.glob(f"{name}.*")), time.process_time()
+    result = setting(plan) | {"name": name, "seed": seed, "training": scratch.plain()}
+    result |= {"architecture": arch.plain(), "parameters": space.parameters(arch)}
+    result |= {"validation": plan.retrain.validation.attack.text}
+    try:
+        (record,) = train_networks(task, [NetworkSpec(name, arch).plain()], name)["networks"]
+    except DivergenceError as error:
+        result |= {"diverged": error.details, "clean": 0.0, "robust": 0.0}
+    else:
+        result |= {key: record["last"][key] for key in ("clean", "robust")}
+        result |= {"cpu_seconds": time.process_time() - before if fresh else None}
+        result |= {"history": checkpoint.load(finished)[1]["history"]}
+    write_json(path, result)
+    return result
+
+
+def setting(plan: RowPlan) -> dict:
+    """What a record says of its images, its networks' geometry, the processor and the commit."""
+    where = device.start(plan.numerics, COMPUTE).device
+    data = {key: value for key, value in plan.data.plain().items() if key not in ("source", "path", "url")}
+    measured = environment(where, plan.numerics.threads, 1)
+    return {"format": FORMAT, "data": data, "network": plan.network.plain(), "measured": measured}

@@ -1,0 +1,209 @@
+"""Whether inherited weights predict the order of networks, by how the supernet was trained; CIFAR-10 at 16x16.
+
+    python -m benchmarks.ranking --cifar10 CIFAR10.npz --out FOLDER [--part networks|supernets] [--table]
+
+30 random networks of 150,000 to 250,000 parameters (7 layers of 32, 64 and 128 channels, the 8 blocks of `EIGHT`, which
+stand for all families; every ratio) are trained from scratch with one recipe, and again with another seed. Then each
+schedule of `SCHEDULES` trains a supernet, 15 epochs of blocks and 25 of blocks and ratios, and the same 30 inherit its
+weights, their BatchNorm recalibrated on 1,024 training images: clean, attacked or both. Everything trains on the same
+20,000 images, batch 128, TRADES with two attack steps and 1/lam = 3; accuracies are of 5,000 validation images, clean
+and under PGD (20 steps of trained networks, 10 of inherited weights).
+
+The table sets Kendall's tau and the share of the best five that is found (by chance: 0.17) beside each way to predict
+the trained accuracies of the first seed, with 95% intervals by bootstrap over the networks. Training again with another
+seed says what tau can be reached at best, the number of parameters what costs nothing.
+
+Not compared, since they need a new way to train supernets: clean warm-up, strict fairness, several paths a step.
+
+Plan, on a fast core: a network takes 8 epochs of 40 s, all 30 about 3 hours, the second seed as much again; a supernet
+40 epochs of 55 s, all ten 6 hours, and 5 minutes each for evaluation: 12 hours. The two parts can run side by side.
+FOLDER gets one JSON file per network and per schedule and recalibration. What is there is not computed again, what was
+cut off goes on; --table prints what there is.
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+from scipy.stats import kendalltau
+
+from benchmarks.cifar import COMPUTE, options, plans, prepared, setting, trained
+from benchmarks.harness import first_images, report
+from tamnas.attacks.ascent import pgd
+from tamnas.config.plan import RowPlan
+from tamnas.data.loader import Split, chunks, load_split
+from tamnas.errors import DivergenceError
+from tamnas.evaluation.accuracy import accuracy, pgd_accuracy
+from tamnas.files import read_json, write_json
+from tamnas.networks.batchnorm import recalibrate
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.supernet import Supernet
+from tamnas.networks.trained import supernet_tensors
+from tamnas.pipeline import checkpoint, device
+from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.store import locked
+from tamnas.seeding import numpy_generator
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training.loop import Resume
+from tamnas.training.phases import train_phase
+
+NETWORKS, BUDGET, TRAIN, SEEDS = 30, (150_000, 250_000), 20_000, (0, 1)
+EIGHT, ALL = [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
+RECALIBRATIONS, IMAGES, BATCH = ("clean", "adversarial", "mixed"), 1024, 128
+WHATS, MEASURES = ("clean", "robust"), ("tau", "best")
+TOP, RESAMPLES = 5, 1000
+ATTACK = {"eps": "8/255", "yopo": {"m": 2, "n": 1}, "lam": 1 / 3}
+BASE = {
+    "network": {"stem_channels": 16, "channels": [32, 64, 128], "repeats": [2, 3, 2]},
+    "supernet": {
+        **ATTACK,
+        "batch_size": BATCH,
+        "block": {"epochs": 15},
+        "joint": {"epochs": 25, "open_ratios": {"first": 2, "after": 2, "every": 2}},
+    },
+    "retrain": {"scratch": {"attack": ATTACK, "epochs": 8, "batch_size": BATCH, "lr": 0.1}},
+}
+
+
+def schedule(lr: float = 0.1, blocks: list[int] = ALL, **every: int) -> dict:
+    new_path = {"steps": None, "epochs": None} | every
+    return {"supernet": {"lr": lr, "resample_every": new_path}, "space": {"blocks": blocks}}
+
+
+SCHEDULES = {
+    "step": schedule(steps=1),
+    "20-steps": schedule(steps=20),
+    "epoch": schedule(epochs=1),
+    "20-epochs": schedule(epochs=20),
+    "20-steps-8-blocks": schedule(steps=20, blocks=EIGHT),
+    "epoch-8-blocks": schedule(epochs=1, blocks=EIGHT),
+    "step-lr-0.05": schedule(steps=1, lr=0.05),
+    "20-steps-lr-0.05": schedule(steps=20, lr=0.05),
+    "20-steps-lr-0.2": schedule(steps=20, lr=0.2),
+    "epoch-lr-0.2": schedule(epochs=1, lr=0.2),
+}
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@options
+@click.option("--part", type=click.Choice(["networks", "supernets"]), help="This part alone.")
+@one_line_errors
+def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
+    rows = plans(cifar10, BASE, {"networks": {"space": {"blocks": EIGHT}}} | SCHEDULES, TRAIN)
+    networks = rows.pop("networks")
+    space = SearchSpace.from_params(networks)
+    genes = space.sample_genes(numpy_generator("ranking", "networks"), NETWORKS, BUDGET)
+    archs = [space.decode(one) for one in genes]
+    if not table:
+        data = prepared(cifar10, networks)
+        if part != "supernets":
+            with locked("ranking", "networks", out):
+                for seed in SEEDS:
+                    for index, arch in enumerate(archs):
+                        trained(networks, arch, f"{index:02}-seed-{seed}", seed, data, out / "networks")
+        if part != "networks":
+            with locked("ranking", "supernets", out):
+                for plan in rows.values():
+                    inherited(plan, archs, data, out / "supernets")
+    print_table(out)
+
+
+def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -> None:
+    """Train the plan's supernet and evaluate `archs` with its weights, in one file for each recalibration."""
+    paths = {kind: out / f"{plan.row}-{kind}.json" for kind in RECALIBRATIONS}
+    missing = {kind: path for kind, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    runtime = device.start(plan.numerics, COMPUTE)
+    train, validation = (load_split(data, split, runtime.device) for split in ("train", "validation"))
+    result = setting(plan) | {"schedule": plan.row, "supernet": plan.supernet.plain(), "space": plan.space.plain()}
+    result |= {"validation": plan.search.attack.text}
+    try:
+        supernet, history = trained_supernet(plan, train, runtime, out / "weights")
+    except DivergenceError as error:
+        for path in missing.values():
+            write_json(path, result | {"diverged": error.details, "networks": []})
+        return
+    for kind, path in missing.items():
+        found = []
+        for index, arch in enumerate(archs):
+            subnet = recalibrated(supernet, arch, first_images(train, IMAGES), kind)
+            robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
+            found.append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
+        write_json(path, result | {"recalibration": kind, "networks": found, "history": history})
+
+
+def trained_supernet(
+    plan: RowPlan, split: Split, runtime: device.Runtime, weights: Path
+) -> tuple[Supernet, list[dict]]:
+    """Both phases, each from its checkpoint; with the curve of both."""
+    start, history = None, []
+    for phase in ("block", "joint"):
+        resume = Resume(weights / f"{plan.row}-{phase}.state.safetensors")
+        supernet, outcome = train_phase(plan, phase, split, start, runtime, resume)
+        history += [{"phase": phase, **row} for row in outcome.history]
+        start = weights / f"{plan.row}-{phase}.safetensors"
+        checkpoint.write_weights(start, supernet_tensors(supernet), {"row": plan.row})
+    return supernet, history
+
+
+def recalibrated(supernet: Supernet, arch: Architecture, split: Split, kind: str) -> Subnet:
+    """`arch` with the supernet's weights, its BatchNorm statistics those of the images as `kind` says."""
+    subnet = supernet.extract(arch).eval()
+    clean = [x for x, _ in chunks(split, BATCH)]
+    recalibrate(subnet, clean)
+    if kind != "clean":
+        how = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10, "random_start": False}
+        attacked = [pgd(subnet, x, y, **how) for x, y in chunks(split, BATCH)]
+        recalibrate(subnet, attacked if kind == "adversarial" else clean + attacked)
+    return subnet
+
+
+def print_table(out: Path) -> None:
+    kept = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
+    networks = {seed: [kept.get(f"{index:02}-seed-{seed}") for index in range(NETWORKS)] for seed in SEEDS}
+    truth = networks[SEEDS[0]]
+    if None in truth:
+        done = sum(one is not None for one in truth)
+        click.echo(f"{done} of {NETWORKS} networks are trained; the table needs all of them")
+        return
+    ways = {"trained again": networks[SEEDS[1]]} if None not in networks[SEEDS[1]] else {}
+    ways["parameters"] = [{"clean": one["parameters"], "robust": one["parameters"]} for one in truth]
+    for name in SCHEDULES:
+        for kind in RECALIBRATIONS:
+            if found := kept.get(f"{name}-{kind}", {}).get("networks"):
+                ways[f"{name}, {kind}"] = found
+    rows, figures = [], {}
+    for way, found in ways.items():
+        figures[way] = {what: agreement(*([one[what] for one in side] for side in (found, truth))) for what in WHATS}
+        cells = [100 * np.mean([one[what] for one in found]) if way != "parameters" else "" for what in WHATS]
+        rows.append([way, *cells, *(shown(figures[way][what][measure]) for measure in MEASURES for what in WHATS)])
+    columns = ["predicted by", "mean clean, %", "mean robust, %", "tau clean", "tau robust", "best 5 clean"]
+    title = f"{NETWORKS} networks, CIFAR-10 at 16x16: what predicts their accuracy when trained"
+    result = {"agreement": figures, "networks": networks}
+    report(title, [*columns, "best 5 robust"], rows, result, out / "table.json")
+
+
+def agreement(predicted: list[float], truth: list[float]) -> dict[str, list[float | None]]:
+    """Kendall's tau and the share of the `TOP` best that is found, each as [value, low, high]."""
+    if len(set(predicted)) == 1:  # a dead supernet
+        return {measure: [None] * 3 for measure in MEASURES}
+    pairs = np.array([predicted, truth])
+    again = numpy_generator("ranking", "bootstrap").integers(len(truth), size=(RESAMPLES, len(truth)))
+    values = np.array([measures(*pairs[:, chosen]) for chosen in (np.arange(len(truth)), *again)])
+    low, high = np.nanpercentile(values[1:], (2.5, 97.5), axis=0)
+    return {name: [float(values[0, i]), float(low[i]), float(high[i])] for i, name in enumerate(MEASURES)}
+
+
+def measures(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    best = [set(np.argsort(-values, kind="stable")[:TOP]) for values in (predicted, truth)]
+    return kendalltau(predicted, truth).statistic, len(best[0] & best[1]) / TOP
+
+
+def shown(figure: list[float | None]) -> str:
+    return "all alike" if figure[0] is None else "{:.2f} ({:.2f} to {:.2f})".format(*figure)
+
+
+if __name__ == "__main__":
+    main()

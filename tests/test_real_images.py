@@ -1,0 +1,88 @@
+"""The benchmarks on real images, with noise for images and sizes that measure nothing: they run, and go on."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny import ROOT
+
+from benchmarks import cifar, ranking, recipe
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(cifar.DATA, "validation", 20)
+    monkeypatch.setitem(cifar.VALIDATION["attack"], "steps", 1)
+    generator = np.random.default_rng(0)
+    path = tmp_path / "cifar10.npz"
+    arrays = {}
+    for split, count in (("train", 80), ("test", 20)):
+        arrays[f"x_{split}"] = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(path, **arrays)
+    return path
+
+
+def printed(command, *options: str) -> str:
+    done = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*.json")}
+
+
+def test_halved_is_the_mean_of_four_pixels():
+    images = np.array([[0, 1, 255, 255], [1, 0, 255, 254]], dtype=np.uint8)[None, :, :, None].repeat(3, axis=3)
+    assert cifar.halved(images)[0, 0].tolist() == [[1, 1, 1], [255, 255, 255]]
+
+
+def test_recipes(cifar10, tmp_path, monkeypatch):
+    monkeypatch.setitem(recipe.BASE["retrain"]["scratch"], "epochs", 2)
+    monkeypatch.setattr(recipe, "SEEDS", 2)
+    options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
+    text = printed(recipe.main, *options)
+    assert all(f"\n| {name} | " in text for name in recipe.RECIPES)
+    assert "\n| base | 2 | " in text
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*-seed-*.json")}
+    assert len(found) in (12 + 2, 12 + 3)  # the best two and, unless it is one of them, the base
+    assert {one["parameters"] for one in found.values()} == {133_911}
+    assert found["m-5-seed-0"]["training"]["attack"]["m"] == 5
+    assert found["awp-seed-0"]["training"]["recipe"]["awp"] == 0.005
+    before = contents(tmp_path / "out")
+    assert printed(recipe.main, *options) == printed(recipe.main, *options, "--table") == text
+    assert contents(tmp_path / "out") == before
+
+
+def test_ranking(cifar10, tmp_path, monkeypatch):
+    for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1, "RESAMPLES": 20}.items():
+        monkeypatch.setattr(ranking, name, value)
+    monkeypatch.setattr(ranking, "SCHEDULES", {name: ranking.SCHEDULES[name] for name in ("step", "epoch-8-blocks")})
+    monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
+    monkeypatch.setitem(ranking.BASE["supernet"]["block"], "epochs", 1)
+    monkeypatch.setitem(ranking.BASE["supernet"]["joint"], "epochs", 2)
+    monkeypatch.setitem(ranking.BASE["supernet"], "schedule", {"warmup": 0})
+    options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
+    assert "0 of 3 networks" in printed(ranking.main, *options, "--part=supernets")
+    text = printed(ranking.main, *options)
+    ways = ["trained again", "parameters", *(f"step, {kind}" for kind in ranking.RECALIBRATIONS)]
+    assert all(f"\n| {way} | " in text for way in ways)
+    assert len(list((tmp_path / "out" / "networks").glob("*.json"))) == 6
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "supernets" / "step-mixed.json").unlink()  # as if cut off between training and evaluation
+    assert printed(ranking.main, *options) == text
+    assert contents(tmp_path / "out") == before
+
+
+def test_agreement():
+    truth = list(np.linspace(0.2, 0.4, 30))
+    same, reverse = (ranking.agreement(predicted, truth) for predicted in (truth, truth[::-1]))
+    assert (same["tau"], same["best"]) == (pytest.approx([1, 1, 1]), [1, 1, 1])
+    assert (reverse["tau"], reverse["best"]) == (pytest.approx([-1, -1, -1]), [0, 0, 0])
+    assert ranking.agreement([0.1] * 30, truth)["tau"] == [None] * 3
+    noisy = [value + 0.02 * (-1) ** index for index, value in enumerate(truth)]
+    value, low, high = ranking.agreement(noisy, truth)["tau"]
+    assert 0.5 < low < value < high < 1
