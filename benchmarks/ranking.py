@@ -78,10 +78,10 @@ SCHEDULES = {
     "20-epochs": schedule(epochs=20),
     "20-steps-8-blocks": schedule(steps=20, blocks=EIGHT),
     "epoch-8-blocks": schedule(epochs=1, blocks=EIGHT),
-    "step-lr-0.05": schedule(steps=1, lr=0.05),
-    "20-steps-lr-0.05": schedule(steps=20, lr=0.05),
-    "20-steps-lr-0.2": schedule(steps=20, lr=0.2),
-    "epoch-lr-0.2": schedule(epochs=1, lr=0.2),
+    "step-lr-0_05": schedule(steps=1, lr=0.05),
+    "20-steps-lr-0_05": schedule(steps=20, lr=0.05),
+    "20-steps-lr-0_2": schedule(steps=20, lr=0.2),
+    "epoch-lr-0_2": schedule(epochs=1, lr=0.2),
 }
 
 

@@ -57,6 +57,15 @@ def test_recipes(cifar10, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == before
 
 
+def test_every_schedule_trains_as_its_name_says(tmp_path):
+    rows = cifar.plans(tmp_path / "cifar10.npz", ranking.BASE, ranking.SCHEDULES, ranking.TRAIN)
+    assert rows["step-lr-0_05"].supernet.joint.recipe.lr == 0.05
+    assert rows["step"].supernet.resample_every.steps == 1
+    assert rows["20-epochs"].supernet.resample_every.epochs == 20
+    assert rows["epoch-8-blocks"].space.blocks == tuple(ranking.EIGHT)
+    assert {float(row.supernet.attack.step_size) for row in rows.values()} == {5 / 255}
+
+
 def test_ranking(cifar10, tmp_path, monkeypatch):
     for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1, "RESAMPLES": 20}.items():
         monkeypatch.setattr(ranking, name, value)
