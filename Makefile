@@ -21,8 +21,8 @@ env: .venv/ready
 
 # The smoke study has two workers of its own and a limit of five minutes on two cores: alone, and its time is shown.
 test: env
-	$(BIN)/python -m pytest tests/test_smoke.py --durations=1
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/test_smoke.py
+	$(BIN)/python -m pytest tests/pipeline/test_smoke.py --durations=1
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/pipeline/test_smoke.py
 
 lint: env
 	$(BIN)/ruff check .
@@ -58,8 +58,8 @@ wheels: env
 
 # Kill, starve, damage and double every stage, and compare bytes (docs/reliability.md); half an hour to an hour.
 faults: env
-	PYTHONPATH=. $(BIN)/python tests/faults.py
+	$(BIN)/python -m tests.faults.matrix
 
 # Damaged and random input for every reader of files and text.
 fuzz: env
-	PYTHONPATH=. $(BIN)/python tests/fuzz.py --seconds 600
+	$(BIN)/python -m tests.faults.fuzz --seconds 600

@@ -32,8 +32,8 @@ from benchmarks import (
 )
 from benchmarks.page import page
 from tamnas.errors import InputError
+from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.jobs import kept_workers
-from tamnas.pipeline.stage import one_line_errors
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/performance.md")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.command import one_line_errors
 
 OPTIONS = (
     click.option("--row", help="A row of params.yaml.  [default: the first]"),

@@ -1,38 +1,32 @@
 """List the source files of every stage with their digests.
 
-    python stages/fingerprint.py
+    python -m stages.fingerprint
 
-Reads stages/ and tamnas/. Writes code/<script>.sha256: the script and every tamnas module that it transitively
-imports, as `sha256sum --check` reads them. Each stage depends on its own list.
+Reads stages/, tamnas/ and plugins/. Writes code/<script>.sha256: the script and every file of tamnas that it
+transitively needs, as `sha256sum --check` reads them. Each stage depends on its own list.
 """
 
 from pathlib import Path
 
 import click
 
-from tamnas.files import write_bytes
+from tamnas.files import write_text
 from tamnas.pipeline.code import fingerprint, scripts
-from tamnas.pipeline.stage import one_line_errors, timed
-from tamnas.pipeline.store import locked
+from tamnas.pipeline.command import stage_command
+from tamnas.pipeline.stage import exclusive
 
 FOLDER = Path("code")
 
 
-def run() -> None:
-    with locked("fingerprint", "run"), timed("fingerprint", "run"):
-        lists = {f"{script.stem}.sha256": fingerprint(script) for script in scripts()}
-        for name, text in lists.items():
-            write_bytes(FOLDER / name, text.encode())
-            click.echo(FOLDER / name)
-        for stale in FOLDER.glob("*.sha256"):
-            if stale.name not in lists:
-                stale.unlink()
-
-
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
-@one_line_errors
+@stage_command
 def main() -> None:
-    run()
+    with exclusive("fingerprint"):
+        lists = {FOLDER / f"{script.stem}.sha256": fingerprint(script) for script in scripts()}
+        for path, text in lists.items():
+            write_text(path, text)
+            click.echo(path)
+        for stale in set(FOLDER.glob("*.sha256")) - set(lists):
+            stale.unlink()
 
 
 if __name__ == "__main__":

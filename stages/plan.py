@@ -1,36 +1,29 @@
-"""Resolve params.yaml into one plan per row and per dataset.
+"""Resolve params.yaml into what each stage instance is told.
 
-    python stages/plan.py
+    python -m stages.plan
 
-Reads params.yaml. Writes plan/<row>.yaml and plan/<dataset>.yaml: the parameters after each
-mode's patch, every derived default written out. The other stages read these files only.
+Reads params.yaml. Writes plan/<row or dataset>/<stage>.yaml (the parameters that this stage instance may know, after
+the mode's patch, every derived default written out) and plan/tables.yaml for the reports.
 """
-
-from pathlib import Path
 
 import click
 
 from tamnas.config.fields import write_yaml
 from tamnas.config.resolve import load_params, resolve_all
-from tamnas.pipeline.stage import one_line_errors, timed
-from tamnas.pipeline.store import locked
+from tamnas.config.stage_plans import FOLDER, stage_plans
+from tamnas.pipeline.command import stage_command
+from tamnas.pipeline.stage import exclusive
 
 
-def run(params: str = "params.yaml") -> None:
-    plans = resolve_all(load_params(params))
-    with locked("plan", "run"), timed("plan", "run"):
-        for name, plan in plans.items():
-            write_yaml(Path("plan") / f"{name}.yaml", plan.plain())
-            click.echo(f"plan/{name}.yaml")
-        for stale in Path("plan").glob("*.yaml"):  # DVC removes these itself, the runner does not
-            if stale.stem not in plans:
-                stale.unlink()
-
-
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
-@one_line_errors
+@stage_command
 def main() -> None:
-    run()
+    plans = stage_plans(resolve_all(load_params()))
+    with exclusive("plan"):
+        for path, plan in plans.items():
+            write_yaml(path, plan.plain())
+        for stale in set(FOLDER.rglob("*.yaml")) - set(plans):  # DVC removes these itself, the runner does not
+            stale.unlink()
+    click.echo(f"{FOLDER}: {len(plans)} plans")
 
 
 if __name__ == "__main__":

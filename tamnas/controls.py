@@ -5,11 +5,17 @@ seed) and shares the rest with what it controls, its random keys included: the s
 where the architecture is the same, the same batches, the same noise. Nothing here needs torch.
 """
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tamnas.config.plan import DatasetPlan, LegoControls, RowPlan, Training
-from tamnas.files import FORMAT
+from tamnas.config.plan import LegoControls, Training
+from tamnas.config.stage_plans import ControlsPlan, PooledControlsPlan, RowControlsPlan
+from tamnas.files import FORMAT, read_json, write_json
+from tamnas.pipeline.deadline import require_complete
+from tamnas.pipeline.paths import results, seeded, weights
+from tamnas.records import Job, Label, NetworkSpec, Start, best, read_records
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.sampling import matching, reversed_order
@@ -18,91 +24,77 @@ from tamnas.space.space import SearchSpace
 RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
 
 
-def row_jobs(plan: RowPlan, selected: Sequence[dict], best: str, lego: Architecture, inherited: Path) -> list[dict]:
-    """Specs (`tamnas.training.networks.train_network`) of all controls and repeats of a row.
+def row_jobs(
+    plan: RowControlsPlan, selected: Sequence[NetworkSpec], chosen: str, lego: Architecture, inherited: Path
+) -> list[Job]:
+    """All controls and repeats of a row.
 
-    `selected`: the specs that were retrained; `best`: the id of the row's representative;
+    `selected`: the networks that were retrained; `chosen`: the id of the row's representative;
     `inherited`: the start points of fine-tuning.
     """
-    space, controls, row = SearchSpace.from_params(plan), plan.controls, plan.row
-    scratch, finetune = plan.retrain.scratch, plan.retrain.finetune
-    archs = {spec["id"]: Architecture.from_plain(spec["architecture"]) for spec in selected}
-    jobs = []
+    row, seed, controls = plan.name, plan.seed, plan.controls
+    archs = {network.id: network.architecture for network in selected}
+    space, jobs = SearchSpace.from_params(plan), []
+    scratch_key, finetune_key = (seed, "retrain_scratch", row), (seed, "retrain_finetune", row)
     if controls.random_networks:
-        generator = numpy_generator(plan.seed, "controls", row, "random_networks")
-        drawn = matching(space, map(space.parameters, archs.values()), generator, plan.search.budget, archs.values())
-        jobs += [
-            _job(f"random-{one}", "random_networks", "scratch", one, arch, scratch, (plan.seed, "retrain_scratch", row))
-            for one, arch in zip(archs, drawn, strict=True)
-        ]
-    jobs += _lego_jobs(space, controls.legonet, lego, scratch, plan.seed, row, "legonet")
+        generator = numpy_generator(seed, "controls", row, "random_networks")
+        drawn = matching(space, map(space.parameters, archs.values()), generator, plan.budget, archs.values())
+        for of, arch in zip(archs, drawn, strict=True):
+            label = Label("random_networks", "scratch", of, seed)
+            jobs.append(_job(f"random-{of}", label, arch, plan.training, scratch_key))
+    jobs += _lego_jobs(space, controls.legonet, lego, plan, "legonet")
     for variant in controls.finetune:
-        if not same_training(variant.training, finetune):
-            key = (plan.seed, "retrain_finetune", row)
-            jobs += [
-                _job(f"{variant.control}-{one}", variant.control, "finetune", one, arch, variant.training, key)
-                | {"inherited": str(inherited)}
-                for one, arch in archs.items()
-            ]
-    if controls.common_attack and not same_training(controls.common_attack, scratch):
-        key = (plan.seed, "retrain_scratch", row)
-        jobs += [
-            _job(f"common_attack-{one}", "common_attack", "scratch", one, arch, controls.common_attack, key)
-            for one, arch in archs.items()
-        ]
-    for seed in plan.seeds:
-        again = _job(f"seed-{seed}-finetune", "seeds", "finetune", best, archs[best], finetune,
-                     (seed, "retrain_finetune", row))  # fmt: skip
-        jobs += [
-            _job(f"seed-{seed}-scratch", "seeds", "scratch", best, archs[best], scratch,
-                 (seed, "retrain_scratch", row)),
-            again | {"inherited": str(inherited)},
-            _job(f"seed-{seed}-lego", "seeds", "legonet", "lego", lego, scratch, (seed, "legonet", row)),
-        ]  # fmt: skip
+        if not same_training(variant.training, plan.finetune):
+            for of, arch in archs.items():
+                label = Label(variant.control, "finetune", of, seed)
+                jobs.append(_job(f"{variant.control}-{of}", label, arch, variant.training, finetune_key, inherited))
+    if controls.common_attack and not same_training(controls.common_attack, plan.training):
+        for of, arch in archs.items():
+            label = Label("common_attack", "scratch", of, seed)
+            jobs.append(_job(f"common_attack-{of}", label, arch, controls.common_attack, scratch_key))
+    for again in plan.seeds:
+        for kind, of, arch, training, stage in (
+            ("scratch", chosen, archs[chosen], plan.training, "retrain_scratch"),
+            ("finetune", chosen, archs[chosen], plan.finetune, "retrain_finetune"),
+            ("legonet", "lego", lego, plan.training, "legonet"),
+        ):
+            name = f"seed-{again}-{'lego' if kind == 'legonet' else kind}"
+            start = inherited if kind == "finetune" else None
+            jobs.append(_job(name, Label("seeds", kind, of, again), arch, training, (again, stage, row), start))
     return jobs
 
 
-def pooled_jobs(plan: DatasetPlan, lego: Architecture) -> list[dict]:
+def pooled_jobs(plan: PooledControlsPlan, lego: Architecture) -> list[Job]:
     """As `row_jobs`, of a dataset's pooled Lego-Net and hand-made networks."""
-    space, dataset, training = SearchSpace.from_params(plan), plan.dataset, plan.pooled.training
-    jobs = _lego_jobs(space, plan.controls.legonet, lego, training, plan.seed, dataset, "legonet_pooled")
+    dataset = plan.name
+    jobs = _lego_jobs(SearchSpace.from_params(plan), plan.controls.legonet, lego, plan, "legonet_pooled")
     for seed in plan.seeds:
-        jobs.append(
-            _job(f"seed-{seed}-lego", "seeds", "legonet_pooled", "lego", lego, training, (seed, "legonet", dataset))
-        )
-        jobs += [
-            _job(f"seed-{seed}-{name}", "seeds", "baselines", name, None, plan.baselines.training,
-                 (seed, "baselines", dataset))
-            for name in plan.baselines.names
-        ]  # fmt: skip
+        label = Label("seeds", "legonet_pooled", "lego", seed)
+        jobs.append(_job(f"seed-{seed}-lego", label, lego, plan.training, (seed, "legonet", dataset)))
+        for name in plan.baselines.names:
+            label, key = Label("seeds", "baselines", name, seed), (seed, "baselines", dataset)
+            jobs.append(_job(f"seed-{seed}-{name}", label, None, plan.baselines.training, key))
     return jobs
 
 
 def _lego_jobs(
-    space: SearchSpace, controls: LegoControls, lego: Architecture, training: Training, seed: int, name: str, kind: str
-) -> list[dict]:
-    key = (seed, "legonet", name)
-    jobs = []
+    space: SearchSpace, controls: LegoControls, lego: Architecture, plan: ControlsPlan, kind: str
+) -> list[Job]:
+    key, jobs = (plan.seed, "legonet", plan.name), []
     if controls.reversed:
-        arch = reversed_order(space, lego)
-        jobs.append(_job("lego-reversed", "lego_reversed", kind, "lego", arch, training, key))
-    generator = numpy_generator(seed, "controls", name, "lego_random")
+        label = Label("lego_reversed", kind, "lego", plan.seed)
+        jobs.append(_job("lego-reversed", label, reversed_order(space, lego), plan.training, key))
+    generator = numpy_generator(plan.seed, "controls", plan.name, "lego_random")
     drawn = matching(space, [space.parameters(lego)] * controls.random, generator, taken=[lego])
-    return jobs + [
-        _job(f"lego-random-{index}", "lego_random", kind, "lego", arch, training, key)
-        for index, arch in enumerate(drawn, 1)
-    ]
+    label = Label("lego_random", kind, "lego", plan.seed)
+    return jobs + [_job(f"lego-random-{index}", label, arch, plan.training, key) for index, arch in enumerate(drawn, 1)]
 
 
 def _job(
-    name: str, control: str, kind: str, of: str, arch: Architecture | None, training: Training, key: tuple
-) -> dict:
-    """A spec with its own training and random key. `of` is the id of what it stands beside, among `kind`."""
-    return {
-        "id": name, "architecture": arch.plain() if arch else None, "baseline": None if arch else of,
-        "label": {"control": control, "kind": kind, "of": of, "seed": key[0]},
-        "training": training.plain(), "key": list(key),
-    }  # fmt: skip
+    id_: str, label: Label, arch: Architecture | None, training: Training, key: tuple, inherited: Path | None = None
+) -> Job:
+    network = NetworkSpec(id_, arch, None if arch else label.of)
+    return Job(network, training, key, Start(inherited, label.of) if inherited else None, label)
 
 
 def same_training(a: Training, b: Training) -> bool:
@@ -110,19 +102,52 @@ def same_training(a: Training, b: Training) -> bool:
     return a.recipe == b.recipe and a.attack.essence == b.attack.essence
 
 
-def status(plan: RowPlan | DatasetPlan) -> dict:
+def status(plan: ControlsPlan) -> dict:
     """For each control whether it was run, JSON-able; `OWN` where the row itself has its setting."""
     found = {
         "lego_reversed": RUN if plan.controls.legonet.reversed else NOT_RUN,
         "lego_random": RUN if plan.controls.legonet.random else NOT_RUN,
         "seeds": RUN if plan.seeds else NOT_RUN,
     }
-    if isinstance(plan, RowPlan):
-        controls, own = plan.controls, plan.retrain
+    if isinstance(plan, RowControlsPlan):
+        controls = plan.controls
         found["random_networks"] = RUN if controls.random_networks else NOT_RUN
         found["common_attack"] = NOT_RUN
         if controls.common_attack:
-            found["common_attack"] = OWN if same_training(controls.common_attack, own.scratch) else RUN
+            found["common_attack"] = OWN if same_training(controls.common_attack, plan.training) else RUN
         for variant in controls.finetune:
-            found[variant.control] = OWN if same_training(variant.training, own.finetune) else RUN
+            found[variant.control] = OWN if same_training(variant.training, plan.finetune) else RUN
     return {"format": FORMAT, "controls": found}
+
+
+def renew(plan: ControlsPlan, trained: Path, small: Path) -> None:
+    """Say what is run; what an earlier run left is removed (DVC does so itself, the runner with results alone)."""
+    for folder in (trained, small):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "controls.json", status(plan))
+
+
+def train_controls(plan: RowControlsPlan | PooledControlsPlan, folder: Path, trained: Path, small: Path) -> None:
+    """Train what the plan switches on, checkpoints in `folder`; weights and small results by training seed.
+
+    Raises DeadlineError, after writing what is finished.
+    """
+    from tamnas.training.networks import TrainingTask, train_networks, write_trained  # torch, for seconds
+
+    is_row = isinstance(plan, RowControlsPlan)
+    source = results(plan.dataset, "legonet" if is_row else "legonet_pooled", plan.name if is_row else None)
+    lego = Architecture.from_plain(read_json(source / "statistics.json")["architecture"])
+    jobs = _jobs_of_row(plan, lego) if is_row else pooled_jobs(plan, lego)
+    found = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
+    for seed in sorted({record.label.seed for record in found.records}):
+        records = [record for record in found.records if record.label.seed == seed]
+        write_trained(folder, replace(found, records=records), seeded(trained, seed), seeded(small, seed))
+    require_complete(found.plain(), f"controls {plan.name}")
+
+
+def _jobs_of_row(plan: RowControlsPlan, lego: Architecture) -> list[Job]:
+    row = plan.name
+    selected = map(NetworkSpec.from_plain, read_json(weights(row, "start-scratch.json"))["networks"])
+    records = read_records(seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json")
+    chosen = best(records, plan.weights).id
+    return row_jobs(plan, list(selected), chosen, lego, weights(row, "start-finetune.safetensors"))

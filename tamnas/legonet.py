@@ -1,7 +1,8 @@
 """Lego-Net: from the validation accuracies of trained networks to one architecture."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import fsum
 
 from scipy.stats import kendalltau
@@ -9,24 +10,43 @@ from scipy.stats import kendalltau
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, read_json
 from tamnas.pipeline.paths import results, seeded
-from tamnas.records import top
+from tamnas.records import Record, read_records
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 
-def trained_networks(dataset: str, rows: Sequence[str], seed: int) -> list[dict]:
-    """Records of all networks that `rows` trained from scratch, with `row` and inherited accuracies."""
-    networks = []
+@dataclass(frozen=True)
+class Candidate:
+    """A network trained from scratch that may vote, with its row and its validation accuracies before training."""
+
+    row: str
+    record: Record
+    inherited: Mapping[str, float]  # clean and robust
+
+
+def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Candidate]:
+    """All networks that `rows` trained from scratch. Raises InputError."""
+    found = []
     for row in rows:
         selected = read_json(results(dataset, "select", row) / "selected.json")["networks"]
-        inherited = {one["id"]: {"clean": one["clean"], "robust": one["robust"]} for one in selected}
-        trained = read_json(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")["networks"]
-        networks += [{**record, "row": row, "inherited": inherited[record["id"]]} for record in trained]
-    return networks
+        inherited = {network["id"]: network for network in selected}
+        records = read_records(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")
+        found += [Candidate(row, record, inherited[record.id]) for record in records]
+    return found
+
+
+def top(networks: Sequence[Candidate], count: int, weights: str) -> list[Candidate]:
+    """The `count` best by clean + robust validation accuracy (`weights`: best or last), ties by size, then id."""
+
+    def order(network: Candidate) -> tuple:
+        score = network.record.score(weights)
+        return -(score.clean + score.robust), network.record.parameters, network.record.id
+
+    return sorted(networks, key=order)[:count]
 
 
 def design(
-    space: SearchSpace, networks: Sequence[dict], count: int, weights: str
+    space: SearchSpace, networks: Sequence[Candidate], count: int, weights: str
 ) -> tuple[Architecture, list[dict], dict]:
     """(Lego-Net, counts per layer, statistics) from the `count` best networks.
 
@@ -34,37 +54,39 @@ def design(
     who voted, and Kendall's tau between inherited and trained accuracies of all networks.
     """
     voters = top(networks, count, weights)
-    counts = layer_counts(voters, weights)
+    counts = layer_counts([voter.record for voter in voters], weights)
     arch = lego_net(space, counts)
     correlation = {
         figure: rank_correlation(
-            [network["inherited"][figure] for network in networks], [network[weights][figure] for network in networks]
+            [network.inherited[figure] for network in networks],
+            [getattr(network.record.score(weights), figure) for network in networks],
         )
         for figure in ("clean", "robust")
     }
-    return arch, counts, {
+    statistics = {
         "format": FORMAT,
         "architecture": arch.plain(),
         "parameters": space.parameters(arch),
-        "voters": [{"row": network["row"], "id": network["id"]} for network in voters],
+        "voters": [{"row": voter.row, "id": voter.record.id} for voter in voters],
         "weights": weights,
         "kendall_tau": correlation,
-    }  # fmt: skip
+    }
+    return arch, counts, statistics
 
 
-def layer_counts(records: Sequence[dict], weights: str) -> list[dict]:
+def layer_counts(records: Sequence[Record], weights: str) -> list[dict]:
     """Per layer and per gene kind: how often each value is used, most frequent first.
 
     Ties go to the value whose networks have the higher mean robust validation accuracy, then to
     the smaller value.
     """
     rows = []
-    depth = len(records[0]["architecture"]["blocks"])
+    depth = len(records[0].network.architecture.blocks)
     for layer in range(depth):
         for kind in ("blocks", "ratios"):
             robust = defaultdict(list)
             for record in records:
-                robust[record["architecture"][kind][layer]].append(record[weights]["robust"])
+                robust[getattr(record.network.architecture, kind)[layer]].append(record.score(weights).robust)
             # fsum: equal sets of accuracies have equal means, whatever the order of the networks
             means = {value: fsum(found) / len(found) for value, found in robust.items()}
             ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))

@@ -1,20 +1,130 @@
-"""What the best networks have in common, and Lego-Net from it (paper, Section IV-E; Figures 8, 9).
+"""Networks by name, what to train of them, and what came out. Plain values: no torch.
 
-All choices look at validation accuracies only.
+All choices among records look at validation accuracies only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from tamnas.config.plan import Training
+from tamnas.errors import InputError
+from tamnas.files import read_json
+from tamnas.space.architecture import Architecture
 
 
-def top(records: Sequence[dict], count: int, weights: str) -> list[dict]:
-    """The `count` best trained networks by clean + robust validation accuracy (`weights`: best or last)."""
-    return sorted(records, key=lambda record: (-_score(record, weights), record["parameters"], record["id"]))[:count]
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: a subnet's architecture, or a hand-made network (`baseline`)."""
+
+    id: str
+    architecture: Architecture | None = None
+    baseline: str | None = None
+
+    def plain(self) -> dict:
+        arch = self.architecture.plain() if self.architecture else None
+        return {"id": self.id, "architecture": arch, "baseline": self.baseline}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping) -> Self:
+        """Raises InputError for an id that is no plain file name."""
+        arch = plain["architecture"]
+        if Path(str(plain["id"])).name != plain["id"]:
+            raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")
+        return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
+
+    @property
+    def identity(self) -> str:
+        """What random numbers derive from: the network itself, not its place in a list."""
+        return str(self.architecture) if self.architecture else self.baseline
 
 
-def best(records: Sequence[dict], weights: str) -> dict:
+@dataclass(frozen=True)
+class Label:
+    """Of a control (`tamnas.controls`): its name, the kind and id of what it stands beside, its training seed."""
+
+    control: str
+    kind: str
+    of: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from: the tensors `<id>.<name>` of a file."""
+
+    path: Path
+    id: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to train; `key` opens all its random keys. Without a `start` its weights are fresh."""
+
+    network: NetworkSpec
+    training: Training
+    key: tuple
+    start: Start | None = None
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Validation accuracies in [0, 1] after an epoch."""
+
+    epoch: int
+    clean: float
+    robust: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trained network: its size, and its scores with the weights of the last epoch and of the most robust one."""
+
+    network: NetworkSpec
+    parameters: int
+    epochs: int
+    last: Score
+    best: Score
+    label: Label | None = None
+
+    @property
+    def id(self) -> str:
+        return self.network.id
+
+    def score(self, weights: str) -> Score:
+        """With `weights` "last" or "best"."""
+        return {"last": self.last, "best": self.best}[weights]
+
+    def plain(self) -> dict:
+        """JSON-able."""
+        scores = {"last": vars(self.last), "best": vars(self.best)}
+        label = vars(self.label) if self.label else {}
+        return {**self.network.plain(), **label, "parameters": self.parameters, "epochs": self.epochs, **scores}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping) -> Self:
+        """The inverse of `plain`. Raises InputError naming what is missing."""
+        try:
+            labelled = "control" in plain
+            label = Label(**{field.name: plain[field.name] for field in fields(Label)}) if labelled else None
+            scores = [Score(**plain[name]) for name in ("last", "best")]
+            return cls(NetworkSpec.from_plain(plain), plain["parameters"], plain["epochs"], *scores, label)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"record of a trained network: {error} is missing or unknown") from None
+
+
+def best(records: Sequence[Record], weights: str) -> Record:
     """A row's representative: the highest robust validation accuracy, then clean, then smaller."""
-    return max(records, key=lambda r: (r[weights]["robust"], r[weights]["clean"], -r["parameters"]))
+
+    def merit(record: Record) -> tuple:
+        score = record.score(weights)
+        return score.robust, score.clean, -record.parameters
+
+    return max(records, key=merit)
 
 
-def _score(record: dict, weights: str) -> float:
-    return record[weights]["clean"] + record[weights]["robust"]
+def read_records(path: Path) -> list[Record]:
+    """Of a stage's validation.json. Raises InputError."""
+    return [Record.from_plain(plain) for plain in read_json(path)["networks"]]

@@ -11,14 +11,15 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import nn
-from toy_training import three_classes
 
 from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.data.loader import Split
 from tamnas.space.space import SearchSpace
+from tests.helpers.toy_training import three_classes
 
-pytest.register_assert_rewrite("preparing", "refusals")  # failures of their asserts show values too
+# Failures of their asserts show values too.
+pytest.register_assert_rewrite("tests.helpers.preparing", "tests.helpers.refusals")
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the stages that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

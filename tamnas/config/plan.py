@@ -5,14 +5,13 @@ these files only, and DVC tracks their keys. Nothing here needs torch.
 """
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tamnas.config.fields import PixelFraction, Section, distinct, only_ints, read_yaml, validated
-from tamnas.errors import InputError
-from tamnas.files import FORMAT, require_format
+from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
+from tamnas.files import FORMAT
+from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -231,6 +230,7 @@ class Nsga2(Section):
     tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
     mutation_unit: Literal["gene", "individual"] = "gene"
+    objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
     crossover_probability: Share
     budget: Budget | None = None
     bn_calibration_images: Count
@@ -240,6 +240,10 @@ class Nsga2(Section):
     def _check(self):
         if self.tournament > self.population:
             raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
+        distinct(objectives=self.objectives)
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ValueError(f"objectives: {name!r}; allowed: {', '.join(OBJECTIVES)}")
         return self
 
 
@@ -373,6 +377,10 @@ class RowPlan(Section):
     controls: Controls
     numerics: Numerics
 
+    @property
+    def classes(self) -> int:
+        return self.data.classes
+
 
 class Pooled(Section):
     """Lego-Net over all rows of a dataset (Tables VIII to X)."""
@@ -410,21 +418,6 @@ class DatasetPlan(Section):
         """The geometry of the dataset's pooled Lego-Net."""
         return self.pooled.network
 
-
-def load_row(row: str, folder: Path | str = "plan") -> RowPlan:
-    """The plan of one row. Raises InputError."""
-    return _load(RowPlan, row, folder)
-
-
-def load_dataset(dataset: str, folder: Path | str = "plan") -> DatasetPlan:
-    """The plan of one dataset. Raises InputError."""
-    return _load(DatasetPlan, dataset, folder)
-
-
-def _load(kind, name: str, folder):
-    path = Path(folder) / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"{path}: no such plan; `dvc repro plan` or `python stages/plan.py` writes it")
-    raw = read_yaml(path)
-    require_format(path, raw.get("format"), "run the plan stage again")
-    return validated(kind, raw, str(path))
+    @property
+    def classes(self) -> int:
+        return self.data.classes

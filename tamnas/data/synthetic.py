@@ -59,7 +59,7 @@ def write(folder: Path = FOLDER) -> list[Path]:
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
 @click.argument("folder", type=click.Path(path_type=Path), default=FOLDER)
 def main(folder: Path) -> None:
-    from tamnas.pipeline.stage import one_line_errors
+    from tamnas.pipeline.command import one_line_errors
 
     for path in one_line_errors(write)(folder):
         click.echo(path)

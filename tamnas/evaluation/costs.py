@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tamnas.networks.folding import folded
 from tamnas.networks.subnet import Subnet
-from tamnas.networks.trained import NetworkSpec, load_network
-from tamnas.pipeline import checkpoint
+from tamnas.networks.trained import build, load_network, trained_record
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
 from tamnas.pipeline.progress import Progress
 from tamnas.space.space import SearchSpace
@@ -70,13 +69,13 @@ def cost_rows(trained: Path, space: SearchSpace, size: int) -> list[dict]:
     """One row for each network in the folder `trained`, for images of `size` x `size`."""
     rows = []
     for path in sorted(trained.glob("*.safetensors")):
-        record = checkpoint.load(path)[1]["record"]
-        model = NetworkSpec.from_plain(record).build(space)
+        record = trained_record(path)
+        model = build(record.network, space)
         head = sum(p.numel() for p in head_of(model).parameters())
         rows.append(
             {
-                "network": record["id"], "parameters": record["parameters"], "head": head,
-                "body": record["parameters"] - head, "size": size, "macs": macs(model, size),
+                "network": record.id, "parameters": record.parameters, "head": head,
+                "body": record.parameters - head, "size": size, "macs": macs(model, size),
             }
         )  # fmt: skip
     return rows
@@ -90,8 +89,8 @@ def latency_rows(trained: Path, networks: Collection[str], space: SearchSpace, w
         for path in paths:
             model, record = load_network(space, path, weights, cpu)
             milliseconds = round(latency(model, size), 4)
-            rows.append({"network": record["id"], "milliseconds": milliseconds, "runs": RUNS, "processor": processor()})
-            progress.step(network=record["id"], milliseconds=milliseconds)
+            rows.append({"network": record.id, "milliseconds": milliseconds, "runs": RUNS, "processor": processor()})
+            progress.step(network=record.id, milliseconds=milliseconds)
     return rows
 
 

@@ -12,22 +12,25 @@ from torch import nn
 
 from tamnas.attacks.survival import Attempt
 from tamnas.attacks.trace import attack_trace
-from tamnas.config.compute import Compute
+from tamnas.config.compute import Compute, load_compute
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import Eval, Numerics
+from tamnas.config.stage_plans import EvaluatePlan
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import accuracy, evaluate_grid, fast_copy, grid_cells, survivals
+from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
-from tamnas.files import FORMAT, file_digest, write_text
-from tamnas.networks.trained import NetworkSpec, load_network, trained_record
+from tamnas.files import FORMAT, file_digest, write_csv, write_json, write_text
+from tamnas.networks.trained import load_network, trained_record
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace, unfinished_marks
 from tamnas.pipeline.jobs import Jobs
+from tamnas.pipeline.paths import prepared, seeded
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import seal, unseal
-from tamnas.records import best
+from tamnas.records import Record, best
 from tamnas.seeding import torch_generator
 from tamnas.space.space import SearchSpace
 
@@ -38,9 +41,8 @@ TRACE_STEPS = 10
 
 @dataclass(frozen=True)
 class GridTask:
-    """How to evaluate; picklable. `key` opens every random key, `folder` keeps what is finished."""
+    """How to evaluate; picklable. `folder` keeps what is finished."""
 
-    key: tuple
     space: SearchSpace
     data: Path
     plan: Eval
@@ -81,13 +83,13 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
         return None
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     model = fast_copy(model)
-    key = (spec["seed"], *task.key, NetworkSpec.from_plain(record).identity)
+    key = (spec["seed"], "evaluate", record.network.identity)
     cells = [(None, 0, accuracy(model, context.test))]
     cells += evaluate_grid(model, context.test, task.plan, grid_cells(task.plan, spec["final"]), key)
     grid = [
         {
-            "network": record["id"], "parameters": record["parameters"], "weights": task.plan.weights,
-            "epoch": record[task.plan.weights]["epoch"], "final": spec["final"],
+            "network": record.id, "parameters": record.parameters, "weights": task.plan.weights,
+            "epoch": record.score(task.plan.weights).epoch, "final": spec["final"],
             "eps": format_fraction(eps) if eps else "0/255", "steps": steps, "success": task.plan.success,
             "images": len(context.test), "accuracy": share,
         }
@@ -96,7 +98,7 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
     checks = check_attack(model, context.test, task.plan, key) if spec["final"] and task.plan.checks else []
     rows = {"grid": grid, "checks": checks, "attack": traced(model, context.test, task.plan, key)}
     for part in ("checks", "attack"):
-        rows[part] = [{"network": record["id"], **row} for row in rows[part]]
+        rows[part] = [{"network": record.id, **row} for row in rows[part]]
     write_text(finished, seal(rows))
     return rows
 
@@ -162,7 +164,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
         records = [trained_record(path) for path in paths]
         final = final_networks(kind, records, task.plan.weights)
         specs += [
-            {"weights": str(path), "final": record["id"] in final, "seed": own}
+            {"weights": str(path), "final": record.id in final, "seed": own}
             for path, record in zip(paths, records, strict=True)
         ]
     found: dict[int, dict] = {}
@@ -185,15 +187,39 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     return evaluated
 
 
-def final_networks(kind: str, records: Sequence[dict], weights: str) -> set[str]:
+def evaluate_and_write(plan: EvaluatePlan, kind: str, trained: Path, folder: Path, results: Path) -> dict[int, dict]:
+    """Evaluate all networks of a `kind` in the folder `trained` and write a stage's outputs; metrics by training seed.
+
+    `folder` keeps what is finished. Raises DeadlineError if nothing is finished at the deadline.
+    """
+    space, size, data = SearchSpace.from_params(plan), plan.size, prepared(plan.dataset)
+    task = GridTask(space, data, plan.eval, plan.numerics, load_compute(), folder)
+    found = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
+    networks = seed_folders(kind, trained, plan.seed)
+    for seed, evaluation in found.items():
+        out = seeded(results, seed)
+        write_csv(out / "grid.csv", evaluation.grid)
+        if evaluation.checks:
+            write_csv(out / "checks.csv", evaluation.checks)
+        write_csv(out / "attack.csv", evaluation.attack)
+        write_json(out / "metrics.json", evaluation.metrics)
+        write_csv(out / "costs.csv", cost_rows(networks[seed], space, size))
+        (out / "latency.csv").unlink(missing_ok=True)
+        final = {row["network"] for row in evaluation.grid if row["final"]}
+        if plan.eval.latency and final:
+            write_csv(out / "latency.csv", latency_rows(networks[seed], final, space, plan.eval.weights, size))
+    return {seed: evaluation.metrics for seed, evaluation in found.items()}
+
+
+def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[str]:
     """Ids of those that get the extra cells and the checks (`Kind.final`)."""
     match KINDS[kind].final:
         case "all":
-            return {record["id"] for record in records}
+            return {record.id for record in records}
         case "best":
-            return {best(records, weights)["id"]}
+            return {best(records, weights).id}
         case "seeds":
-            return {record["id"] for record in records if record["control"] == "seeds"}
+            return {record.id for record in records if record.label.control == "seeds"}
     return set()
 
 

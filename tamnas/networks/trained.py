@@ -1,74 +1,48 @@
-"""Trained networks, read back from their files."""
+"""Networks from their specs and files: fresh ones, trained ones, supernets."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tamnas.config.plan import RowPlan
 from tamnas.errors import InputError
 from tamnas.networks.baselines import baseline
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
-from tamnas.pipeline import checkpoint, device
+from tamnas.pipeline import checkpoint
 from tamnas.pipeline.checkpoint import with_prefix
-from tamnas.pipeline.device import Runtime
-from tamnas.space.architecture import Architecture
+from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
+from tamnas.records import NetworkSpec, Record
 from tamnas.space.space import SearchSpace
 
 
-@dataclass(frozen=True)
-class NetworkSpec:
-    """A network by name: a subnet's architecture, or a baseline."""
-
-    id: str
-    architecture: Architecture | None = None
-    baseline: str | None = None
-
-    def plain(self) -> dict:
-        arch = self.architecture.plain() if self.architecture else None
-        return {"id": self.id, "architecture": arch, "baseline": self.baseline}
-
-    @classmethod
-    def from_plain(cls, plain: dict) -> "NetworkSpec":
-        arch = plain["architecture"]
-        if Path(str(plain["id"])).name != plain["id"]:  # it becomes a file's name
-            raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")
-        return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
-
-    def build(self, space: SearchSpace, generator: torch.Generator | None = None) -> nn.Module:
-        if self.architecture is not None:
-            return Subnet(space, self.architecture, generator)
-        return baseline(self.baseline, space.num_classes, generator)
-
-    @property
-    def identity(self) -> str:
-        """What random numbers derive from: the network itself, not its place in a list."""
-        return str(self.architecture) if self.architecture else self.baseline
+def build(network: NetworkSpec, space: SearchSpace, generator: torch.Generator | None = None) -> nn.Module:
+    """The network with fresh weights from `generator`, torch's own without one."""
+    if network.architecture is not None:
+        return Subnet(space, network.architecture, generator)
+    return baseline(network.baseline, space.num_classes, generator)
 
 
-def load_network(space: SearchSpace, path: Path, weights: str, runtime: device.Runtime) -> tuple[nn.Module, dict]:
-    """A trained network with its `best` or `last` weights, and its record. Raises InputError."""
+def load_network(space: SearchSpace, path: Path, weights: str, runtime: Runtime) -> tuple[nn.Module, Record]:
+    """A trained network with its `best` or `last` weights, in eval mode, and its record. Raises InputError."""
     tensors, meta = checkpoint.load(path)
     record = _record(path, meta)
-    network = NetworkSpec.from_plain(record)
-    model = network.build(space)
+    model = build(record.network, space)
     chosen = with_prefix(tensors, f"{weights}.")
     checkpoint.require_match(path, chosen, model.state_dict())
     model.load_state_dict(chosen)
-    return model.to(runtime.device, memory_format=device.MEMORY_FORMAT).eval(), record
+    return model.to(runtime.device, memory_format=MEMORY_FORMAT).eval(), record
 
 
-def trained_record(path: Path) -> dict:
-    """What `train_network` recorded of the network in `path`. Raises InputError."""
+def trained_record(path: Path) -> Record:
+    """The record of the network in `path`. Raises InputError."""
     return _record(path, checkpoint.load(path)[1])
 
 
-def _record(path: Path, meta: dict) -> dict:
+def _record(path: Path, meta: dict) -> Record:
     if "record" not in meta:
         raise InputError(f"{path}: holds no trained network")
-    return meta["record"]
+    return Record.from_plain(meta["record"])
 
 
 def supernet_tensors(supernet: Supernet) -> dict[str, Tensor]:
@@ -83,9 +57,9 @@ def load_tensors(supernet: Supernet, tensors: dict[str, Tensor]) -> None:
         supernet.momentum[name].copy_(tensor)
 
 
-def load_supernet(plan: RowPlan, path: Path, runtime: Runtime) -> Supernet:
+def load_supernet(space: SearchSpace, path: Path, runtime: Runtime) -> Supernet:
     """A trained supernet. Raises InputError if the file is damaged or of another space."""
-    supernet = Supernet(SearchSpace.from_params(plan))
+    supernet = Supernet(space)
     tensors, _ = checkpoint.load(path)
     checkpoint.require_match(path, tensors, supernet_tensors(supernet))
     load_tensors(supernet, tensors)

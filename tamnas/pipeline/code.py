@@ -1,4 +1,4 @@
-"""Which source files a stage depends on: the tamnas modules it transitively imports.
+"""Which source files a stage depends on: the tamnas modules it transitively imports, and all plugins.
 
 The stage `fingerprint` writes them down, one list per script, and each stage depends on its own list: as
 dependencies of their own they would make dvc.lock ten times as long, and DVC reads and writes
@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "plugins"
 
 
 def source_files(script: Path) -> list[Path]:
-    """`script` and every tamnas file it transitively imports, relative to the project, sorted."""
+    """`script`, the plugins and every tamnas file they transitively import, relative to the project, sorted."""
     found: set[Path] = set()
-    waiting = [ROOT / script]
+    waiting = [ROOT / script, *PLUGINS.glob("*.py")]
     while waiting:
         file = waiting.pop()
         if file not in found:

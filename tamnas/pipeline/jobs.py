@@ -21,6 +21,7 @@ from typing import Any
 from tamnas.config.compute import Compute
 from tamnas.errors import WorkerError
 from tamnas.pipeline.deadline import get_deadline, set_deadline
+from tamnas.pipeline.plugins import load_plugins
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
@@ -131,6 +132,7 @@ def _initialise() -> None:
     # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_driver, daemon=True).start()
+    load_plugins()
 
 
 def _die_with_driver() -> None:

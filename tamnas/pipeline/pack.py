@@ -25,13 +25,14 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from tamnas.config.plan import RowPlan, load_dataset, load_row
+from tamnas.config.stage_plans import FOLDER as PLANS
+from tamnas.config.stage_plans import StudyPlan, load_study
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, read_json, write_json, write_text
+from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.paths import LOGS, results, seeded, weights
-from tamnas.pipeline.stage import one_line_errors
 from tamnas.pipeline.store import checkpoints_root
-from tamnas.records import best
+from tamnas.records import best, read_records
 
 log = logging.getLogger(__name__)
 
@@ -86,46 +87,38 @@ def _git(*arguments: str) -> str:
 
 def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
     """(path, contents) in order of worth; paths below the working directory."""
-    plans = {path.stem: path for path in sorted(Path("plan").glob("*.yaml"))}
-    loaded = {name: _load(name) for name in plans}
-    datasets = sorted({plan.dataset for plan in loaded.values()})
-    files = [Path("params.yaml"), *plans.values(), LOGS / "times.csv"]
-    for dataset in datasets:
+    study = load_study()
+    names = [*study.rows, *study.datasets]
+    files = [Path("params.yaml"), *sorted(PLANS.rglob("*.yaml")), LOGS / "times.csv"]
+    for dataset in sorted(study.datasets):
         files += sorted(path for path in (Path("results") / dataset).rglob("*") if path.is_file())
-    files += [weights(name, "start-scratch.json") for name in loaded]
+    files += [weights(name, "start-scratch.json") for name in names]
     files += sorted(path for path in Path("reports").rglob("*") if path.is_file())
     for path in files:
         if path.is_file():
             yield path, path.read_bytes()
-    yield from _networks(loaded)
+    yield from _networks(study)
     if with_checkpoints:
-        for path in [weights(name, "start-finetune.safetensors") for name in loaded] + _newest_checkpoints():
+        for path in [weights(name, "start-finetune.safetensors") for name in names] + _newest_checkpoints():
             if path.is_file():
                 inside = path.is_relative_to(checkpoints_root())
                 yield Path(".checkpoints") / path.relative_to(checkpoints_root()) if inside else path, path.read_bytes()
 
 
-def _load(name: str):
-    try:
-        return load_row(name)
-    except InputError:
-        return load_dataset(name)
-
-
-def _networks(plans: Mapping) -> Iterator[tuple[Path, bytes]]:
+def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
     """The trained networks with the weights that the reports show, the most robust on validation first."""
     from tamnas.pipeline import checkpoint
 
     found = []
-    for name, plan in plans.items():
-        is_row = isinstance(plan, RowPlan)
+    for name, plan in {**study.rows, **study.datasets}.items():
+        is_row = name in study.rows
         for stage in ("retrain_scratch", "retrain_finetune", "legonet") if is_row else ("legonet_pooled", "baselines"):
             path = seeded(results(plan.dataset, stage, name if is_row else None), plan.seed) / "validation.json"
             folder = weights(name, stage.removesuffix("_pooled"))
-            for record in read_json(path)["networks"] if path.is_file() else ():
-                shown = record[plan.eval.weights]
-                worth = (stage != "baselines", shown["robust"], shown["clean"])
-                found.append((worth, folder / f"{record['id']}.safetensors", plan.eval.weights))
+            for record in read_records(path) if path.is_file() else ():
+                score = record.score(plan.eval.weights)
+                worth = (stage != "baselines", score.robust, score.clean)
+                found.append((worth, folder / f"{record.id}.safetensors", plan.eval.weights))
     for _, path, shown in sorted(found, key=lambda one: (one[0], str(one[1])), reverse=True):
         if path.is_file():
             tensors, meta = checkpoint.load(path)
@@ -233,11 +226,11 @@ def _allowed(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
 
 def keep_best_start(row: str) -> str | None:
     """Of a row's start points keep the most robust subnet on validation; its id, None if nothing is trained."""
-    plan, start = load_row(row), weights(row, "start-scratch.json")
+    plan, start = load_study().rows[row], weights(row, "start-scratch.json")
     trained = seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json"
     if not (start.is_file() and trained.is_file()):
         return None
-    chosen, plain = best(read_json(trained)["networks"], plan.eval.weights)["id"], read_json(start)
+    chosen, plain = best(read_records(trained), plan.eval.weights).id, read_json(start)
     write_json(start, plain | {"networks": [one for one in plain["networks"] if one["id"] == chosen]})
     return chosen
 
@@ -295,10 +288,9 @@ def main() -> None:
 @one_line_errors
 def unpack_command(folder: Path, only_best: bool) -> None:
     manifest = unpack(folder)
-    names = [path.stem for path in sorted(Path("plan").glob("*.yaml"))] if only_best else []
-    for row in (name for name in names if isinstance(_load(name), RowPlan)):
+    for row in load_study().rows if only_best else ():
         click.echo(f"{row}: start-scratch.json keeps {keep_best_start(row) or 'all: nothing is trained'}")
-    click.echo(f"{manifest['files']} files of commit {manifest['commit']}; `python stages/tables.py` makes the reports")
+    click.echo(f"{manifest['files']} files of commit {manifest['commit']}; `python -m stages.tables` makes the reports")
 
 
 @main.command("keep", help="Write reports, parameters, small results and run.md of a packed run to TARGET.")

@@ -23,7 +23,7 @@ from tamnas.config.fields import read_yaml
 from tamnas.config.resolve import parse_params
 from tamnas.errors import InputError
 from tamnas.files import write_text
-from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.command import one_line_errors
 
 PROFILES = Path("profiles")
 REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them

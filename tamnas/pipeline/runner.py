@@ -15,111 +15,25 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import click
 
-from tamnas.config.params import Params
 from tamnas.config.resolve import load_params
 from tamnas.errors import DeadlineError, DivergenceError, InputError
+from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import kept_workers, release_gpu_memory
-from tamnas.pipeline.paths import results
-from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.stages import Instance, instances, needs, stages
 from tamnas.pipeline.store import VARIABLE as CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
-# (stage as in dvc.yaml, script, leading arguments, per "row", "dataset" or "run"), in an order
-# that respects dvc.yaml's dependencies; a test compares the two.
-STAGES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    ("fingerprint", "fingerprint", (), "run"),
-    ("plan", "plan", (), "run"),
-    ("prepare", "prepare", (), "dataset"),
-    ("supernet_block", "supernet", ("block",), "row"),
-    ("supernet_joint", "supernet", ("joint",), "row"),
-    ("search", "search", (), "row"),
-    ("random_search", "random_search", (), "row"),
-    ("select", "start_points", (), "row"),
-    ("retrain_scratch", "retrain", ("scratch",), "row"),
-    ("retrain_finetune", "retrain", ("finetune",), "row"),
-    ("legonet", "legonet", ("row",), "row"),
-    ("legonet_pooled", "legonet", ("pooled",), "dataset"),
-    ("baselines", "baselines", (), "dataset"),
-    ("controls", "controls", ("row",), "row"),
-    ("controls_pooled", "controls", ("pooled",), "dataset"),
-    ("evaluate_scratch", "evaluate", ("scratch",), "row"),
-    ("evaluate_finetune", "evaluate", ("finetune",), "row"),
-    ("evaluate_legonet", "evaluate", ("legonet",), "row"),
-    ("evaluate_legonet_pooled", "evaluate", ("legonet_pooled",), "dataset"),
-    ("evaluate_baselines", "evaluate", ("baselines",), "dataset"),
-    ("evaluate_controls", "evaluate", ("controls",), "row"),
-    ("evaluate_controls_pooled", "evaluate", ("controls_pooled",), "dataset"),
-    ("tables", "tables", (), "run"),
-)
-NAMES = tuple(stage for stage, *_ in STAGES)
-
-# Whose outputs a stage reads, beside the data: without them it is skipped. `tables` takes what there is.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "supernet_joint": ("supernet_block",),
-    "search": ("supernet_joint",),
-    "select": ("search",),
-    "retrain_scratch": ("select",),
-    "retrain_finetune": ("select",),
-    "legonet": ("retrain_scratch",),
-    "legonet_pooled": ("retrain_scratch",),
-    "evaluate_scratch": ("retrain_scratch",),
-    "evaluate_finetune": ("retrain_finetune",),
-    "evaluate_legonet": ("legonet",),
-    "evaluate_legonet_pooled": ("legonet_pooled",),
-    "evaluate_baselines": ("baselines",),
-    "random_search": ("supernet_joint", "search"),
-    "controls": ("select", "retrain_scratch", "legonet"),
-    "controls_pooled": ("legonet_pooled",),
-    "evaluate_controls": ("controls",),
-    "evaluate_controls_pooled": ("controls_pooled",),
-}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One stage instance: `name` as DVC writes it, how to call it, and the instances whose outputs it needs."""
-
-    name: str
-    script: str
-    arguments: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    results: Path | None = None
-
-    @property
-    def stage(self) -> str:
-        return self.name.partition("@")[0]
-
-    def __call__(self) -> None:
-        importlib.import_module(f"stages.{self.script}").run(*self.arguments)
-
-
-def calls(params: Params) -> Iterator[Call]:
-    """Every stage instance of a run, in an order in which inputs come first."""
-    rows = {name: row.dataset for name, row in params.run.rows.items()}
-    instances = {"run": [None], "dataset": params.run.datasets, "row": list(rows)}
-    kinds = {stage: per for stage, *_, per in STAGES}
-    for stage, script, arguments, per in STAGES:
-        for instance in instances[per]:
-            if instance is None:
-                yield Call(stage, script, arguments)
-                continue
-            needs = [
-                f"{need}@{other}"
-                for need in NEEDS.get(stage, ())
-                for other in instances[kinds[need]]
-                if other == instance or rows.get(other) == instance
-            ]
-            folder = results(rows.get(instance, instance), stage, instance if per == "row" else None)
-            yield Call(f"{stage}@{instance}", script, (*arguments, instance), tuple(needs), folder)
+STAGE = click.Choice(list(stages()))
+UNTIMED = ("fingerprint", "plan", "prepare", "tables")  # stages that no deadline stops
 
 
 @dataclass(frozen=True)
@@ -144,39 +58,47 @@ def run(
     `until` is a stage, `only` holds stages; plans are always written. Results that a stage left
     earlier are removed before it runs or is skipped, as DVC does. Raises InputError.
     """
-    wanted = set(NAMES[: NAMES.index(until) + 1] if until else NAMES) & set(only or NAMES) | {"plan"}
+    names = list(stages())
+    wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
+    params = load_params(params_path)
+    planned = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
     unfinished: list[str] = []
-    absent: set[str] = set()  # instances without valid outputs
+    absent: list[Instance] = []  # without valid outputs
     training_is_over = False
     with kept_workers():
-        for call in calls(load_params(params_path)):
-            if call.stage not in wanted:
+        for one in planned:
+            if one.stage.name not in wanted:
                 continue
-            if call.results is not None:
-                shutil.rmtree(call.results, ignore_errors=True)
-            lacking = [need for need in call.needs if need in absent]
-            if lacking:
-                _note(unfinished, f"{call.name}: skipped, it needs {', '.join(lacking)}")
-                absent.add(call.name)
+            if one.results is not None:
+                shutil.rmtree(one.results, ignore_errors=True)
+            lacking = [other.name for other in absent if needs(one, other)]
+            if lacking and one.stage.per != "run":  # the reports take what there is
+                _note(unfinished, f"{one.name}: skipped, it needs {', '.join(lacking)}")
+                absent.append(one)
                 continue
-            if limits is not None and call.stage not in ("fingerprint", "plan", "prepare", "tables"):
-                is_training = not call.stage.startswith("evaluate")
-                set_deadline(time.time() if is_training and training_is_over else limits.of(call.stage))
-            log.info("stage %s", call.name)
+            if limits is not None and one.stage.name not in UNTIMED:
+                is_training = not one.stage.name.startswith("evaluate")
+                set_deadline(time.time() if is_training and training_is_over else limits.of(one.stage.name))
+            log.info("stage %s", one.name)
             try:
-                call()
+                call(one)
             except DeadlineError as stop:
-                _note(unfinished, f"{call.name}: {stop}")
+                _note(unfinished, f"{one.name}: {stop}")
                 training_is_over = True
                 if not stop.partial:
-                    absent.add(call.name)
+                    absent.append(one)
             except DivergenceError as error:  # other rows and stages are not lost with this one
-                _note(unfinished, f"{call.name}: training diverged: {error}")
-                absent.add(call.name)
+                _note(unfinished, f"{one.name}: training diverged: {error}")
+                absent.append(one)
             finally:
                 set_deadline(None)
                 release_gpu_memory()
     return unfinished
+
+
+def call(one: Instance) -> None:
+    """Run a stage instance in this process."""
+    importlib.import_module(f"stages.{one.stage.script.stem}").main.run(*one.arguments)
 
 
 def _note(lines: list[str], line: str) -> None:
@@ -214,9 +136,9 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
     return Limits(end, reserve)
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
-@click.option("--until", metavar="STAGE", type=click.Choice(NAMES), help="The last stage to run.")
-@click.option("--only", metavar="STAGE", type=click.Choice(NAMES), multiple=True, help="Run this; again for others.")
+@click.command(help=help_of(run))
+@click.option("--until", metavar="STAGE", type=STAGE, help="The last stage to run.")
+@click.option("--only", metavar="STAGE", type=STAGE, multiple=True, help="Run this; again for others.")
 @click.option("--deadline", metavar="SECONDS|TIME", help="Be done by then: in so many seconds, or at an ISO time.")
 @click.option("--reserve", type=float, help="Seconds of it for evaluation and reports; a fifth if not given.")
 @click.option("--checkpoints", type=click.Path(file_okay=False), help="Their folder; .checkpoints if not given.")

@@ -8,8 +8,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from tamnas.config.fields import parse_fraction, read_yaml
-from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.config.fields import parse_fraction
+from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.stage_plans import load_study
 from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.files import read_json
@@ -20,17 +21,13 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 
-def collect(folder: Path = Path("plan")) -> list[Dataset]:
-    """All datasets that have a plan. Raises InputError naming the first file that is missing."""
-    plans = sorted(folder.glob("*.yaml"))
-    if not plans:
-        raise InputError(f"{folder}: no plans; `dvc repro plan` or `python stages/plan.py` writes them")
-    names = [path.stem for path in plans if "row" not in read_yaml(path)]
-    return [read_dataset(load_dataset(name, folder), folder) for name in names]
+def collect() -> list[Dataset]:
+    """All datasets of the plan. Raises InputError naming the first file that is missing."""
+    study = load_study()
+    return [_dataset(plan, [study.rows[row] for row in plan.pooled.rows]) for plan in study.datasets.values()]
 
 
-def read_dataset(plan: DatasetPlan, folder: Path = Path("plan")) -> Dataset:
-    plans = [load_row(name, folder) for name in plan.pooled.rows]
+def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
     complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)

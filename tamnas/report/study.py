@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tamnas.config.plan import DatasetPlan, Eval, RowPlan
-from tamnas.records import best
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -205,9 +204,9 @@ def key_cell(plan: Eval, eps: Fraction, steps: int) -> Cell:
 
 def best_of(networks: Sequence[Trained], weights: str) -> Trained:
     """The best by validation, by the same rule as everywhere (`tamnas.records.best`)."""
-    by_id = {network.id: network for network in networks}
-    return by_id[best([_record(network) for network in networks], weights)["id"]]
 
+    def merit(network: Trained) -> tuple:
+        score = network.validation[weights]
+        return score["robust"], score["clean"], -network.parameters
 
-def _record(network: Trained) -> dict:
-    return {"id": network.id, "parameters": network.parameters, **network.validation}
+    return max(networks, key=merit)

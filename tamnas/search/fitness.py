@@ -1,96 +1,109 @@
-"""What the search knows of a subnet: accuracy with inherited weights, and size."""
+"""What the search knows of a subnet: what was measured of it with inherited weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tamnas.config.compute import Compute
-from tamnas.config.plan import Augment, RowPlan
+from tamnas.config.plan import Pgd
+from tamnas.config.stage_plans import InheritPlan, SearchPlan
 from tamnas.data.loader import Split, batches, load_split
-from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
+from tamnas.evaluation.accuracy import fast_copy
 from tamnas.networks.batchnorm import recalibrate
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace
+from tamnas.search.objectives import OBJECTIVES, measured
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """What the search knows of a subnet: accuracies in [0, 1] on validation, and its size."""
+    """Measured values by column (accuracies in [0, 1] on validation, sizes), and the costs to minimise."""
 
-    clean: float
-    robust: float
-    parameters: int
+    values: dict[str, float]
+    costs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: dict[str, float], objectives: Sequence[str]) -> "Fitness":
+        chosen = [OBJECTIVES[name] for name in objectives]
+        return cls(values, tuple(objective.cost(values[objective.column]) for objective in chosen))
 
     @property
-    def objectives(self) -> tuple[float, float, float]:
-        return 1 - self.clean, 1 - self.robust, float(self.parameters)
+    def row(self) -> dict[str, float]:
+        """As in results: the size first."""
+        return {"parameters": self.values["parameters"], **self.values}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What an objective measures: an architecture, and its subnet with inherited weights, ready to evaluate."""
+
+    space: SearchSpace
+    arch: Architecture
+    subnet: nn.Module
+    validation: Split
+    attack: Pgd
+    key: tuple
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What an evaluation job needs; loaded once per worker."""
+    """What evaluating subnets needs; loaded once per worker."""
 
-    plan: RowPlan
+    plan: InheritPlan
     supernet: Supernet
     train: Split
     validation: Split
     pace: Pace = field(default_factory=Pace)
 
 
-def load_context(plan: RowPlan, weights: Path, data: Path, compute: Compute) -> SearchContext:
+def load_context(plan: InheritPlan, weights: Path, data: Path, compute: Compute) -> SearchContext:
     runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
-    return SearchContext(plan, load_supernet(plan, weights, runtime), *splits)
+    return SearchContext(plan, load_supernet(SearchSpace.from_params(plan), weights, runtime), *splits)
 
 
-def inherit(
-    supernet: Supernet, arch: Architecture, train: Split, images: int, augment: Augment, batch: int, key: tuple
-) -> Subnet:
-    """The subnet with the supernet's weights and BatchNorm recalibrated on `images` training images.
+def inherited_subnet(context: SearchContext, arch: Architecture) -> Subnet:
+    """The subnet with the supernet's weights, in eval mode, BatchNorm recalibrated on training images.
 
     The images are one fixed augmented draw, the same for every subnet. Zero images: statistics
     as inherited.
     """
-    subnet = supernet.extract(arch)
+    plan, subnet = context.plan, context.supernet.extract(arch)
+    images = plan.search.bn_calibration_images
     if images:
-        generator = torch_generator(*key, "recalibration", device=train.images.device)
-        size = min(batch, images)
-        recalibrate(subnet, (x for x, _ in islice(batches(train, size, augment, generator), max(1, images // size))))
+        key = (plan.seed, "search", plan.name, "recalibration")
+        size = min(plan.batch_size, images)
+        drawn = batches(context.train, size, plan.augment, torch_generator(*key, device=context.train.images.device))
+        recalibrate(subnet, (x for x, _ in islice(drawn, max(1, images // size))))
     return subnet.eval()
 
 
-def inherited_subnet(context: SearchContext, arch: Architecture) -> Subnet:
-    plan = context.plan
-    return inherit(
-        context.supernet, arch, context.train, plan.search.bn_calibration_images, plan.data.augment,
-        plan.supernet.joint.recipe.batch_size, (plan.seed, "search", plan.row),
-    )  # fmt: skip
-
-
-def evaluate_subnet(spec: dict, context: SearchContext) -> tuple[float, float]:
-    """A job: (clean, robust) validation accuracy of one architecture with inherited weights.
+def evaluate_subnet(arch: Architecture, context: SearchContext) -> dict[str, float]:
+    """A job: the measured values of one architecture with inherited weights, by column.
 
     Raises DeadlineError when another one would end after the deadline.
     """
-    plan = context.plan
-    context.pace.require_time(f"search {plan.row}")
-    subnet = fast_copy(inherited_subnet(context, Architecture.from_plain(spec)))
-    key = (plan.seed, "search", plan.row, "attack")
-    return accuracy(subnet, context.validation), pgd_accuracy(subnet, context.validation, plan.search.attack, key)
+    plan: SearchPlan = context.plan
+    context.pace.require_time(f"search {plan.name}")
+    subnet = fast_copy(inherited_subnet(context, arch))
+    key = (plan.seed, "search", plan.name, "attack")
+    candidate = Candidate(context.supernet.space, arch, subnet, context.validation, plan.search.attack, key)
+    return {objective.column: objective.measure(candidate) for objective in measured(plan.search.objectives)}
 
 
 def inherited_weights(context: SearchContext, chosen: Sequence[dict]) -> dict[str, Tensor]:
     """Start weights for fine-tuning, `<id>.<tensor name>`, with the statistics the search saw."""
     tensors = {}
-    for one in chosen:
-        subnet = inherited_subnet(context, Architecture.from_plain(one["architecture"]))
-        tensors |= {f"{one['id']}.{name}": tensor for name, tensor in subnet.state_dict().items()}
+    for network in chosen:
+        subnet = inherited_subnet(context, Architecture.from_plain(network["architecture"]))
+        tensors |= {f"{network['id']}.{name}": tensor for name, tensor in subnet.state_dict().items()}
     return tensors

@@ -7,6 +7,7 @@ from pymoo.indicators.hv import HV
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from tamnas.search.fitness import Fitness
+from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -14,16 +15,15 @@ from tamnas.space.space import SearchSpace
 def front_of(archs: Sequence[Architecture], fitness: dict[Architecture, Fitness]) -> list[Architecture]:
     """The non-dominated ones, without repeats, by growing size."""
     distinct = list(dict.fromkeys(archs))
-    objectives = np.array([fitness[arch].objectives for arch in distinct])
-    first = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
-    return sorted((distinct[i] for i in first), key=lambda arch: (*fitness[arch].objectives[::-1], str(arch)))
+    costs = np.array([fitness[arch].costs for arch in distinct])
+    first = NonDominatedSorting().do(costs, only_non_dominated_front=True)
+    return sorted((distinct[i] for i in first), key=lambda arch: (*fitness[arch].costs[::-1], str(arch)))
 
 
-def hypervolume(space: SearchSpace, points: Sequence[Fitness]) -> float:
-    """Share of the box up to (1, 1, largest count) that `points` dominate, in [0, 1]."""
-    largest = space.parameter_range()[1]
-    scaled = np.array([point.objectives for point in points]) / (1, 1, largest)
-    return float(HV(ref_point=np.ones(3))(scaled))
+def hypervolume(space: SearchSpace, objectives: Sequence[str], points: Sequence[Fitness]) -> float:
+    """Share of the box up to each objective's largest cost in `space` that `points` dominate, in [0, 1]."""
+    scale = [OBJECTIVES[name].scale(space) for name in objectives]
+    return float(HV(ref_point=np.ones(len(scale)))(np.array([point.costs for point in points]) / scale))
 
 
 def spread(count: int, at_most: int | None) -> list[int]:

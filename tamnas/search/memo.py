@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from tamnas.config.compute import Compute
-from tamnas.config.plan import RowPlan
+from tamnas.config.stage_plans import SearchPlan
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import seal, unseal
 from tamnas.search.fitness import Fitness, evaluate_subnet, load_context
 from tamnas.space.architecture import Architecture
-from tamnas.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +33,11 @@ class Memo:
         lines = [line for line in path.read_bytes().splitlines() if line] if path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                arch, clean, robust, parameters = unseal(line.decode())
+                arch, values, costs = unseal(line.decode())
             except ValueError:  # cut short by a kill, or altered
                 log.warning("%s: record %d is damaged; evaluating its subnet again", path, number)
             else:
-                self.known[Architecture.parse(arch)] = Fitness(clean, robust, parameters)
+                self.known[Architecture.parse(arch)] = Fitness(values, tuple(costs))
 
     def __call__(self, archs: Sequence[Architecture]) -> list[Fitness]:
         new = [arch for arch in dict.fromkeys(archs) if arch not in self.known]
@@ -46,25 +45,24 @@ class Memo:
             with self.path.open("a") as file:
                 file.write("\n")  # ends a line that a kill cut short; empty lines are skipped
                 for arch, fitness in self._evaluate(new):
-                    line = seal([str(arch), fitness.clean, fitness.robust, fitness.parameters])
+                    line = seal([str(arch), fitness.values, fitness.costs])
                     print(line, file=file, flush=True)
                     self.known[arch] = fitness
         return [self.known[arch] for arch in archs]
 
 
 @contextmanager
-def memoised(plan: RowPlan, weights: Path, data: Path, compute: Compute, path: Path, what: str, total: int):
+def memoised(plan: SearchPlan, weights: Path, data: Path, compute: Compute, path: Path, what: str, total: int):
     """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
-    space = SearchSpace.from_params(plan)
     with (
         Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs,
         Progress(what, total) as progress,
     ):
 
         def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
-            for index, (clean, robust) in jobs.run_jobs(evaluate_subnet, [arch.plain() for arch in archs]):
-                progress.step(clean=clean, robust=robust)
-                yield archs[index], Fitness(clean, robust, space.parameters(archs[index]))
+            for index, values in jobs.run_jobs(evaluate_subnet, archs):
+                progress.step(clean=values["clean"], robust=values["robust"])
+                yield archs[index], Fitness.of(values, plan.search.objectives)
 
         memo = Memo(path, evaluate)
         progress.skip(len(memo.known))

@@ -5,7 +5,6 @@ error, error under PGD, number of parameters. pymoo is replayed from its seed: e
 memoised, so a search that was killed repeats no evaluation and ends with the same bits.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
 from tamnas.config.compute import Compute
-from tamnas.config.plan import RowPlan, Search
+from tamnas.config.plan import Search
+from tamnas.config.stage_plans import SearchPlan
 from tamnas.files import FORMAT
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
@@ -28,14 +28,6 @@ from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_c
 from tamnas.seeding import derived_seed
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
-
-log = logging.getLogger(__name__)
-
-
-# -- evaluating a subnet with inherited weights ------------------------------------------------
-
-
-# -- NSGA-II -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,9 +49,9 @@ def search(
     """NSGA-II as the paper sets it: `plan.generations` survivals after the initial population.
 
     `evaluate` maps architectures to fitness, in order. Hypervolume is measured against the
-    fixed reference (1, 1, the space's largest count), each objective scaled to it.
+    largest cost of each objective in the space.
     """
-    problem = Problem(n_var=2 * len(space.layers), n_obj=3, vtype=int)
+    problem = Problem(n_var=2 * len(space.layers), n_obj=len(plan.objectives), vtype=int)
     algorithm = NSGA2(
         pop_size=plan.population,
         n_offsprings=plan.offspring,
@@ -79,23 +71,23 @@ def search(
             break  # every architecture within the budget has been evaluated
         archs = [space.decode(genes) for genes in offspring.get("X")]
         fitness |= dict(zip(archs, evaluate(archs), strict=True))
-        objectives = np.array([fitness[arch].objectives for arch in archs])
-        Evaluator().eval(StaticProblem(problem, F=objectives), offspring)
+        costs = np.array([fitness[arch].costs for arch in archs])
+        Evaluator().eval(StaticProblem(problem, F=costs), offspring)
         algorithm.tell(infills=offspring)
         generations.append(archs)
         population = [space.decode(genes) for genes in algorithm.pop.get("X")]
-        rows.append(_hypervolume_row(space, len(rows), population, fitness))
+        rows.append(_hypervolume_row(space, plan.objectives, len(rows), population, fitness))
     return SearchResult(generations, front_of(population, fitness), front_of(list(fitness), fitness), rows)
 
 
-def _hypervolume_row(space, generation, population, fitness) -> dict:
+def _hypervolume_row(space, objectives, generation, population, fitness) -> dict:
     front = front_of(population, fitness)
     archive = front_of(list(fitness), fitness)
     return {
         "generation": generation,
         "evaluated": len(fitness),
-        "hypervolume": hypervolume(space, [fitness[arch] for arch in front]),
-        "archive_hypervolume": hypervolume(space, [fitness[arch] for arch in archive]),
+        "hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in front]),
+        "archive_hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in archive]),
         "front": len(front),
     }
 
@@ -107,31 +99,28 @@ def _stagnant(rows: list[dict], patience: int | None) -> bool:
     return max(values[:-patience]) >= max(values)
 
 
-def search_seed(plan: RowPlan) -> int:
+def search_seed(plan: SearchPlan) -> int:
     """pymoo takes 32 bits."""
-    return derived_seed(plan.seed, "search", plan.row, "nsga2") % 2**32
+    return derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32
 
 
-def run_search(plan: RowPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
+def run_search(plan: SearchPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
     """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
 
     Returns (SearchResult, fitness of every architecture evaluated).
     """
     total = plan.search.population + plan.search.generations * plan.search.offspring
-    with memoised(plan, weights, data, compute, memo_path, f"search {plan.row}", total) as memo:
+    with memoised(plan, weights, data, compute, memo_path, f"search {plan.name}", total) as memo:
         return search(SearchSpace.from_params(plan), plan.search, memo, search_seed(plan)), memo.known
 
 
 def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
     """One row per individual of every generation, in the order of their birth."""
     return [
-        {
-            "generation": generation, "individual": index, "architecture": str(arch),
-            "parameters": fitness[arch].parameters, "clean": fitness[arch].clean, "robust": fitness[arch].robust,
-        }
+        {"generation": generation, "individual": index, "architecture": str(arch), **fitness[arch].row}
         for generation, archs in enumerate(found.generations)
         for index, arch in enumerate(archs)
-    ]  # fmt: skip
+    ]
 
 
 def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
@@ -139,11 +128,8 @@ def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
 
     def rows(archs: Sequence[Architecture], prefix: str) -> list[dict]:
         return [
-            {
-                "id": f"{prefix}{index:02d}", "architecture": arch.plain(),
-                "parameters": fitness[arch].parameters, "clean": fitness[arch].clean, "robust": fitness[arch].robust,
-            }
+            {"id": f"{prefix}{index:02d}", "architecture": arch.plain(), **fitness[arch].row}
             for index, arch in enumerate(archs, 1)
-        ]  # fmt: skip
+        ]
 
     return {"format": FORMAT, "front": rows(found.front, "n"), "archive_front": rows(found.archive_front, "a")}

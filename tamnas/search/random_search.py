@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tamnas.config.compute import Compute
-from tamnas.config.plan import RowPlan
+from tamnas.config.plan import Search
+from tamnas.config.stage_plans import RandomSearchPlan
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
 from tamnas.search.memo import memoised
@@ -29,7 +31,7 @@ def distinct_architectures(
 
 def random_search(
     space: SearchSpace,
-    budget: Budget,
+    plan: Search,
     counts: Sequence[int],
     evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
     generator: np.random.Generator,
@@ -38,12 +40,12 @@ def random_search(
 
     The rows are those of `tamnas.search.nsga2`; random search has no population but all it evaluated.
     """
-    archs = distinct_architectures(space, generator, max(counts), budget)
+    archs = distinct_architectures(space, generator, max(counts), plan.budget)
     fitness = dict(zip(archs, evaluate(archs), strict=True))
     rows = []
     for generation, count in enumerate(counts):
         front = front_of(archs[:count], fitness)
-        share = hypervolume(space, [fitness[arch] for arch in front])
+        share = hypervolume(space, plan.objectives, [fitness[arch] for arch in front])
         rows.append(
             {
                 "generation": generation, "evaluated": len(archs[:count]), "hypervolume": share,
@@ -53,16 +55,20 @@ def random_search(
     return rows, fitness
 
 
+def evaluations(path: Path) -> list[int]:
+    """How many distinct evaluations a search had made after each generation, from its hypervolume.csv."""
+    return pd.read_csv(path)["evaluated"].tolist()
+
+
 def run_random_search(
-    plan: RowPlan, counts: Sequence[int], weights: Path, data: Path, compute: Compute, memo_path: Path
+    plan: RandomSearchPlan, counts: Sequence[int], weights: Path, data: Path, compute: Compute, memo_path: Path
 ) -> tuple[list[dict], list[dict]]:
     """(hypervolume rows, individuals) of a row, with `counts` distinct evaluations per generation of its search."""
-    space, generator = SearchSpace.from_params(plan), numpy_generator(plan.seed, "random_search", plan.row)
-    with memoised(plan, weights, data, compute, memo_path, f"random search {plan.row}", max(counts)) as memo:
-        rows, fitness = random_search(space, plan.search.budget, counts, memo, generator)
+    space, generator = SearchSpace.from_params(plan), numpy_generator(plan.seed, "random_search", plan.name)
+    with memoised(plan, weights, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
+        rows, fitness = random_search(space, plan.search, counts, memo, generator)
     individuals = [
-        {"individual": index, "architecture": str(arch), "parameters": one.parameters, "clean": one.clean,
-         "robust": one.robust}
-        for index, (arch, one) in enumerate(fitness.items())
-    ]  # fmt: skip
+        {"individual": index, "architecture": str(arch), **found.row}
+        for index, (arch, found) in enumerate(fitness.items())
+    ]
     return rows, individuals

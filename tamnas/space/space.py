@@ -73,19 +73,19 @@ class SearchSpace:
 
     @classmethod
     def from_params(cls, params, num_classes: int | None = None) -> "SearchSpace":
-        """From anything with `network`, `space` and (for a resolved plan) `data` sections.
+        """From anything with `network` and `space` sections and (as a plan has) `classes`.
 
-        `num_classes` overrides the dataset's; it is needed where `params` names no single dataset.
+        `num_classes` overrides that; it is needed where `params` names no single dataset.
         """
-        network = params.network
+        network, head = params.network, params.network.head
         return cls(
-            num_classes=params.data.classes if num_classes is None else num_classes,
+            num_classes=params.classes if num_classes is None else num_classes,
             width=network.width,
             stem_channels=network.stem_channels,
             channels=network.channels,
             repeats=network.repeats,
             strides=network.strides,
-            head=(network.head.conv, network.head.hidden, network.head.out),
+            head=(head.conv, head.hidden, head.out),
             activation=network.activation,
             blocks=params.space.blocks,
             ratios=params.space.ratios,

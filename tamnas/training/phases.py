@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tamnas.config.plan import JointPhase, RowPlan
+from tamnas.config.stage_plans import PhasePlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet, load_tensors, supernet_tensors
@@ -23,12 +23,10 @@ class SampledPaths:
     subnet while it is trained and return to the supernet when the path changes.
     """
 
-    def __init__(self, supernet: Supernet, plan: RowPlan, phase: str, steps: int, key: tuple):
+    def __init__(self, supernet: Supernet, plan: PhasePlan, steps: int, key: tuple):
         self.supernet, self.space, self.key = supernet.train(), supernet.space, key
-        self.phase = getattr(plan.supernet, phase)
-        self.every = plan.supernet.resample_every
-        self.steps = steps
-        self.make_optimiser = sgd(self.phase.recipe)
+        self.plan, self.every, self.steps = plan, plan.resample_every, steps
+        self.make_optimiser = sgd(plan.recipe)
         self._draw: int | None = None
         self._subnet = self._optimiser = None
 
@@ -52,10 +50,9 @@ class SampledPaths:
         """Draw number `draw`: uniform under the phase's budget, over the ratios then open."""
         epoch = draw * self.every.epochs if self.every.epochs else draw * self.every.steps // self.steps
         ratios = self.space.ratios[-1:]
-        if isinstance(self.phase, JointPhase):
-            opening = self.phase.open_ratios
+        if opening := self.plan.open_ratios:
             ratios = self.space.open_ratios(epoch, opening.first, opening.after, opening.every)
-        return self.space.sample(numpy_generator(*self.key, "draw", draw), self.phase.budget, ratios)
+        return self.space.sample(numpy_generator(*self.key, "draw", draw), self.plan.budget, ratios)
 
     def _return(self) -> None:
         if self._subnet is not None:
@@ -71,24 +68,30 @@ class SampledPaths:
 
 
 def train_phase(
-    plan: RowPlan, phase: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
+    plan: PhasePlan, stage: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
 ) -> tuple[Supernet, Outcome]:
-    """Train one phase, "block" or "joint"; the joint phase starts from the block weights."""
-    key = (plan.seed, f"supernet_{phase}", plan.row)
+    """Train the phase of a `stage`; without the weights of an earlier phase to `start` from, from fresh ones."""
+    key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)
     if start is None:
-        supernet = Supernet(SearchSpace.from_params(plan), torch_generator(*key, "weights")).to(runtime.device)
+        supernet = Supernet(space, torch_generator(*key, "weights")).to(runtime.device)
     else:
-        supernet = load_supernet(plan, start, runtime)
-    settings = getattr(plan.supernet, phase)
-    if not getattr(settings, "keep_momentum", True):
+        supernet = load_supernet(space, start, runtime)
+    if not plan.keep_momentum:
         for tensor in supernet.momentum.values():
             tensor.zero_()
-    recipe = settings.recipe
-    paths = SampledPaths(supernet, plan, phase, steps_per_epoch(split, recipe.batch_size), key)
-    with Progress(f"supernet {phase} {plan.row}", recipe.epochs) as progress:
+    recipe = plan.recipe
+    paths = SampledPaths(supernet, plan, steps_per_epoch(split, recipe.batch_size), key)
+    with Progress(f"{stage.replace('_', ' ')} {plan.name}", recipe.epochs) as progress:
         outcome = train(
-            paths, split, recipe=recipe, attack=plan.supernet.attack, augment=plan.data.augment,
-            key=key, runtime=runtime, resume=resume, progress=progress,
-        )  # fmt: skip
-    paths.tensors()  # brings the last path home
+            paths,
+            split,
+            recipe=recipe,
+            attack=plan.attack,
+            augment=plan.augment,
+            key=key,
+            runtime=runtime,
+            resume=resume,
+            progress=progress,
+        )
+    paths.tensors()  # returns the last path
     return supernet, outcome

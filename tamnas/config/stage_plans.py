@@ -1,0 +1,277 @@
+"""What each stage instance is told: one small plan per stage, plan/<row or dataset>/<stage>.yaml.
+
+A stage reads its own plan and nothing else of the parameters, and DVC tracks that file: what is not in it cannot
+change the stage's results, and a changed parameter re-runs the stages whose plans it changes. Nothing here needs torch.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from tamnas.config.fields import Section, read_yaml, validated
+from tamnas.config.plan import (
+    Attack,
+    Augment,
+    BaselinesPlan,
+    Budget,
+    Channels,
+    Controls,
+    Count,
+    Data,
+    DatasetPlan,
+    Eval,
+    Name,
+    Network,
+    Numerics,
+    OpenRatios,
+    PooledControls,
+    Positive,
+    Recipe,
+    ResampleEvery,
+    RowPlan,
+    Search,
+    Space,
+    Training,
+    Validation,
+)
+from tamnas.errors import InputError
+from tamnas.files import FORMAT, require_format
+
+FOLDER = Path("plan")
+
+
+class StagePlan(Section):
+    """Of one stage instance; `name` is its row or dataset."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # what a checkpoint survives
+
+    format: Literal[1] = FORMAT
+    name: Name
+    dataset: Name
+
+    @classmethod
+    def load(cls, name: str, stage: str) -> Self:
+        """The plan of a stage instance. Raises InputError."""
+        return read_plan(cls, FOLDER / name / f"{stage}.yaml")
+
+    def key(self) -> dict:
+        """What a checkpoint of this stage depends on, JSON-able."""
+        return {field: value for field, value in self.plain().items() if field not in self.unkeyed}
+
+
+PlanType = TypeVar("PlanType", bound=Section)
+
+
+def read_plan(kind: type[PlanType], path: Path) -> PlanType:
+    """A plan file. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such plan; `dvc repro plan` or `python -m stages.plan` writes it")
+    raw = read_yaml(path)
+    require_format(path, raw.get("format"), "run the plan stage again")
+    return validated(kind, raw, str(path))
+
+
+class PreparePlan(StagePlan):
+    data: Data
+
+
+class NetworksPlan(StagePlan):
+    """Of a stage that computes with networks of a space."""
+
+    seed: Count
+    numerics: Numerics
+    classes: Channels
+    network: Network
+    space: Space
+
+
+class PhasePlan(NetworksPlan):
+    """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase)."""
+
+    augment: Augment
+    attack: Attack
+    resample_every: ResampleEvery
+    recipe: Recipe
+    budget: Budget | None
+    open_ratios: OpenRatios | None
+    keep_momentum: bool
+
+
+class Recalibration(Section):
+    bn_calibration_images: Count
+
+
+class InheritPlan(NetworksPlan):
+    """Of a stage that takes subnets out of the supernet, BatchNorm recalibrated on images in batches."""
+
+    augment: Augment
+    batch_size: Positive
+    search: Recalibration
+
+
+class SearchPlan(InheritPlan):
+    search: Search
+
+
+class RandomSearchPlan(SearchPlan):
+    run: bool
+
+
+class SelectPlan(InheritPlan):
+    max_subnets: Positive | None
+
+
+class TrainingPlan(NetworksPlan):
+    """Of a stage that trains standalone networks alike, as `training` says."""
+
+    augment: Augment
+    validation: Validation
+    training: Training
+
+
+class LegonetPlan(TrainingPlan):
+    """`rows` whose `top` networks vote, by the validation accuracy of their `weights`."""
+
+    rows: tuple[Name, ...]
+    top: Positive
+    weights: Literal["best", "last"]
+
+
+class BaselinesStagePlan(StagePlan):
+    seed: Count
+    numerics: Numerics
+    classes: Channels
+    augment: Augment
+    validation: Validation
+    baselines: BaselinesPlan
+
+
+class ControlsPlan(TrainingPlan):
+    """Which controls are on is not part of a checkpoint's key: switching one on keeps what the others trained."""
+
+    unkeyed = frozenset({"seeds", "controls"})
+
+    seeds: tuple[Count, ...]
+
+
+class RowControlsPlan(ControlsPlan):
+    """`training` is from scratch; `weights` choose the row's representative."""
+
+    finetune: Training
+    budget: Budget | None
+    weights: Literal["best", "last"]
+    controls: Controls
+
+
+class PooledControlsPlan(ControlsPlan):
+    baselines: BaselinesPlan
+    controls: PooledControls
+
+
+class EvaluatePlan(NetworksPlan):
+    """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
+
+    size: Positive
+    eval: Eval
+
+    def key(self) -> dict:
+        """Without `eval.latency`: switching it on attacks nothing again."""
+        plain = super().key()
+        return plain | {"eval": {field: value for field, value in plain["eval"].items() if field != "latency"}}
+
+
+class StudyPlan(Section):
+    """What the reports are told: everything, resolved, by row and by dataset."""
+
+    format: Literal[1] = FORMAT
+    rows: dict[Name, RowPlan]
+    datasets: dict[Name, DatasetPlan]
+
+
+STUDY = FOLDER / "tables.yaml"
+
+
+def load_study() -> StudyPlan:
+    """The plan of the stage `tables`. Raises InputError."""
+    return read_plan(StudyPlan, STUDY)
+
+
+def row_stages(row: RowPlan) -> dict[str, StagePlan]:
+    """The plan of every stage of a row, by stage."""
+    told = {
+        "name": row.row,
+        "dataset": row.dataset,
+        "seed": row.seed,
+        "numerics": row.numerics,
+        "classes": row.data.classes,
+        "network": row.network,
+        "space": row.space,
+    }
+    trains = told | {"augment": row.data.augment}
+    inherits = trains | {"batch_size": row.supernet.joint.recipe.batch_size}
+    supernet = trains | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
+    retrains = trains | {"validation": row.retrain.validation}
+    scratch = retrains | {"training": row.retrain.scratch}
+    block, joint = row.supernet.block, row.supernet.joint
+    evaluate = EvaluatePlan(**told, size=row.data.size, eval=row.eval)
+    return {
+        "supernet_block": PhasePlan(
+            **supernet, recipe=block.recipe, budget=block.budget, open_ratios=None, keep_momentum=False
+        ),
+        "supernet_joint": PhasePlan(
+            **supernet,
+            recipe=joint.recipe,
+            budget=joint.budget,
+            open_ratios=joint.open_ratios,
+            keep_momentum=joint.keep_momentum,
+        ),
+        "search": SearchPlan(**inherits, search=row.search),
+        "random_search": RandomSearchPlan(**inherits, search=row.search, run=row.controls.random_search),
+        "select": SelectPlan(
+            **inherits,
+            search=Recalibration(bn_calibration_images=row.search.bn_calibration_images),
+            max_subnets=row.retrain.max_subnets,
+        ),
+        "retrain_scratch": TrainingPlan(**scratch),
+        "retrain_finetune": TrainingPlan(**retrains, training=row.retrain.finetune),
+        "legonet": LegonetPlan(**scratch, rows=(row.row,), top=row.legonet.top, weights=row.eval.weights),
+        "controls": RowControlsPlan(
+            **scratch,
+            seeds=row.seeds,
+            finetune=row.retrain.finetune,
+            budget=row.search.budget,
+            weights=row.eval.weights,
+            controls=row.controls.model_copy(update={"random_search": False}),
+        ),
+        **{f"evaluate_{kind}": evaluate for kind in ("scratch", "finetune", "legonet", "controls")},
+    }
+
+
+def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
+    """The plan of every stage of a dataset, by stage."""
+    name = {"name": plan.dataset, "dataset": plan.dataset}
+    told = name | {"seed": plan.seed, "numerics": plan.numerics, "classes": plan.data.classes}
+    trains = told | {"augment": plan.data.augment, "validation": plan.validation}
+    pooled = {"network": plan.pooled.network, "space": plan.space}
+    legonet = trains | pooled | {"training": plan.pooled.training}
+    evaluate = EvaluatePlan(**told, **pooled, size=plan.data.size, eval=plan.eval)
+    return {
+        "prepare": PreparePlan(**name, data=plan.data),
+        "baselines": BaselinesStagePlan(**trains, baselines=plan.baselines),
+        "legonet_pooled": LegonetPlan(
+            **legonet, rows=plan.pooled.rows, top=plan.legonet.top, weights=plan.eval.weights
+        ),
+        "controls_pooled": PooledControlsPlan(
+            **legonet, seeds=plan.seeds, baselines=plan.baselines, controls=plan.controls
+        ),
+        **{f"evaluate_{kind}": evaluate for kind in ("legonet_pooled", "baselines", "controls_pooled")},
+    }
+
+
+def stage_plans(plans: dict[str, RowPlan | DatasetPlan]) -> dict[Path, Any]:
+    """Every plan file of a run, by path; `plans` as `tamnas.config.resolve.resolve_all` gives them."""
+    rows = {name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)}
+    datasets = {name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)}
+    stages = {name: row_stages(plan) for name, plan in rows.items()}
+    stages |= {name: dataset_stages(plan) for name, plan in datasets.items()}
+    files = {FOLDER / name / f"{stage}.yaml": plan for name, own in stages.items() for stage, plan in own.items()}
+    return files | {STUDY: StudyPlan(rows=rows, datasets=datasets)}

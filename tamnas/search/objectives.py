@@ -1,0 +1,80 @@
+"""What a search optimises: each objective is one entry here, used by search, fronts, hypervolume, tables and figures.
+
+A low room: parameters are checked against it, so it imports nothing that needs torch; measuring does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tamnas.space.space import SearchSpace
+
+if TYPE_CHECKING:
+    from tamnas.search.fitness import Candidate
+
+
+def no_scale(space: SearchSpace) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective of the search, minimised as its `cost`.
+
+    `column` names the measured value in results, `title` and `unit` in reports. A value to `maximise` is a share in
+    [0, 1], and its cost the rest. `scale` is the largest cost in a space: the reference of the hypervolume.
+    """
+
+    name: str
+    column: str
+    title: str
+    unit: str
+    measure: Callable[["Candidate"], float]
+    maximise: bool = False
+    scale: Callable[[SearchSpace], float] = no_scale
+
+    def cost(self, value: float) -> float:
+        return 1 - value if self.maximise else float(value)
+
+
+def _clean(candidate: "Candidate") -> float:
+    from tamnas.evaluation.accuracy import accuracy
+
+    return accuracy(candidate.subnet, candidate.validation)
+
+
+def _robust(candidate: "Candidate") -> float:
+    from tamnas.evaluation.accuracy import pgd_accuracy
+
+    return pgd_accuracy(candidate.subnet, candidate.validation, candidate.attack, candidate.key)
+
+
+OBJECTIVES: dict[str, Objective] = {}
+
+
+def register_objective(objective: Objective) -> Objective:
+    """Make `search.objectives` accept its name."""
+    OBJECTIVES[objective.name] = objective
+    return objective
+
+
+# Every search measures these three, whatever it optimises: tables and figures of the paper need them.
+BASE = (
+    register_objective(Objective("clean_error", "clean", "Clean accuracy", "%", _clean, maximise=True)),
+    register_objective(Objective("robust_error", "robust", "Robust accuracy", "%", _robust, maximise=True)),
+    register_objective(
+        Objective(
+            "parameters",
+            "parameters",
+            "Parameters",
+            "parameters",
+            measure=lambda candidate: candidate.space.parameters(candidate.arch),
+            scale=lambda space: space.parameter_range()[1],
+        )
+    ),
+)
+
+
+def measured(names: tuple[str, ...]) -> list[Objective]:
+    """What a search with these objectives measures: `BASE`, then what else it optimises."""
+    return [*BASE, *(OBJECTIVES[name] for name in names if OBJECTIVES[name] not in BASE)]

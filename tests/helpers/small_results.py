@@ -1,0 +1,181 @@
+"""Small results of a run that never was, written as the stages would, and what reports make of them."""
+
+import copy
+import csv
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tamnas.config.fields import format_fraction, read_yaml, write_yaml
+from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.files import write_csv, write_json
+from tamnas.legonet import layer_counts, lego_net, rank_correlation
+from tamnas.pipeline.paths import results, seeded
+from tamnas.records import top
+from tamnas.report.published import paper_tables
+from tamnas.report.table import Table, to_csv
+from tamnas.report.tables import run_tables
+from tamnas.space.space import SearchSpace
+
+ROOT = Path(__file__).parents[2]
+
+
+def params(dataset: str = "digits", modes: dict | None = None, **sections) -> dict:
+    """params.yaml with one dataset and its rows; `sections` are merged over it, one level deep."""
+    raw = copy.deepcopy(read_yaml(ROOT / "params.yaml"))
+    modes = modes or {"S_8_1": {}}
+    raw["modes"] = {mode: {"supernet": _attack(mode), **patch} for mode, patch in modes.items()}
+    raw["run"] = {"datasets": [dataset], "rows": {f"{dataset}-{m}": {"dataset": dataset, "mode": m} for m in modes}}
+    raw["data"] = {dataset: raw["data"]["digits"]}
+    for name, section in sections.items():
+        raw[name] = {**raw[name], **section}
+    return raw
+
+
+def _attack(mode: str) -> dict:
+    _, eps, steps = mode.split("_")
+    return {"eps": f"{eps}/255", "attack_steps": int(steps)}
+
+
+def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...] = (), seed: int = 0) -> None:
+    """Plans, and made-up results of every row but those in `omit`, below `root` (the working directory)."""
+    random = np.random.default_rng(seed)
+    plans = resolve_all(parse_params(raw))
+    for name, plan in plans.items():
+        write_yaml(root / "plan" / f"{name}.yaml", plan.plain())
+    records = {}
+    for plan in plans.values():
+        if isinstance(plan, RowPlan) and plan.row not in omit:
+            records[plan.row] = _write_row(plan, random, networks)
+    for plan in plans.values():
+        if isinstance(plan, DatasetPlan):
+            _write_dataset(plan, random, records)
+
+
+def _write_row(plan: RowPlan, random, networks: int) -> list[dict]:
+    space = SearchSpace.from_params(plan)
+
+    def folder(stage: str) -> Path:
+        return results(plan.dataset, stage, plan.row)
+
+    archs = sorted((space.sample(random) for _ in range(networks + 1)), key=space.parameters)
+    front = []
+    for index, arch in enumerate(archs, 1):
+        clean = round(float(random.uniform(0.7, 0.8)), 3)
+        front.append({"id": f"n{index:02d}", "architecture": arch.plain(), "parameters": space.parameters(arch),
+                      "clean": clean, "robust": round(clean - float(random.uniform(0.1, 0.2)), 3)})  # fmt: skip
+    write_json(folder("search") / "fronts.json", {"format": 1, "front": front, "archive_front": front})
+    write_csv(folder("search") / "hypervolume.csv", [
+        {"generation": g, "evaluated": 24 * (g + 1), "hypervolume": 0.1 + 0.02 * g**0.5,
+         "archive_hypervolume": 0.1 + 0.021 * g**0.5,
+         "front": len(front)} for g in range(plan.search.generations + 1)])  # fmt: skip
+    selected = front[:networks]
+    write_json(folder("select") / "selected.json", {"format": 1, "networks": selected})
+    for phase in ("block", "joint"):
+        write_csv(folder(f"supernet_{phase}") / "curve.csv", [
+            {"epoch": e, "lr": 0.1, "loss": 2.3 / (e + 1), "train_clean": 0.9 - 0.8 / (e + 1),
+             "train_robust": 0.8 - 0.75 / (e + 1)}
+            for e in range(getattr(plan.supernet, phase).recipe.epochs)])  # fmt: skip
+    for kind, gain in (("scratch", 0.1), ("finetune", 0.05)):
+        trained = [
+            train(random, one["id"], one["architecture"], one["parameters"], one["clean"] + gain) for one in selected
+        ]
+        write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
+        if kind == "scratch":
+            records = [
+                {**one, "row": plan.row, "inherited": start} for one, start in zip(trained, selected, strict=True)
+            ]
+    _write_lego(plan, "legonet", plan.row, records, random)
+    return records
+
+
+def _write_dataset(plan: DatasetPlan, random, records: dict[str, list[dict]]) -> None:
+    splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
+    card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
+    write_json(results(plan.dataset, "prepare") / "card.json", card)
+    if set(records) >= set(plan.pooled.rows):
+        _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in records[row]], random)
+    if plan.baselines.names:
+        trained = [{**train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]
+        write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
+
+
+def _write_lego(plan, stage: str, row: str | None, records: list[dict], random) -> None:
+    space, weights = SearchSpace.from_params(plan), plan.eval.weights
+    voters = top(records, plan.legonet.top, weights)
+    counts = layer_counts(voters, weights)
+    arch = lego_net(space, counts)
+    tau = {which: rank_correlation([one["inherited"][which] for one in records],
+                                   [one[weights][which] for one in records])
+           for which in ("clean", "robust")}  # fmt: skip
+    statistics = {"format": 1, "architecture": arch.plain(), "parameters": space.parameters(arch), "weights": weights,
+                  "voters": [{"row": one["row"], "id": one["id"]} for one in voters], "kendall_tau": tau}  # fmt: skip
+    folder = results(plan.dataset, stage, row)
+    write_json(folder / "statistics.json", statistics)
+    write_csv(folder / "counts.csv", counts)
+    write_trained(
+        plan,
+        stage,
+        f"evaluate_{stage}",
+        row,
+        [train(random, "lego", arch.plain(), space.parameters(arch), 0.9)],
+        random,
+    )
+
+
+def train(random, name: str, arch: dict | None, parameters: int, clean: float) -> dict:
+    clean = round(min(clean + float(random.uniform(-0.02, 0.02)), 1.0), 3)
+    robust = round(clean - float(random.uniform(0.05, 0.15)), 3)
+    return {"id": name, "architecture": arch, "baseline": None, "parameters": parameters, "epochs": 3,
+            "last": {"epoch": 2, "clean": clean, "robust": robust - 0.01},
+            "best": {"epoch": 1, "clean": clean, "robust": robust}}  # fmt: skip
+
+
+def write_trained(plan, training: str, evaluation: str, row: str | None, trained: list[dict], random) -> None:
+    folder = seeded(results(plan.dataset, training, row), plan.seed)
+    write_json(folder / "validation.json", {"format": 1, "networks": trained})
+    write_csv(folder / "curves.csv", [
+        {"network": one["id"], "epoch": e, "loss": 1 / (e + 1), "lr": 0.1, "train_clean": 0.5, "train_robust": 0.4,
+         "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
+         "validation_robust": one["best"]["robust"] if e == 2 else None}
+        for one in trained for e in range(3)])  # fmt: skip
+    folder = seeded(results(plan.dataset, evaluation, row), plan.seed)
+    write_csv(folder / "costs.csv", [_costs(plan, one) for one in trained])
+    rows = []
+    for one in trained:
+        cells = {(eps, steps) for eps in plan.eval.eps for steps in plan.eval.steps}
+        cells |= {(cell.eps, cell.steps) for cell in plan.eval.final}
+        clean = round(one["best"]["clean"] * 360 - int(random.integers(4))) / 360
+        shares = {(Fraction(0), 0): clean}
+        shares |= {(eps, steps): round(360 * (clean - 0.012 * float(eps * 255))) / 360 for eps, steps in cells}
+        rows += [
+            {"network": one["id"], "parameters": one["parameters"], "weights": plan.eval.weights,
+             "epoch": 1, "final": True, "eps": format_fraction(eps) if eps else "0/255", "steps": steps,
+             "success": plan.eval.success, "images": 360, "accuracy": share}
+            for (eps, steps), share in sorted(shares.items())]  # fmt: skip
+    write_csv(folder / "grid.csv", rows)
+
+
+def _costs(plan, one: dict) -> dict:
+    head = SearchSpace.from_params(plan).head_parameters if one["architecture"] else 650
+    return {"network": one["id"], "parameters": one["parameters"], "head": head, "body": one["parameters"] - head,
+            "size": 8, "macs": 7 * one["parameters"]}  # fmt: skip
+
+
+def tables_by_name(datasets) -> dict[str, Table]:
+    return {table.name: table for table in [*run_tables(datasets), *paper_tables(datasets)]}
+
+
+def records(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(to_csv(table).splitlines()))
+
+
+def edit_csv(path: Path, change) -> None:
+    """Rewrite a CSV with `change` applied to each of its rows."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        change(row)
+    write_csv(path, rows)

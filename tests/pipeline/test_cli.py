@@ -1,0 +1,235 @@
+"""The stage scripts from outside: help, exit codes, one line on stderr for bad input."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tamnas.pipeline import runner
+from tests.helpers.tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+ARGUMENTS = {script: arguments for _, script, arguments, _ in runner.STAGES}
+PER = {script: per for _, script, _, per in runner.STAGES}
+
+
+def one_line(text: str) -> bool:
+    return text.startswith("error: ") and text.count("\n") == 1 and text.endswith("\n")
+
+
+@pytest.fixture
+def prepared(folder):
+    """A project with tiny parameters, plans and data."""
+    write_params(folder, tiny_params())
+    for arguments in (("plan",), ("prepare", "digits")):
+        assert invoke(*arguments).exit_code == 0
+    return folder
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_code_that_changed_after_it_was_listed_is_not_run(folder, monkeypatch, stale):
+    write_params(folder, tiny_params())
+    assert invoke("fingerprint").exit_code == 0
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    if stale:
+        with (folder / "code" / "plan.sha256").open("a") as file:
+            file.write("0  tamnas/gone.py\n")
+    result = invoke("plan")
+    assert result.exit_code == (2 if stale else 0)
+    assert one_line(result.stderr) == stale
+    assert "code/plan.sha256: the code changed" in result.stderr or not stale
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_is_read_and_written(script):
+    result = invoke(script, "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.output.lower().split())
+    assert "reads " in text
+    assert "writes " in text or "write " in text
+    # the command line stands on a line of its own
+    assert any(line.strip().startswith(f"python stages/{script}.py") for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize("script", ["plan.py", "search.py"])
+def test_help_of_a_real_process(script, tmp_path):
+    process = stage(tmp_path, script, "--help")
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert output.startswith("Usage: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if PER[script] != "run"])
+def test_a_missing_plan_is_one_line(folder, script):
+    write_params(folder, tiny_params())
+    result = invoke(script, *ARGUMENTS[script], "nowhere")
+    assert result.exit_code == 2
+    assert one_line(result.stderr)
+    assert "plan/nowhere.yaml: no such plan" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if PER[script] != "run"])
+def test_a_dataset_is_no_row_and_a_row_is_no_dataset(folder, script):
+    write_params(folder, tiny_params())
+    assert invoke("plan").exit_code == 0
+    result = invoke(script, *ARGUMENTS[script], "digits" if PER[script] == "row" else ROW)
+    assert result.exit_code == 2
+    assert one_line(result.stderr)
+    assert {path.name for path in folder.iterdir()} == {"params.yaml", "plan", "logs", ".checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("supernet", ("block", ROW)),
+        ("supernet", ("joint", ROW)),
+        ("search", (ROW,)),
+        ("start_points", (ROW,)),
+        ("retrain", ("scratch", ROW)),
+        ("retrain", ("finetune", ROW)),
+        ("legonet", ("row", ROW)),
+        ("legonet", ("pooled", "digits")),
+        ("baselines", ("digits",)),
+        ("evaluate", ("scratch", ROW)),
+        ("evaluate", ("baselines", "digits")),
+    ],
+    ids=str,
+)
+def test_missing_inputs_are_one_line(folder, script, arguments):
+    write_params(folder, tiny_params())
+    assert invoke("plan").exit_code == 0
+    result = invoke(script, *arguments)
+    assert result.exit_code == 2, result.exception
+    assert one_line(result.stderr)
+    assert "dvc repro" in result.stderr
+    assert not (folder / "results").exists()
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"), [("retrain", ("scratsh", "row")), ("supernet", ("row",)), ("plan", ("more",))]
+)
+def test_wrong_usage_exits_with_2(folder, script, arguments):
+    result = invoke(script, *arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+    assert not list(folder.iterdir())
+
+
+def test_an_unknown_row_from_a_real_process(tmp_path):
+    process = stage(tmp_path, "prepare.py", "nowhere")
+    output, errors = process.communicate()
+    assert process.returncode == 2
+    assert output == ""
+    assert one_line(errors)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_parameter_file(folder):
+    result = invoke("plan")
+    assert result.exit_code == 2
+    assert one_line(result.stderr)
+
+
+INSPECT = """
+import json, runpy, sys
+sys.argv = [sys.argv[1]]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as exit:
+    code = exit.code
+heavy = [name for name in ("torch", "torchvision", "pymoo", "sklearn", "matplotlib") if name in sys.modules]
+print(json.dumps({"code": code, "heavy": heavy}))
+"""
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_parameters_are_checked_without_torch(tmp_path, good):
+    raw = tiny_params()
+    if not good:
+        raw["search"]["population"] = 2
+    write_params(tmp_path, raw)
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECT, str(ROOT / "stages" / "plan.py")], cwd=tmp_path, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"code": 0 if good else 2, "heavy": []}, done.stderr
+    assert done.stderr.startswith("plan run: ") if good else one_line(done.stderr)
+    assert (tmp_path / "plan").exists() == good
+
+
+def test_a_damaged_plan_is_one_line(folder):
+    write_params(folder, tiny_params())
+    assert invoke("plan").exit_code == 0
+    path = folder / "plan" / f"{ROW}.yaml"
+    for text in (path.read_text()[:-30], path.read_text().replace("format: 1", "format: 2"), "", "[]"):
+        path.write_text(text)
+        result = invoke("search", ROW)
+        assert result.exit_code == 2
+        assert one_line(result.stderr)
+        assert f"plan/{ROW}.yaml" in result.stderr
+
+
+def test_a_damaged_data_file_is_one_line(prepared):
+    path = prepared / "data" / "digits.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    result = invoke("supernet", "block", ROW)
+    assert result.exit_code == 2
+    assert one_line(result.stderr)
+    assert "data/digits.npz" in result.stderr
+
+
+def test_divergence_exits_with_1_and_leaves_only_word_of_it(folder):
+    raw = tiny_params()
+    raw["supernet"].update(lr=1e30, clip_norm=None)
+    raw["supernet"]["schedule"]["warmup"] = 0
+    write_params(folder, raw)
+    for arguments in (("plan",), ("prepare", "digits")):
+        assert invoke(*arguments).exit_code == 0
+    result = invoke("supernet", "block", ROW)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: training diverged: ")
+    assert "epoch 0, step " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (folder / "runs").exists()
+    left = [path.name for path in (folder / "results" / "digits" / "supernet_block" / ROW).iterdir()]
+    assert left == ["diverged.json"]
+
+
+def test_ctrl_c_exits_with_130(folder, monkeypatch):
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("stages.search"), "run", interrupt)
+    result = invoke("search", ROW)
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; the next run goes on from the last checkpoint\n"
+
+
+def test_a_bug_keeps_its_traceback(folder, monkeypatch):
+    def break_down(row):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(importlib.import_module("stages.search"), "run", break_down)
+    result = invoke("search", ROW)
+    assert isinstance(result.exception, AttributeError)
+
+
+def test_bad_input_found_by_a_worker_exits_with_2(prepared):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has what the test asks for in vain")
+    raw = tiny_params()
+    raw["compute"].update(engine="processes", workers=2, device="cuda")
+    write_params(prepared, raw)
+    assert invoke("supernet", "block", ROW).exit_code == 2  # in the stage's own process it is told
+    (prepared / "runs" / ROW).mkdir(parents=True)
+    (prepared / "runs" / ROW / "joint.safetensors").write_bytes(b"damaged")
+    result = invoke("search", ROW)
+    assert result.exit_code == 2
+    assert one_line(result.stderr)

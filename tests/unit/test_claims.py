@@ -1,0 +1,405 @@
+"""Each claim on planted results: where it holds, fails, is undecided, and where it was not run."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from tamnas.report import collect, judges
+from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged
+from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval, all_of, correlation, newcombe, welch
+from tamnas.report.study import Controls
+from tests.helpers.small_results import params, write_run
+
+MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
+CELL = (Fraction(8, 255), 10)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A dataset with four modes of six networks each, in a project that tests may not change."""
+    folder = tmp_path_factory.mktemp("several")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_run(params("cifar10", MODES, eval={"steps": [10, 30, 50]}), folder, networks=6)
+        (dataset,) = collect.collect()
+        yield dataset
+
+
+@pytest.fixture
+def empty(several):
+    """The same dataset before any row was run."""
+    return replace(several, rows=[], missing=[row.plan for row in several.rows], pooled=None, baselines=[])
+
+
+def with_tests(networks, clean, robust, images=10_000):
+    """`networks` with these accuracies, one each; the grid loses `robust` at 8/255, less at smaller radii."""
+    found = []
+    for one, a, b in zip(networks, clean, robust, strict=True):
+        grid = {(eps, steps): a - (a - b) * float(eps * 255 / 8) for eps, steps in one.test.grid}
+        found.append(replace(one, test=replace(one.test, clean=a, grid=grid, images=images)))
+    return found
+
+
+def around(mean, count=6, spread=0.004):
+    """`count` values with this mean, symmetric about it."""
+    return list(mean + spread * np.linspace(-1, 1, count))
+
+
+def rows_with(dataset, **robust):
+    """`dataset` with the scratch-trained networks of a mode at these robust accuracies (by mode)."""
+    rows = [replace(row, scratch=with_tests(row.scratch, [0.9] * 6, robust[row.plan.mode])) for row in dataset.rows]
+    return replace(dataset, rows=rows)
+
+
+def verdict(judge, dataset):
+    finding = judge(dataset)
+    assert finding.numbers
+    return finding.verdict
+
+
+# -- the intervals -----------------------------------------------------------------------------
+
+
+def test_welch_against_scipy():
+    from scipy.stats import ttest_ind
+
+    a, b = [0.51, 0.53, 0.50, 0.55], [0.47, 0.49, 0.40]
+    expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    found = welch(a, b)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert welch([0.5], b) is None
+
+
+def test_newcombe_against_the_published_example():
+    # Newcombe (1998), 56/70 against 48/80: 0.0524 to 0.3339 by method 10.
+    found = newcombe(56 / 70, 48 / 80, 70, 80)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+def test_correlation_against_scipy():
+    from scipy.stats import pearsonr
+
+    x, y = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) - 3.5, np.array([1.0, 3.0, 2.0, 5.0, 4.0, 6.0]) - 3.5
+    expected = pearsonr(x, y)
+    found = correlation(x, y, 1)
+    assert found.value == pytest.approx(expected.statistic)
+    # one degree of freedom went into the centring that scipy's interval already counts: n - 3
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert correlation([0.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1.0, -1.0], 1) is None
+
+
+def test_a_claim_of_several_parts():
+    assert all_of([HOLDS, HOLDS]) == HOLDS
+    assert all_of([HOLDS, UNDECIDED]) == UNDECIDED
+    assert all_of([UNDECIDED, FAILS]) == FAILS
+    assert Interval(1, 0.5, 1.5).above(0.5) == UNDECIDED
+
+
+# -- the claims --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.key)
+def test_without_results_nothing_is_judged(empty, claim):
+    assert verdict(claim.judge, empty) == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("one_step", "expected"),
+    [(around(0.50), HOLDS), (around(0.40), FAILS), (around(0.48, spread=0.05), UNDECIDED)],
+)
+def test_fewer_steps_suffice(several, monkeypatch, tmp_path, one_step, expected):
+    monkeypatch.chdir(tmp_path)
+    base = around(0.50)
+    dataset = rows_with(several, S_8_10=base, S_8_1=one_step, S_6_10=base, S_2_10=base)
+    assert verdict(judges.few_steps_suffice, dataset) == expected
+    assert "own attack" in judges.few_steps_suffice(dataset).numbers
+    alone = replace(dataset, rows=[row for row in dataset.rows if row.plan.mode != "S_8_1"])
+    assert verdict(judges.few_steps_suffice, alone) == NOT_RUN
+
+
+def test_transfer_is_judged_on_the_control_where_there_is_one(several):
+    worse, same = around(0.40), around(0.50)
+    dataset = rows_with(several, S_8_10=same, S_8_1=worse, S_6_10=same, S_2_10=same)
+    rows = [
+        # S_8_10's own attack is the common one
+        replace(row, controls=Controls({"common_attack": "as the row's own"}, []))
+        if row.plan.mode == "S_8_10"
+        else replace(row, controls=with_control(row, around(0.51)))
+        for row in dataset.rows
+    ]
+    finding = judges.few_steps_suffice(replace(dataset, rows=rows))
+    assert finding.verdict == HOLDS
+    assert "common attack" in finding.numbers
+    # One mode without the control, and the modes cannot be compared on it.
+    rows[2] = replace(rows[2], controls=Controls({"common_attack": "not run"}, []))
+    assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == FAILS
+
+
+def with_control(row, robust) -> Controls:
+    """The row's networks at the common attack, beside those of another control."""
+    networks = [
+        replace(
+            one, id=f"{control}-{one.id}", label={"control": control, "kind": "scratch", "of": one.id, "seed": 0},
+            test=replace(one.test, grid=dict.fromkeys(one.test.grid, value)),
+        )
+        for one, share in zip(row.scratch, robust, strict=True)
+        for control, value in (("common_attack", share), ("random_networks", 0.1))
+    ]  # fmt: skip
+    return Controls({"common_attack": "run"}, networks)
+
+
+@pytest.mark.parametrize(
+    ("steps_cost", "expected"), [(0.0, HOLDS), (0.05, FAILS), (None, UNDECIDED)], ids=["none", "half", "mixed"]
+)
+def test_eps_matters_and_steps_hardly(several, steps_cost, expected):
+    """Every network loses 10 points from the smallest to the largest eps, `steps_cost` from 10 to 50 steps."""
+    rows = []
+    for row in several.rows:
+        scratch = []
+        for index, one in enumerate(row.scratch):
+            # mixed: half of the networks lose nothing with steps, half of them twice the bar
+            cost = steps_cost if steps_cost is not None else 0.02 * (index % 2)
+            grid = {(eps, steps): 0.7 - 0.1 * float((eps * 255 - 2) / 6) - cost * (steps - 10) / 40
+                    for eps in several.plan.eval.eps for steps in several.plan.eval.steps}  # fmt: skip
+            scratch.append(replace(one, test=replace(one.test, grid=grid)))
+        rows.append(replace(row, scratch=scratch, finetune=scratch, lego=replace(row.lego, network=scratch[0])))
+    dataset = replace(several, rows=rows, baselines=[], pooled=None)
+    if steps_cost is None:  # 24 networks lose 0 and 24 lose 0.02; Lego-Nets repeat the first
+        dataset = replace(dataset, rows=[replace(row, lego=replace(row.lego, network=row.scratch[i % 2]))
+                                         for i, row in enumerate(dataset.rows)])  # fmt: skip
+    assert verdict(judges.eps_not_steps, dataset) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "two", "expected"),
+    [
+        (around(0.40), around(0.30), HOLDS),
+        (around(0.60), around(0.30), FAILS),
+        (around(0.50, spread=0.05), around(0.30), UNDECIDED),
+    ],
+)
+def test_the_best_eps(several, monkeypatch, tmp_path, base, two, expected):
+    monkeypatch.chdir(tmp_path)
+    dataset = rows_with(several, S_8_10=base, S_8_1=around(0.9), S_6_10=around(0.50), S_2_10=two)
+    assert verdict(judges.best_eps, dataset) == expected  # S_8_1 has other steps and does not count
+    without = replace(dataset, rows=[row for row in dataset.rows if row.plan.mode != "S_6_10"])
+    assert verdict(judges.best_eps, without) == NOT_RUN
+
+
+@pytest.mark.parametrize(("slope", "noise", "expected"), [(0.0, 1, HOLDS), (1, 0.01, FAILS), (0.6, 1, UNDECIDED)])
+def test_size(several, slope, noise, expected):
+    """Robust accuracy = slope x centred log size + noise that is orthogonal to it."""
+    wave = np.array([1.0, -2.0, 1.0, 1.0, -2.0, 1.0])
+    rows = []
+    for row in several.rows:
+        sizes = np.linspace(-1, 1, 6)
+        robust = 0.5 + 0.05 * (slope * sizes + noise * 0.5 * wave)
+        scratch = with_tests(row.scratch, [0.9] * 6, robust)
+        scratch = [replace(one, parameters=round(1e6 * np.exp(size))) for one, size in zip(scratch, sizes, strict=True)]
+        rows.append(replace(row, scratch=scratch))
+    assert verdict(judges.size_is_not_it, replace(several, rows=rows)) == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.03, HOLDS), (-0.03, FAILS), (0.0, UNDECIDED)])
+def test_scratch_against_finetuning(several, gain, expected):
+    rows = []
+    for row in several.rows:
+        difference = np.array(around(gain, spread=0.01))
+        scratch = with_tests(row.scratch, 0.8 + difference, 0.5 + difference)
+        rows.append(replace(row, scratch=scratch, finetune=with_tests(row.finetune, [0.8] * 6, [0.5] * 6)))
+    dataset = replace(several, rows=rows)
+    assert verdict(judges.scratch_beats_finetuning, dataset) == expected
+    assert "10 epochs from scratch, 5 of fine-tuning" in judges.scratch_beats_finetuning(dataset).numbers
+
+
+@pytest.mark.parametrize(("gains", "expected"), [([0.2] * 6, HOLDS), ([0.01] * 6, FAILS), ([0.2, 0.0] * 3, UNDECIDED)])
+def test_tiny_networks_gain(several, gains, expected):
+    rows = []
+    for row in several.rows:
+        scratch = []
+        for index, (one, gain) in enumerate(zip(row.scratch, gains, strict=True)):
+            start = next(selected for selected in row.selected if selected.id == one.id)
+            shown = {"clean": start.clean + gain, "robust": start.robust + gain}
+            scratch.append(replace(one, validation={"best": shown, "last": shown}, parameters=index))
+        rows.append(replace(row, scratch=scratch))
+    assert verdict(judges.tiny_networks_gain, replace(several, rows=rows)) == expected
+
+
+def test_a_gain_under_another_attack_counts_clean_only(several):
+    row = next(row for row in several.rows if row.plan.mode == "S_2_10")  # searched at 2/255, validated at 8/255
+    scratch = []
+    for one in row.scratch:
+        start = next(selected for selected in row.selected if selected.id == one.id)
+        shown = {"clean": start.clean + 0.1, "robust": start.robust - 0.5}
+        scratch.append(replace(one, validation={"best": shown, "last": shown}))
+    finding = judges.tiny_networks_gain(replace(several, rows=[replace(row, scratch=scratch)]))
+    assert finding.numbers.startswith("3 of 3")
+
+
+def hypervolumes(several, late_gain, count=4):
+    """20 generations; the first `count` searches gain `late_gain` after generation 18, the others nothing."""
+    rows = []
+    for index, row in enumerate(several.rows):
+        late = late_gain if index < count else 0.0
+        lines = [{"generation": g, "hypervolume": 0.5 + late * max(0, g - 18) / 2} for g in range(21)]
+        rows.append(replace(row, hypervolume=lines))
+    return replace(several, rows=rows)
+
+
+def test_hypervolume(several):
+    assert verdict(judges.hypervolume_converged, hypervolumes(several, 0.001)) == HOLDS
+    assert verdict(judges.hypervolume_converged, hypervolumes(several, 0.1)) == FAILS
+    assert verdict(judges.hypervolume_converged, hypervolumes(several, 0.1, count=1)) == HOLDS  # three of four
+    assert verdict(judges.hypervolume_converged, hypervolumes(several, 0.1, count=2)) == UNDECIDED  # as many as not
+    assert verdict(judges.hypervolume_converged, several) == NOT_RUN  # ten generations
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [(around(0.0), HOLDS), (around(0.05), FAILS), (around(0.01, spread=0.02), UNDECIDED)]
+)
+def test_epoch_40(several, changes, expected):
+    rows = []
+    for row in several.rows[:1]:
+        scratch = []
+        for one, change in zip(row.scratch, changes, strict=True):
+            curve = [{"epoch": e, "validation_clean": 0.8 + change * (e > 39), "validation_robust": None}
+                     for e in range(100)]  # fmt: skip
+            scratch.append(replace(one, curve=curve))
+        rows.append(replace(row, scratch=scratch))
+    assert verdict(judges.training_converged, replace(several, rows=rows)) == expected
+    assert verdict(judges.training_converged, several) == NOT_RUN  # three epochs
+
+
+def counted(several, gene, shallow, deep, votes=10):
+    """A Lego-Net whose voters choose `shallow` in the first half of 16 layers and `deep` in the second."""
+    lines = [
+        {"layer": layer, "gene": gene, "value": value, "count": count, "rank": rank}
+        for layer in range(16)
+        for rank, (value, count) in enumerate(shallow(votes) if layer < 8 else deep(votes))
+    ]
+    return replace(several, pooled=replace(several.pooled, counts=lines))
+
+
+@pytest.mark.parametrize(
+    ("gene", "judge", "high", "low"),
+    [("block", judges.robust_blocks_first, 18, 0), ("ratio", judges.wide_ratios_first, 2.0, 0.2)],
+)
+def test_where_blocks_and_ratios_go(several, gene, judge, high, low):
+    def only(value):
+        return lambda votes: [(value, votes)]
+
+    def both(votes):
+        return [(low, votes // 2), (high, votes // 2)]
+
+    assert verdict(judge, counted(several, gene, only(high), only(low))) == HOLDS
+    assert verdict(judge, counted(several, gene, only(low), only(high))) == FAILS
+    assert verdict(judge, counted(several, gene, both, both)) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("between", "expected", "words"),
+    [
+        (lambda layer: 1.0, HOLDS, "smallest mean 0.40 in layer 13, 14, 15 of 0 to 15 (holds)"),
+        (lambda layer: 0.2, FAILS, "(does not hold)"),  # the last are below the first, not below the rest
+        (lambda layer: 0.2 if layer == 7 else 1.0, UNDECIDED, "smallest mean 0.20 in layer 7 of 0 to 15 (undecided)"),
+        (lambda layer: 0.4, UNDECIDED, "smallest mean 0.40 in layer 3, 4, 5"),
+    ],
+)
+def test_the_smallest_ratios_in_the_last_layers(several, between, expected, words):
+    """Always wide in the first three layers, 0.4 in the last three."""
+    chosen = [1.8] * 3 + [between(layer) for layer in range(3, 13)] + [0.4] * 3
+    lines = [{"layer": layer, "gene": "ratio", "value": value, "count": 10, "rank": 0}
+             for layer, value in enumerate(chosen)]  # fmt: skip
+    finding = judges.wide_ratios_first(replace(several, pooled=replace(several.pooled, counts=lines)))
+    assert finding.verdict == expected
+    assert words in finding.numbers
+    assert "first against last p" in finding.numbers
+    assert "mean ratio 1.80 in the first 3 layers of 16" in finding.numbers
+    short = replace(several, pooled=replace(several.pooled, counts=lines[:2]))
+    assert verdict(judges.wide_ratios_first, short) == NOT_RUN
+
+
+def with_pooled(several, parameters, clean, robust):
+    (network,) = with_tests([several.pooled.network], [clean], [robust])
+    return replace(several, pooled=replace(several.pooled, network=replace(network, parameters=parameters)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "clean", "robust", "expected"),
+    [
+        (1_000_000, 0.95, 0.60, HOLDS),
+        (9_000_000, 0.95, 0.60, FAILS),
+        (1_000_000, 0.95, 0.40, FAILS),
+        (1_000_000, 0.95, 0.501, UNDECIDED),
+    ],
+    ids=["better", "larger", "weaker", "equal"],
+)
+def test_lego_net_against_others(several, parameters, clean, robust, expected):
+    dataset = with_pooled(several, parameters, clean, robust)
+    rows = [replace(row, scratch=[replace(one, parameters=2_000_000) for one in
+                                  with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]) for row in dataset.rows]  # fmt: skip
+    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
+    names = ("resnet18", "shufflenetv2", "mobilenetv3")
+    dataset = replace(dataset, rows=rows, baselines=[replace(other, id=name, parameters=5_000_000) for name in names])
+    for judge in (judges.lego_beats_searched, judges.lego_beats_resnet18, judges.lego_beats_hand_made):
+        assert verdict(judge, dataset) == expected
+
+
+def test_which_hand_made_networks_count_as_tiny(several):
+    dataset = with_pooled(several, 200_000, 0.95, 0.60)
+    sizes = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "wrn34_2": 1_855_578,
+             "shufflenetv2": 1_263_854, "mobilenetv3": 4_214_842}  # fmt: skip
+    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
+    networks = {name: replace(other, id=name, parameters=size) for name, size in sizes.items()}
+
+    def judge(**changed):
+        return judges.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
+
+    finding = judge()
+    assert finding.verdict == HOLDS
+    assert all(f"minus {name}:" in finding.numbers for name in ("ResNet-20", "ResNet-32", "WRN-34-2", "MobileNetV3"))
+    assert "ResNet-18" not in finding.numbers
+    assert "not run" not in finding.numbers
+    (strong,) = with_tests([networks["wrn34_2"]], [0.9], [0.7])
+    assert judge(wrn34_2=strong).verdict == FAILS
+    assert judge(resnet20=replace(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
+
+    for name in ("shufflenetv2", "mobilenetv3", "resnet32"):
+        del networks[name]
+    finding = judge()
+    assert finding.verdict == HOLDS
+    assert finding.numbers.endswith(
+        "; judged on ResNet-20, WRN-34-2 alone, not run: ShuffleNetV2, MobileNetV3, ResNet-32"
+    )
+    large = replace(dataset, baselines=[networks["resnet18"]])
+    assert judges.lego_beats_hand_made(large).verdict == NOT_RUN
+
+
+def test_one_is_singular(several):
+    rows = [replace(row, scratch=row.scratch[:1]) for row in several.rows]
+    assert "1 retrained subnet a mode" in caveats(replace(several, rows=rows))[0]
+
+
+# -- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_claim_on_every_dataset_and_says_what_is_weak(several, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    digits = replace(several, plan=several.plan.model_copy(update={"dataset": "digits"}))
+    datasets = [several, digits]
+    assert len(judged(datasets)) == 2 * len(CLAIMS) == len(claims_table(datasets).rows)
+    page = claims_page(datasets)
+    for claim in CLAIMS:
+        assert claim.text in page
+        assert claim.test in page
+    assert caveats(several) == [
+        "small sample (360 test images, 6 retrained subnets a mode)",
+        "not the paper's images (source digits)",
+    ]
+    for line in page.splitlines():
+        if f"| {HOLDS} |" in line or f"| {FAILS} |" in line or f"| {UNDECIDED} |" in line:
+            assert "360 test images" in line
+            assert "not the paper's images" in line

@@ -1,0 +1,423 @@
+"""Control networks: random ones of a wanted size, reversed layers, which jobs a plan asks for, and all in one run."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tamnas.config.compute import load_compute
+from tamnas.config.plan import RowPlan, load_row
+from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
+from tamnas.errors import InputError
+from tamnas.pipeline import checkpoint, runner
+from tamnas.report import style
+from tamnas.report.collect import collect
+from tamnas.report.controls import controls
+from tamnas.report.table import to_csv
+from tamnas.search.fitness import Fitness
+from tamnas.search.random_search import distinct_architectures, random_search
+from tamnas.space.architecture import Architecture
+from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
+from tamnas.space.space import SearchSpace
+from tamnas.training.networks import TrainingTask, train_network
+from tests.helpers.tiny import ROOT, ROW, tiny_params, write_params
+
+PAPER = SearchSpace.paper()
+SMALL = SearchSpace(
+    num_classes=2, stem_channels=4, channels=(8,), repeats=(2,), strides=(2,), head=(4, 8, 4), blocks=(0, 6, 20),
+    ratios=(0.5, 1.0, 2.0),
+)  # fmt: skip  # 54 architectures
+ON = {
+    "random_networks": True, "random_search": True, "legonet": {"reversed": True, "random": 2}, "finetune_lr": [0.01],
+    "finetune_equal_budget": True, "common_attack": {"eps": "4/255", "attack_steps": 2},
+}  # fmt: skip
+
+
+def plans(controls: dict | None = None, **changed) -> dict:
+    raw = tiny_params()
+    raw["retrain"]["finetune"]["epochs"] = 2
+    raw["controls"] = controls or {}
+    return resolve_all(parse_params(raw | changed))
+
+
+# -- architectures ------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(share=st.floats(0, 1), seed=st.integers(0, 99), width=st.sampled_from((1, 2)))
+def test_random_networks_have_the_size_wanted(share, seed, width):
+    space = SearchSpace.paper(width=width)
+    low, high = space.parameter_range()
+    # at the two ends there are few architectures
+    size = round(low + (0.01 + 0.98 * share) * (high - low))
+    (arch,) = matching(space, [size], np.random.default_rng(seed))
+    assert space.is_legal(arch)
+    assert abs(space.parameters(arch) - size) < 0.001 * size
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 99), low=st.integers(1_650_000, 1_900_000))
+def test_random_networks_are_legal_distinct_new_and_in_budget(seed, low):
+    random = np.random.default_rng(seed)
+    budget = (low, low + 20_000)
+    front = [PAPER.decode(genes) for genes in PAPER.sample_genes(random, 3, (1_700_000, 1_900_000))]
+    sizes = [PAPER.parameters(arch) for arch in front]
+    found = matching(PAPER, sizes, random, budget, front)
+    assert len({*found, *front}) == 6
+    for arch, size in zip(found, sizes, strict=True):
+        assert PAPER.is_legal(arch)
+        assert budget[0] <= PAPER.parameters(arch) <= budget[1]
+        nearest = min(max(size, budget[0]), budget[1])  # of what the budget has
+        assert abs(PAPER.parameters(arch) - nearest) < 4_000
+
+
+def test_all_architectures_of_one_size_are_equally_likely():
+    tilt = _tilt_for(PAPER, 1_700_000)
+    layers = [_choices(PAPER, layer) for layer in range(len(PAPER.layers))]
+    mean = PAPER.fixed_parameters + sum(_tilted(counts, tilt) @ counts for _, counts in layers)
+    assert mean == pytest.approx(1_700_000)
+    # the logarithm of an architecture's probability is a function of its size alone
+    random = np.random.default_rng(0)
+    sizes, logarithms = [], []
+    for _ in range(20):
+        chosen = [(counts, random.integers(len(counts))) for _, counts in layers]
+        sizes.append(sum(counts[i] for counts, i in chosen))
+        logarithms.append(sum(np.log(_tilted(counts, tilt)[i]) for counts, i in chosen))
+    slope, offset = np.polyfit(sizes, logarithms, 1)
+    assert slope == pytest.approx(-tilt)
+    assert np.allclose(slope * np.array(sizes) + offset, logarithms)
+
+
+def test_a_space_without_further_architectures_is_refused():
+    smallest = SMALL.parameter_range()[0]
+    found = matching(SMALL, [smallest] * 54, np.random.default_rng(0))
+    assert len(set(found)) == 54
+    with pytest.raises(InputError, match=r"^controls: no further architecture of about [\d,]+ parameters"):
+        matching(SMALL, [smallest], np.random.default_rng(0), taken=found)
+
+
+@given(seed=st.integers(0, 999))
+def test_reversed_layers_are_legal_and_the_same_genes(seed):
+    for space in (PAPER, SMALL):
+        arch = space.sample(np.random.default_rng(seed))
+        turned = reversed_order(space, arch)
+        assert space.is_legal(turned)
+        genes = [list(zip(one.blocks, one.ratios, strict=True)) for one in (arch, turned)]
+        assert Counter(genes[0]) == Counter(genes[1])
+        if space.is_legal(Architecture(arch.blocks[::-1], arch.ratios[::-1])):
+            assert genes[1] == genes[0][::-1]
+
+
+def test_an_illegal_block_changes_places_with_the_nearest_legal_one():
+    # layers 0, 4 and 12 allow no bare non-local block: 20 lands on layer 4, from 11
+    blocks = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 11, 12, 13, 14]
+    turned = reversed_order(PAPER, Architecture(tuple(blocks), (1.0,) * 15 + (0.2,)))
+    expected = blocks[::-1]
+    expected[3], expected[4] = expected[4], expected[3]
+    assert list(turned.blocks) == expected
+    assert turned.ratios == (0.2, *(1.0,) * 15)
+
+
+# -- random search ------------------------------------------------------------------------------
+
+
+def test_random_search_makes_as_many_distinct_evaluations():
+    asked = []
+
+    def evaluate(archs):
+        asked.extend(archs)
+        return [Fitness(0.5 + 0.1 * arch.ratios[0] / 2, 0.4, PAPER.parameters(arch)) for arch in archs]
+
+    counts, budget = [20, 40, 55], (1_700_000, 1_900_000)
+    rows, fitness = random_search(PAPER, budget, counts, evaluate, np.random.default_rng(0))
+    assert len(asked) == len(set(asked)) == len(fitness) == 55
+    assert all(budget[0] <= PAPER.parameters(arch) <= budget[1] for arch in asked)
+    assert [row["evaluated"] for row in rows] == counts
+    shares = [row["hypervolume"] for row in rows]
+    assert shares == sorted(shares)
+    assert shares[0] > 0
+    # what the first count saw does not depend on what came later
+    again, _ = random_search(PAPER, budget, [20, 55], evaluate, np.random.default_rng(0))
+    assert again[0] == rows[0]
+
+
+def test_random_search_ends_where_the_space_does():
+    assert len(set(distinct_architectures(SMALL, np.random.default_rng(0), 100, None))) == 54
+
+
+# -- what a plan asks for -----------------------------------------------------------------------
+
+
+def jobs_of(plan: RowPlan, networks: int = 3) -> list[dict]:
+    space = SearchSpace.from_params(plan)
+    random = np.random.default_rng(0)
+    archs = [space.sample(random) for _ in range(networks)]
+    selected = [{"id": f"n{i:02d}", "architecture": arch.plain(), "baseline": None} for i, arch in enumerate(archs)]
+    return row_jobs(plan, selected, "n01", archs[0], Path("start"))
+
+
+def test_controls_that_are_off_ask_for_nothing():
+    found = plans()
+    assert jobs_of(found[ROW]) == []
+    assert not found[ROW].controls.training
+    assert not found["digits"].controls.training
+    assert set(status(found[ROW])["controls"].values()) == {NOT_RUN}
+
+
+def test_every_control_trains_what_it_says():
+    plan = plans(ON, seeds=[3, 5])[ROW]
+    jobs = jobs_of(plan)
+    assert len({job["id"] for job in jobs}) == len(jobs)
+    json.dumps(jobs)
+    assert Counter(job["label"]["control"] for job in jobs) == {
+        "random_networks": 3, "lego_reversed": 1, "lego_random": 2, "finetune_lr_0.01": 3, "finetune_equal_budget": 3,
+        "common_attack": 3, "seeds": 6,
+    }  # fmt: skip
+    own = {"scratch": plan.retrain.scratch.plain(), "finetune": plan.retrain.finetune.plain()}
+    for job in jobs:
+        label, changed = job["label"], own["finetune" if job["label"]["kind"] == "finetune" else "scratch"]
+        if label["control"] == "finetune_lr_0.01":
+            changed = changed | {"recipe": changed["recipe"] | {"lr": 0.01}}
+        if label["control"] == "finetune_equal_budget":
+            scratch = own["scratch"]["recipe"]
+            changed = changed | {"recipe": changed["recipe"] | {k: scratch[k] for k in ("epochs", "schedule")}}
+        if label["control"] == "common_attack":
+            changed = changed | {"attack": job["training"]["attack"]}
+            assert job["training"]["attack"]["eps"] == "4/255"
+        assert job["training"] == changed
+        assert ("inherited" in job) == (label["kind"] == "finetune")
+        stage = "legonet" if label["kind"] == "legonet" else f"retrain_{label['kind']}"
+        assert job["key"] == [label["seed"], stage, ROW]
+    repeats = [job for job in jobs if job["label"]["control"] == "seeds"]
+    assert Counter((job["label"]["seed"], job["label"]["kind"], job["label"]["of"]) for job in repeats) == Counter(
+        (seed, kind, of)
+        for seed in (3, 5)
+        for kind, of in (("scratch", "n01"), ("finetune", "n01"), ("legonet", "lego"))
+    )
+
+
+def test_random_draws_do_not_depend_on_other_controls():
+    alone = jobs_of(plans({"random_networks": True})[ROW])
+    among = [job for job in jobs_of(plans(ON)[ROW]) if job["label"]["control"] == "random_networks"]
+    assert alone == among
+    more = jobs_of(plans({"legonet": {"random": 3}})[ROW])
+    assert jobs_of(plans({"legonet": {"random": 2}})[ROW]) == more[:2]
+
+
+def test_what_the_row_does_anyway_is_not_trained_again():
+    raw = tiny_params()
+    own = {"eps": raw["supernet"]["eps"], "attack_steps": raw["supernet"]["attack_steps"]}
+    plan = plans({"common_attack": own, "finetune_lr": [raw["retrain"]["finetune"]["lr"], 0.01]})[ROW]
+    assert same_training(plan.controls.common_attack, plan.retrain.scratch)
+    assert {job["label"]["control"] for job in jobs_of(plan)} == {"finetune_lr_0.01"}
+    told = status(plan)["controls"]
+    assert (told["common_attack"], told["finetune_lr_0.1"], told["finetune_lr_0.01"]) == (OWN, OWN, RUN)
+
+
+def test_pooled_jobs():
+    plan = plans(ON, seeds=[3])["digits"]
+    space = SearchSpace.from_params(plan)
+    jobs = pooled_jobs(plan, space.sample(np.random.default_rng(0)))
+    assert Counter(job["label"]["control"] for job in jobs) == {"lego_reversed": 1, "lego_random": 2, "seeds": 2}
+    assert [(job["id"], job["baseline"], job["key"]) for job in jobs if job["baseline"]] == [
+        ("seed-3-resnet20", "resnet20", [3, "baselines", "digits"])
+    ]
+
+
+@pytest.mark.parametrize(
+    "stage", [("random_search.py", ROW), ("controls.py", "row", ROW), ("evaluate.py", "controls", ROW)]
+)
+def test_a_stage_with_all_controls_off_imports_no_torch(stage, tmp_path):
+    raw = tiny_params()
+    write_params(tmp_path, raw)
+    for folder in ("data", "runs"):
+        (tmp_path / folder / ROW / "controls").mkdir(parents=True)
+    (tmp_path / "data" / "digits.npz").touch()
+    code = (
+        f"import runpy, sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+        "import stages.plan; stages.plan.run()\n"
+        f"sys.argv = {list(stage)!r}\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'stages' / stage[0])!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.joinpath("results").rglob("*.json"))
+
+
+# -- a whole run --------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict:
+    raw = tiny_params()
+    raw["data"]["digits"].update(train=100, validation=30, test=30)
+    raw["retrain"]["max_subnets"] = 2
+    raw["supernet"]["block"]["epochs"], raw["supernet"]["joint"]["epochs"] = 1, 2
+    raw["retrain"]["scratch"]["epochs"] = 2
+    for recipe in (raw["retrain"]["finetune"], raw["baselines"]["training"]):
+        recipe["epochs"], recipe["schedule"]["warmup"] = 1, 0
+    raw["search"]["attack"]["steps"] = raw["retrain"]["validation"]["attack"]["steps"] = 2
+    raw["eval"].update(eps=["8/255"], steps=[2], final=[])
+    raw["eval"]["checks"].update(attack={"eps": "8/255", "steps": 2}, restarts=2)
+    raw["seeds"], raw["controls"] = [1], {**ON, "legonet": {"reversed": True, "random": 1}}
+    write_params(folder, raw)
+    return raw
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run without controls, then again with all of them; `before` holds the first one's results and table."""
+    folder = tmp_path_factory.mktemp("run")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # drawn, but not written: the slow part
+    raw = everything(folder)
+    write_params(folder, raw | {"seeds": [], "controls": {}})
+    runner.run(until="evaluate_controls_pooled")
+    shutil.copytree("results", "before")
+    Path("before/controls.json").write_text(json.dumps(controls_table()))
+    write_params(folder, raw)
+    runner.run()
+    yield folder
+    monkeypatch.undo()
+
+
+def controls_table() -> list[dict]:
+    """The report's table, of the working directory."""
+    (dataset,) = collect()
+    return list(csv.DictReader(to_csv(controls(dataset)).splitlines()))
+
+
+def read(folder: Path, *parts: str):
+    path = folder.joinpath("results", "digits", *parts)
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_controls_change_no_result_that_they_stand_beside(finished):
+    ours = ("controls", "controls_pooled", "evaluate_controls", "evaluate_controls_pooled", "random_search")
+    before = finished / "before" / "digits"
+    files = [path.relative_to(before) for path in before.rglob("*") if path.is_file()]
+    files = [path for path in files if path.parts[0] not in ours]
+    assert len(files) > 20
+    for path in files:
+        assert (before / path).read_bytes() == (finished / "results" / "digits" / path).read_bytes(), path
+    for stage in ("controls", "evaluate_controls"):
+        assert not list((before / stage).rglob("seed-*"))
+    assert json.loads((before / "random_search" / ROW / "random_search.json").read_text())["run"] is False
+
+
+def test_all_controls_are_trained_and_tested(finished):
+    told = read(finished, "controls", ROW, "controls.json")["controls"]
+    assert set(told.values()) == {RUN}
+    by_seed = {seed: read(finished, "controls", ROW, f"seed-{seed}", "validation.json")["networks"] for seed in (0, 1)}
+    assert len(by_seed[0]) == 2 + 1 + 1 + 2 + 2 + 2
+    assert {one["control"] for one in by_seed[1]} == {"seeds"}
+    own = {one["id"]: one for one in read(finished, "retrain_scratch", ROW, "seed-0", "validation.json")["networks"]}
+    for one in by_seed[0]:
+        if one["control"] == "random_networks":
+            assert abs(one["parameters"] - own[one["of"]]["parameters"]) < 0.05 * one["parameters"]
+            assert one["architecture"] not in [other["architecture"] for other in own.values()]
+        if one["control"] in ("common_attack", "finetune_lr_0.01"):
+            assert one["architecture"] == own[one["of"]]["architecture"]
+        if one["control"] == "finetune_equal_budget":
+            assert one["epochs"] == own[one["of"]]["epochs"] == 2
+    for seed, networks in by_seed.items():
+        grid = read(finished, "evaluate_controls", ROW, f"seed-{seed}", "grid.csv")
+        assert {line["network"] for line in grid} == {one["id"] for one in networks}
+        assert {line["network"] for line in grid if line["final"] == "True"} == (
+            {one["id"] for one in networks} if seed else set()
+        )
+        curves = read(finished, "controls", ROW, f"seed-{seed}", "curves.csv")
+        assert {line["network"] for line in curves} == {one["id"] for one in networks}
+    pooled = read(finished, "controls_pooled", "seed-1", "validation.json")["networks"]
+    assert [(one["kind"], one["of"]) for one in pooled] == [("legonet_pooled", "lego"), ("baselines", "resnet20")]
+
+
+def test_random_search_stands_beside_the_search(finished):
+    ours, theirs = (read(finished, stage, ROW, "hypervolume.csv") for stage in ("random_search", "search"))
+    assert [line["evaluated"] for line in ours] == [line["evaluated"] for line in theirs]
+    individuals = read(finished, "random_search", ROW, "individuals.csv")
+    assert len({line["architecture"] for line in individuals}) == int(theirs[-1]["evaluated"])
+
+
+def test_a_repeat_is_what_its_seed_would_have_trained(finished):
+    """The job of the legonet stage itself, with the other seed in its key."""
+    plan = load_row(ROW)
+    (repeat,) = [
+        one for one in read(finished, "controls", ROW, "seed-1", "validation.json")["networks"] if one["of"] == "lego"
+    ]
+    folder = finished / "alone"
+    folder.mkdir()
+    task = TrainingTask(
+        key=(1, "legonet", ROW), space=SearchSpace.from_params(plan), data=Path("data/digits.npz"),
+        training=plan.retrain.scratch, reference=plan.retrain.validation, augment=plan.data.augment,
+        numerics=plan.numerics, compute=load_compute(), folder=folder,
+    )  # fmt: skip
+    spec = {"id": "lego", "architecture": repeat["architecture"], "baseline": None}
+    alone = train_network(spec, task.context())
+    assert {key: repeat[key] for key in ("last", "best", "parameters")} == {
+        key: alone[key] for key in ("last", "best", "parameters")
+    }
+    (own,) = read(finished, "legonet", ROW, "seed-0", "validation.json")["networks"]
+    assert own["architecture"] == repeat["architecture"]
+    weights = [finished / "runs" / ROW / part for part in ("legonet/lego", "controls/seed-1/seed-1-lego")]
+    first, second = (checkpoint.load(path.with_suffix(".safetensors"))[0] for path in weights)
+    assert any(not first[name].equal(second[name]) for name in first)
+
+
+def test_reports_show_controls_and_say_what_was_not_run(finished):
+    def table(name: str) -> list[dict]:
+        return list(csv.DictReader((finished / "reports" / "tables" / f"digits-{name}.csv").read_text().splitlines()))
+
+    before = json.loads((finished / "before" / "controls.json").read_text())
+    after = table("controls")
+    assert {line["status"].split(" (")[0] for line in before} == {"not run"}
+    for name in ("random_networks", "random_search", "finetune_lr", "common_attack", "legonet.reversed", "seeds"):
+        assert any(f"({name})" in line["status"] or f"({'controls.' + name})" in line["status"] for line in before)
+    assert {line["status"] for line in after} == {"measured", "2 seeds: mean and standard deviation in the tables"}
+    (random,) = [line for line in after if line["control"].startswith("random networks of matching size")]
+    assert random["networks"] == "2"
+    grid = read(finished, "evaluate_controls", ROW, "seed-0", "grid.csv")
+    clean = [float(line["accuracy"]) for line in grid if line["network"].startswith("random-") and line["steps"] == "0"]
+    assert float(random["clean"]) == pytest.approx(100 * sum(clean) / 2, abs=1e-3)
+
+    (lego,) = [line for line in table("benchmark") if line["network"] == f"Lego-Net of {ROW}"]
+    first = read(finished, "evaluate_legonet", ROW, "seed-0", "metrics.json")["networks"]["lego"]["clean"]
+    second = read(finished, "evaluate_controls", ROW, "seed-1", "metrics.json")["networks"]["seed-1-lego"]["clean"]
+    assert float(lego["clean"]) == pytest.approx(50 * (first + second), abs=1e-3)
+    assert float(lego["clean_sd"]) == pytest.approx(100 * np.std([first, second], ddof=1), abs=1e-3)
+    assert lego["clean_seeds"] == "2"
+    assert f"{ROW} random search" in (finished / "reports" / "plots" / "hypervolume.csv").read_text()
+
+
+def test_switching_controls_off_again_leaves_nothing_of_them(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    raw = everything(copy) | {"seeds": [], "controls": {}}
+    write_params(copy, raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy)
+        for call in runner.calls(parse_params(raw)):
+            if call.name.partition("@")[0] in ("plan", "random_search", "controls", "evaluate_controls"):
+                call()
+        now = controls_table()
+    assert not list((copy / "runs" / ROW / "controls").rglob("*.safetensors"))
+    before = json.loads((finished / "before" / "controls.json").read_text())
+    for scope in (ROW, "all"):
+        told = [
+            [(line["control"], line["status"]) for line in lines if line["row"] == scope] for lines in (now, before)
+        ]
+        assert told[0] == told[1]

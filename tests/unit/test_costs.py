@@ -1,0 +1,199 @@
+"""Multiply-accumulates against counts by hand, parameters apart, and latencies as files of their own."""
+
+import csv
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from tamnas.config.plan import BASELINES
+from tamnas.evaluation import costs
+from tamnas.evaluation.costs import head_of, latency, macs
+from tamnas.networks.baselines import baseline
+from tamnas.networks.blocks import NonLocal
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.trained import NetworkSpec
+from tamnas.pipeline import checkpoint
+from tamnas.space.architecture import Architecture
+from tamnas.space.blocks import BLOCKS
+from tamnas.space.space import SearchSpace
+from tests.helpers.tiny import tiny_params, write_params
+
+# Published, in millions at 32x32: ResNet-18 0.56 G, ResNet-20 40.6, ResNet-32 68.9 (counted with option A).
+KNOWN = {"resnet18": 555_422_720, "resnet20": 40_551_040, "resnet32": 68_862_592}
+
+
+def by_hand(model: nn.Module, size: int) -> int:
+    """From shapes alone: every convolution and linear layer, and what attention multiplies."""
+    total = 0
+
+    def count(module, args, output):
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            each = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            total += each * output[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.in_features * module.out_features
+        elif isinstance(module, NonLocal):
+            channels, positions = args[0].shape[1], args[0].shape[2] * args[0].shape[3]
+            keys = positions // 4 if min(args[0].shape[2:]) >= 2 else positions
+            inner = module.g.out_channels
+            total += positions * keys * ((inner if module.theta else channels) + inner)
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 9 * 3 * 8 * 16 * 16),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 9 * 3 * 8 * 8 * 8),
+        (nn.Conv2d(3, 3, 5, padding=2, groups=3, bias=False), 25 * 3 * 16 * 16),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, padding=1, groups=4)), 256 * (3 * 8 + 9 * 2 * 12)),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 7)), 3 * 256 * 7),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), 3 * 8 * 256),
+        # theta, phi, g, then every position with a quarter of them, twice, then the output
+        (NonLocal(3, 5, "embedded"), 256 * (3 * 3 * 5) + 2 * 256 * 64 * 5 + 256 * 5 * 3),
+        (NonLocal(3, 5, "gaussian"), 256 * 3 * 5 + 256 * 64 * (3 + 5) + 256 * 5 * 3),
+    ],
+)
+def test_one_layer_of_16x16_images(layer, expected):
+    assert macs(layer, 16) == expected
+
+
+@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_every_block_by_hand(block, size):
+    space = SearchSpace.paper()
+    blocks = tuple(block if layer.allows(block) else 0 for layer in space.layers)
+    model = Subnet(space, Architecture(blocks, (0.6,) * 16)).train()
+    assert macs(model, size) == by_hand(model, size)
+
+
+@pytest.mark.parametrize(("block", "ratio", "millions"), [(0, 1.0, 9.9), (5, 2.0, 36.2)])
+def test_known_subnets(block, ratio, millions):
+    model = Subnet(SearchSpace.paper(), Architecture((block,) * 16, (ratio,) * 16))
+    assert round(macs(model, 32) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_by_hand(name):
+    model = baseline(name, 10)
+    counted = macs(model, 32)
+    assert counted == by_hand(model, 32)
+    assert counted == KNOWN.get(name, counted)
+
+
+def test_the_model_is_left_as_found():
+    model = baseline("resnet20", 10, torch.Generator().manual_seed(0)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    macs(model, 8)
+    latency(model, 8)
+    assert model.training
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_head_and_body():
+    space = SearchSpace.paper()
+    subnet = Subnet(space, Architecture((0,) * 16, (1.0,) * 16))
+    assert sum(p.numel() for p in head_of(subnet).parameters()) == space.head_parameters
+    for name, expected in (("resnet20", 64 * 10 + 10), ("mobilenetv3", 960 * 1280 + 1280 + 1280 * 10 + 10)):
+        assert sum(p.numel() for p in head_of(baseline(name, 10)).parameters()) == expected
+
+
+def test_latency_is_of_one_thread_and_restores_them(monkeypatch):
+    seen = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    monkeypatch.setattr(costs, "_seconds", lambda fast, image: seen.append((fast, image, torch.get_num_threads())) or 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert latency(model, 8) == 2000
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    fast, image, threads = seen[0]
+    assert len(seen) == costs.RUNS
+    assert threads == 1
+    assert image.shape == (1, 3, 8, 8)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
+
+
+def test_more_work_takes_longer():
+    small, large = (nn.Conv2d(3, channels, 7, padding=3) for channels in (1, 512))
+    assert 0 < latency(small, 32) < latency(large, 32)
+
+
+# -- the evaluate stage --------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def invoke(script: str, *arguments: str) -> None:
+    result = CliRunner().invoke(importlib.import_module(f"stages.{script}").main, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_the_stage_writes_costs_and_times_final_networks_when_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    raw = tiny_params()
+    raw["baselines"]["training"].update(epochs=1)
+    raw["baselines"]["training"]["schedule"]["warmup"] = 0
+    write_params(tmp_path, raw)
+    for script, *arguments in (("plan",), ("prepare", "digits"), ("baselines", "digits")):
+        invoke(script, *arguments)
+    invoke("evaluate", "baselines", "digits")
+    folder = Path("results/digits/evaluate_baselines/seed-0")
+    (row,) = read(folder / "costs.csv")
+    assert row == {"network": "resnet20", "parameters": "269722", "head": "650", "body": "269072", "size": "8",
+                   "macs": "2535040"}  # fmt: skip
+    assert not (folder / "latency.csv").exists()
+
+    # Asking for latencies evaluates nothing again, and changes no other file.
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("tamnas.evaluation.grid.evaluate_grid", None)
+    for asked in (True, False):
+        raw["eval"]["latency"] = asked
+        write_params(tmp_path, raw)
+        invoke("plan")
+        invoke("evaluate", "baselines", "digits")
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert {name: after[name] for name in before} == before
+        assert set(after) - set(before) == ({"latency.csv"} if asked else set())
+        if asked:
+            (timed,) = read(folder / "latency.csv")
+            assert timed["network"] == "resnet20"
+            assert float(timed["milliseconds"]) > 0
+            assert timed["runs"] == str(costs.RUNS)
+            assert timed["processor"]
+
+
+def test_only_the_networks_named_are_timed(tmp_path):
+    space = SearchSpace.paper()
+    specs = [NetworkSpec(f"n{i}", Architecture((block,) * 16, (0.2,) * 16)) for i, block in enumerate((0, 6))]
+    for spec in specs:
+        model = spec.build(space, torch.Generator().manual_seed(0))
+        record = {**spec.plain(), "parameters": space.parameters(spec.architecture), "last": {"epoch": 0}}
+        tensors = {f"last.{name}": tensor for name, tensor in model.state_dict().items()}
+        checkpoint.write_weights(tmp_path / f"{spec.id}.safetensors", tensors, {"record": record})
+    rows = costs.cost_rows(tmp_path, space, 16)
+    assert [row["network"] for row in rows] == ["n0", "n1"]
+    for row, spec in zip(rows, specs, strict=True):
+        assert row["head"] == space.head_parameters
+        assert row["body"] == space.parameters(spec.architecture) - space.head_parameters
+        assert row["macs"] == by_hand(Subnet(space, spec.architecture), 16)
+    assert [row["network"] for row in costs.latency_rows(tmp_path, {"n1"}, space, "last", 16)] == ["n1"]

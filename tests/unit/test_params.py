@@ -1,0 +1,295 @@
+import copy
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
+from tamnas.config.params import merge
+from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
+from tamnas.config.resolve import load_params, parse_params, resolve_all
+from tamnas.errors import InputError
+from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
+
+ROOT = Path(__file__).parents[2]
+
+
+def row_plan(changes: dict, row: str = ROW) -> RowPlan:
+    return resolve_all(parse_params(edited(changes)))[row]
+
+
+@given(st.fractions(0, 1).filter(bool) | st.decimals(0, 255, places=3).map(lambda d: Fraction(d) / 255).filter(bool))
+def test_fraction_round_trips(fraction):
+    assert parse_fraction(format_fraction(fraction)) == fraction
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("8/255", Fraction(8, 255)),
+        ("2.5/255", Fraction(5, 510)),
+        (" 8 / 255 ", Fraction(8, 255)),
+        ("0.03", Fraction(3, 100)),
+        (0.03, Fraction(3, 100)),  # the decimal that was written, not the nearest binary number
+        (1, Fraction(1)),
+        (Fraction(1, 3), Fraction(1, 3)),
+    ],
+)
+def test_fractions_are_exact(written, value):
+    assert parse_fraction(written) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("8/255", "8/255"), ("5/510", "2.5/255"), ("1/3", "85/255"), ("1/7", "1/7")]
+)
+def test_fractions_are_written_over_255_where_that_is_short(value, text):
+    assert format_fraction(Fraction(value)) == text
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "8", "0", "-1/255", "1/0", "256/255", "eight", "8/", "/255", "8/255/2", "nan", "inf", True, None, [], NAN],
+)
+def test_bad_fractions_are_refused(written):
+    with pytest.raises(ValueError, match="fraction of the pixel range"):
+        parse_fraction(written)
+
+
+def test_merge_is_deep_and_leaves_its_inputs():
+    base, patch = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3}, "e": {"f": 4}}
+    before = copy.deepcopy((base, patch))
+    assert merge(base, patch) == {"a": {"b": 3, "c": [1]}, "d": 2, "e": {"f": 4}}
+    assert (base, patch) == before
+
+
+def test_merge_replaces_lists_and_nulls():
+    assert merge({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": None}) == {"a": [3], "b": None}
+
+
+def test_attack_steps_of_a_mode_clear_the_base_yopo():
+    base = {"supernet.attack_steps": None, "supernet.yopo": {"m": 4, "n": 4}}
+    mode = f"modes.{MODE}.supernet"
+    plan = row_plan(base | {mode: {"attack_steps": 10}})
+    assert (plan.supernet.attack.m, plan.supernet.attack.n) == (5, 3)
+    plan = row_plan({"supernet.attack_steps": 10, mode: {"yopo": {"m": 4, "n": 4}}})
+    assert (plan.supernet.attack.m, plan.supernet.attack.n) == (4, 4)
+
+
+@pytest.mark.parametrize("where", ["supernet", f"modes.{MODE}.supernet", "baselines.training.attack"])
+def test_attack_steps_and_yopo_in_one_place_are_refused(where):
+    both = {f"{where}.attack_steps": 1, f"{where}.yopo": {"m": 1, "n": 2}}
+    with pytest.raises(InputError, match="exactly one of attack_steps and yopo"):
+        parse_params(edited(both))
+
+
+@pytest.mark.parametrize(
+    ("steps", "m", "n", "step"), [(10, 5, 3, "2"), (5, 3, 2, "2"), (2, 2, 2, "2.5"), (1, 1, 2, "5")]
+)
+def test_table_of_attack_steps(steps, m, n, step):
+    attack = row_plan({f"modes.{MODE}": {"supernet": {"eps": "8/255", "attack_steps": steps}}}).supernet.attack
+    assert (attack.m, attack.n, attack.step_size) == (m, n, Fraction(step) / 255)
+
+
+@pytest.mark.parametrize("eps", ["2/255", "6/255", "0.9"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+def test_inner_step_can_reach_the_border(eps, steps):
+    attack = row_plan({f"modes.{MODE}": {"supernet": {"eps": eps, "attack_steps": steps}}}).supernet.attack
+    wanted = max(attack.eps / 4, Fraction(5, 4) * attack.eps / (attack.m * attack.n))
+    assert attack.step_size == wanted
+    assert attack.m * attack.n * attack.step_size >= attack.eps
+
+
+def test_derived_defaults():
+    mode = {"supernet": {"eps": "6/255", "attack_steps": 10, "lam": 0.5}, "search": {"attack": {"eps": None}}}
+    plan = row_plan({f"modes.{MODE}": mode, "search.attack.step_size": None, "retrain.scratch.attack": None})
+    assert plan.search.attack.eps == Fraction(6, 255)
+    assert plan.search.attack.step_size == Fraction(6, 255) / 4
+    for training in (plan.retrain.scratch, plan.retrain.finetune):
+        assert training.attack == plan.supernet.attack.model_copy(update={"bn": "eval"})
+    assert plan.retrain.validation.attack.step_size == plan.retrain.validation.attack.eps / 4
+
+
+def test_lam_of_an_attack_of_its_own():
+    own = {"eps": "8/255", "attack_steps": 1, "lam": 0.25}
+    plan = row_plan(
+        {"supernet.lam": 0.5, "retrain.scratch.attack": own, "retrain.finetune.attack": own | {"lam": None}}
+    )
+    attacks = plan.supernet.attack, plan.retrain.scratch.attack, plan.retrain.finetune.attack
+    assert [attack.lam for attack in attacks] == [0.5, 0.25, 0.5]
+
+
+def test_retraining_attack_may_be_its_own():
+    own = {"eps": "4/255", "yopo": {"m": 2, "n": 3, "step_size": "1/255"}}
+    plan = row_plan({"retrain.finetune.attack": own})
+    attack = plan.retrain.finetune.attack
+    assert (attack.eps, attack.m, attack.n, attack.step_size) == (Fraction(4, 255), 2, 3, Fraction(1, 255))
+    assert plan.retrain.scratch.attack.eps == plan.supernet.attack.eps
+
+
+@pytest.mark.parametrize(
+    ("every", "yopo_bn", "bn"),
+    [({"steps": 1}, None, "batch"), ({"epochs": 20}, None, "eval"), ({"steps": 1}, "eval", "eval")],
+)
+def test_batchnorm_of_the_perturbation(every, yopo_bn, bn):
+    yopo = {"m": 1, "n": 2, "bn": yopo_bn}
+    plan = row_plan({"supernet.resample_every": every, f"modes.{MODE}": {"supernet": {"yopo": yopo}}})
+    assert plan.supernet.attack.bn == bn
+    assert plan.retrain.scratch.attack.bn == "eval"
+
+
+@pytest.mark.parametrize("span", ["both", "phase"])
+def test_schedule_spans_one_or_both_phases(span):
+    supernet = row_plan(
+        {"supernet.schedule.span": span, "supernet.block.epochs": 7, "supernet.joint.epochs": 9}
+    ).supernet
+    block, joint = supernet.block.recipe.schedule, supernet.joint.recipe.schedule
+    expected = ((0, 16), (7, 16)) if span == "both" else ((0, 7), (0, 9))
+    assert ((block.start, block.total), (joint.start, joint.total)) == expected
+    assert supernet.joint.keep_momentum == (span == "both")
+
+
+def test_mode_patches_one_row_alone():
+    changes = {
+        "modes.wide": {"network": {"width": 2}, "supernet": {"eps": "4/255"}},
+        "run.rows.wide": {"dataset": DATASET, "mode": "wide"},
+    }
+    plans = resolve_all(parse_params(edited(changes)))
+    assert plans["wide"].network.width == 2
+    assert plans[ROW].network.width == RAW["network"]["width"]
+    assert plans[DATASET].pooled.rows == (ROW, "wide")
+
+
+@pytest.mark.parametrize(
+    "yopo",
+    [
+        {"m": 1, "n": 2, "step_size": "5/255"},
+        {"m": 1, "n": 5, "step_size": "2/255"},  # n * step_size is the same
+        {"m": 1, "n": 10, "step_size": "1/255"},
+    ],
+)
+def test_twins_are_refused(yopo):
+    changes = {
+        f"modes.{MODE}": {"supernet": {"eps": "8/255", "attack_steps": 1}},
+        "modes.other": {"supernet": {"eps": "8/255", "yopo": yopo}},
+        "run.rows.twin": {"dataset": DATASET, "mode": "other"},
+    }
+    with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
+        parse_params(edited(changes))
+
+
+def test_controls_make_no_other_experiment():
+    mode = {"controls": {"random_networks": True}}
+    changes = {"modes.twin": mode, "run.rows.twin": {"dataset": DATASET, "mode": "twin"}}
+    with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
+        parse_params(edited(changes))
+    alone = resolve_all(parse_params(edited({"modes.twin": mode, f"run.rows.{ROW}.mode": "twin"})))
+    assert alone[ROW].controls.random_networks
+    assert not alone[DATASET].controls.training
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"supernet": {"yopo": {"m": 2, "n": 2, "step_size": "5/255"}}},
+        {"supernet": {"yopo": {"m": 1, "n": 2, "step_size": "4/255"}}},
+        {"supernet": {"eps": "4/255"}},
+        {"network": {"width": 2}},
+        {"retrain": {"scratch": {"attack": {"eps": "8/255", "attack_steps": 10}}}},
+    ],
+    ids=str,
+)
+def test_siblings_are_no_twins(mode):
+    changes = {"modes.other": mode, "run.rows.sibling": {"dataset": DATASET, "mode": "other"}}
+    assert "sibling" in resolve_all(parse_params(edited(changes)))
+
+
+def test_names_with_dots_are_refused():
+    raw = edited({})
+    raw["run"]["rows"]["a.b"] = {"dataset": DATASET, "mode": MODE}
+    with pytest.raises(InputError, match=r"run\.rows\.a\.b"):
+        parse_params(raw)
+
+
+def test_missing_parameter_is_named():
+    raw = edited({})
+    del raw["search"]["population"]
+    with pytest.raises(InputError, match=r"^params\.yaml: search\.population: is missing$"):
+        parse_params(raw)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [\n", "a: 1\na: 2\n", "\x00", "!!python/object:os.system {}\n"])
+def test_malformed_files_are_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"^.*params\.yaml: .*$"):
+        load_params(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_plans_round_trip_through_yaml(tmp_path):
+    plans = resolve_all(load_params(ROOT / "params.yaml"))
+    for name, plan in plans.items():
+        write_yaml(tmp_path / f"{name}.yaml", plan.plain())
+        read = load_row if isinstance(plan, RowPlan) else load_dataset
+        assert read(name, tmp_path) == plan
+    assert [type(plan) for plan in plans.values()].count(DatasetPlan) == len(RAW["run"]["datasets"])
+
+
+def test_plan_of_another_format_is_refused(tmp_path):
+    plan = resolve_all(load_params(ROOT / "params.yaml"))[ROW]
+    write_yaml(tmp_path / "new.yaml", plan.plain() | {"format": 2})
+    for name, message in (("new", "format 2"), ("none", "no such plan")):
+        with pytest.raises(InputError, match=message):
+            load_row(name, tmp_path)
+
+
+def test_compute_is_in_no_plan():
+    plans = resolve_all(parse_params(edited({"compute.workers": 7, "compute.device": "cpu"})))
+    assert plans == resolve_all(parse_params(RAW))
+
+
+def test_parameters_are_frozen():
+    params = parse_params(RAW)
+    with pytest.raises(ValueError, match="frozen"):
+        params.seed = 1
+
+
+def test_validation_takes_plain_values_back():
+    params = parse_params(RAW)
+    assert validated(type(params), params.plain(), "again") == params
+
+
+def test_reading_parameters_needs_no_torch():
+    code = "import sys, tamnas.config.resolve; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        ({"seed": 1}, "modes.base: seed"),
+        ({"data": {"digits": {"validation": 100}}}, "modes.base: data.digits"),
+        ({"baselines": {"names": []}}, "modes.base: baselines"),
+        ({"compute": {"workers": 3}}, "modes.base: compute"),
+        ({"legonet": {"top": 3}}, "modes.base: legonet"),
+    ],
+)
+def test_a_mode_may_not_patch_what_rows_share(patch, words):
+    raw = read_yaml(ROOT / "params.yaml")
+    raw["modes"]["base"] = patch
+    with pytest.raises(InputError, match=words):
+        parse_params(raw)
+
+
+def test_a_mode_may_augment_otherwise():
+    raw = read_yaml(ROOT / "params.yaml")
+    raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
+    assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1

@@ -1,0 +1,185 @@
+"""Folders of pictures prepared: which files, which classes, exact pixels, and what is refused."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tamnas.config.plan import Data
+from tests.helpers import archives
+from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
+
+pytestmark = pytest.mark.usefixtures("downloads")
+
+
+class TestImageFolder:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        return tmp_path / "pictures"
+
+    @pytest.fixture
+    def data(self, folder) -> Data:
+        return Data(source="imagefolder", path=str(folder), size=8, classes=3, validation=6, test=9)
+
+    def test_class_folders(self, data, folder, out):
+        source = archives.image_folder(folder, 10)
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["classes"] == ["a", "b", "c"]
+        assert card["splits"]["test"]["per_class"] == [3, 3, 3]
+
+    def test_train_and_test_folders(self, data, folder, out):
+        train = archives.image_folder(folder / "train", 10)
+        archives.image_folder(folder / "test", 4)
+        Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "test" / "b" / "0004.png")
+        _, splits = prepared(data.model_copy(update={"test": None}), out)
+        assert union(splits, "train", "validation") == pairs(*train)
+        x, y = splits["test"]
+        np.testing.assert_array_equal(y, np.repeat([0, 1, 2], 4))
+        assert (x[4] == [1, 2, 3]).all()
+
+    def test_other_files_and_subfolders(self, data, folder, out):
+        source = archives.image_folder(folder, 10)
+        (folder / "README.txt").write_text("pictures")
+        (folder / "a" / "notes.txt").write_text("of a")
+        (folder / "a" / "more").mkdir()
+        (folder / "a" / "0000.png").rename(folder / "a" / "more" / "0000.PNG")
+        _, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+
+    def test_centre_square_is_resized(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        wide = np.zeros((16, 32, 3), np.uint8)
+        wide[:, 8:16], wide[:, 16:24] = (10, 200, 90), (240, 30, 60)  # left and right half of the square
+        Image.fromarray(wide).save(folder / "a" / "0000.png")
+        Image.fromarray(wide.transpose(1, 0, 2)).save(folder / "a" / "0001.png")
+        _, splits = prepared(data, out)
+        everything = np.concatenate([splits[split][0] for split in SPLITS]).astype(int)
+        for images in (everything, everything.transpose(0, 2, 1, 3)):
+            # one column blurred by what is cropped off, one by the other half, two between
+            left, right = (
+                np.abs(images[:, :, place] - colour).max((1, 2)) < 25
+                for place, colour in ((1, (10, 200, 90)), (6, (240, 30, 60)))
+            )
+            assert (left & right).sum() == 1
+
+    def test_modes(self, data, folder, out):
+        source = archives.image_folder(folder, 10).images.copy()
+        opaque = Image.fromarray(source[0]).convert("RGBA")
+        opaque.putalpha(Image.linear_gradient("L").resize((8, 8)))
+        opaque.save(folder / "a" / "0000.png")
+        grey = source[1][..., 0]
+        Image.fromarray(grey).save(folder / "a" / "0001.png")
+        source[1] = grey[..., None]
+        palette = np.random.default_rng(1).integers(0, 256, (4, 3), dtype=np.uint8)
+        indices = np.arange(64, dtype=np.uint8).reshape(8, 8) % 4
+        indexed = Image.fromarray(indices).convert("P")
+        indexed.putpalette(palette.tobytes())
+        indexed.save(folder / "a" / "0002.png")
+        source[2] = palette[indices]
+        bilevel = indices > 1
+        Image.fromarray(bilevel).save(folder / "a" / "0003.png")
+        source[3] = 255 * bilevel[..., None]
+        modes = [Image.open(folder / "a" / f"000{index}.png").mode for index in range(4)]
+        assert modes == ["RGBA", "L", "P", "1"]
+        _, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(source, np.repeat([0, 1, 2], 10))
+
+    def test_sixteen_bits(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(folder / "b" / "deep.png")
+        refused(data, out, str(folder / "b" / "deep.png"), "mode I;16", "allowed: 8 bits")
+
+    def test_missing_folder(self, data, folder, out):
+        refused(data, out, "data.set.path", str(folder), "is not a folder")
+
+    def test_empty_folder(self, data, folder, out):
+        folder.mkdir()
+        refused(data, out, "data.set.path", str(folder), "any class folder")
+
+    def test_text_files_only(self, data, folder, out):
+        for name in "abc":
+            (folder / name).mkdir(parents=True)
+            (folder / name / "image.txt").write_text("no image")
+        refused(data, out, "data.set.path", "a, b, c", ".png")
+
+    def test_empty_class(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "dust").mkdir()
+        refused(data, out, "data.set.path", "dust", ".png")
+
+    @pytest.mark.parametrize(
+        "blob", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + bytes(50), b"P6\n8 8\n99999999\n"]
+    )
+    def test_no_image_inside(self, data, folder, out, blob):
+        archives.image_folder(folder, 10)
+        path = folder / "b" / "odd.png"
+        path.write_bytes(blob)
+        refused(data, out, str(path), "is not a readable image")
+
+    def test_truncated_image(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        path = folder / "b" / "0010.png"
+        os.truncate(path, path.stat().st_size - 60)
+        refused(data, out, str(path), "is not a readable image")
+
+    @pytest.mark.parametrize(
+        ("width", "height", "words"),
+        [(8_001, 8_000, "8001x8000 pixels; at most 64,000,000"), (60_000, 60_000, "DecompressionBombError")],
+    )
+    def test_decompression_bomb(self, data, folder, out, width, height, words):
+        archives.image_folder(folder, 10)
+        archives.png_header(folder / "c" / "bomb.png", width, height)
+        refused(data, out, str(folder / "c" / "bomb.png"), words)
+
+    @pytest.mark.parametrize("kind", ["file", "class"])
+    def test_link_out_of_the_folder(self, data, folder, out, tmp_path, kind):
+        archives.image_folder(folder, 10)
+        outside = tmp_path / "private"
+        archives.image_folder(outside, 1)
+        if kind == "file":
+            link = folder / "a" / "link.png"
+            link.symlink_to(outside / "a" / "0000.png")
+        else:
+            link = folder / "d"
+            link.symlink_to(outside / "a", target_is_directory=True)
+            data = data.model_copy(update={"classes": 4})
+        refused(data, out, str(link), "link out of the folder")
+
+    def test_link_to_another_class(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "a" / "all").symlink_to(folder, target_is_directory=True)
+        refused(data, out, str(folder / "a" / "all"), "link out of the folder of its class")
+
+    def test_link_within_a_class(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "a" / "again.png").symlink_to("0000.png")
+        card, _ = prepared(data, out)
+        assert sum(card["splits"][split]["per_class"][0] for split in SPLITS) == 11
+
+    @pytest.mark.parametrize("kind", ["broken", "loop", "pipe"])
+    def test_no_plain_file(self, data, folder, out, kind):
+        archives.image_folder(folder, 10)
+        path = folder / "a" / "odd.png"
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("nowhere.png" if kind == "broken" else "odd.png")
+        refused(data, out, str(path), "no plain file")
+
+    @pytest.mark.parametrize("part", ["train", "test"])
+    def test_class_in_one_part_only(self, data, folder, out, part):
+        archives.image_folder(folder / "train", 10)
+        archives.image_folder(folder / "test", 4)
+        archives.image_folder(folder / part, 1, classes=("zebra",))
+        refused(data.model_copy(update={"classes": 4}), out, str(folder), "'zebra'", "only one of train/ and test/")
+
+    def test_classes_mismatch(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        refused(data.model_copy(update={"classes": 2}), out, "data.set.classes is 2; the source has 3: a, b, c")
+
+    def test_train_folder_alone_is_no_dataset(self, data, folder, out):
+        archives.image_folder(folder / "train", 10)
+        refused(data, out, "data.set.classes is 3; the source has 1: train")

@@ -1,0 +1,213 @@
+"""The whole stage from small results: the same bytes twice, what may be missing, the page."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tamnas.config.fields import write_yaml
+from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.errors import InputError
+from tamnas.report import collect
+from tamnas.report.metrics import metrics
+from tamnas.report.table import Column, Table, Value
+from tests.helpers.small_results import params, records, tables_by_name, write_run
+
+
+def test_the_stage_writes_the_same_bytes_twice_and_forgets_earlier_runs(folder):
+    from stages.tables import run
+
+    write_run(params(), folder)
+    stale = folder / "reports" / "tables" / "gone-grid.md"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("from an earlier run")
+    run()
+    run("again")
+    found = {path.relative_to("reports"): path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+    again = {path.relative_to("again"): path.read_bytes() for path in Path("again").rglob("*") if path.is_file()}
+    assert found == again
+    assert not stale.exists()
+    names = {str(path) for path in found}
+    assert {"index.html", "README.md", "metrics.json", "plots/hypervolume.csv", "figures/overview.svg"} <= names
+    for form in ("md", "csv", "tex"):
+        assert f"tables/digits-grid.{form}" in names
+
+    page = found[Path("index.html")].decode()
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link", re.sub(r"base64,[^\"]*", "", page))
+    assert page.count("data:image/svg+xml;base64,") == sum(name.endswith(".svg") for name in names)
+    readme = found[Path("README.md")].decode()
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert Path(link) in found, link
+    for name, contents in found.items():
+        if name.suffix == ".svg":
+            assert not re.search(rb"<metadata|<dc:date>|Created", contents), name
+        if name.suffix == ".png":
+            assert b"matplotlib" not in contents.lower(), name
+
+
+def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder, monkeypatch):
+    from tamnas.report import figures, style
+
+    monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # the slow part
+    # One row's grid lacks the attack that stands for robustness.
+    modes = {"S_8_1": {}, "S_4_2": {"network": {"width": 2}, "eval": {"eps": ["2/255"]}}}
+    write_run(params("digits", modes, baselines={"names": []}), folder, networks=1)
+    names = [one.name for one in figures.pictures(collect.collect())]
+    of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
+                  "supernet", "retraining")  # fmt: skip
+    assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
+
+
+def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
+    import math
+
+    from matplotlib.text import Text
+
+    from tamnas.report import style
+
+    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "alone"]
+    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.5, 30)]
+    with style.styled():
+        figure = style.new(style.PAGE / 2, 2.9)
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.scatter(*zip(*points, strict=True))
+        style.freeze(figure)
+        style.label_points(axes, points, names, [4.5] * len(points))
+        places = [axes.transData.transform(point) for point in points]
+        boxes, lines = [], {}
+        for note, own in zip(axes.texts, places, strict=True):
+            note.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(note)  # an annotation's own counts its line
+            boxes.append(box)
+            gaps = [math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in places]
+            lines[note.get_text()] = note.arrow_patch is not None
+            nearest = places[gaps.index(min(gaps))]
+            assert lines[note.get_text()] or tuple(nearest) == tuple(own), note.get_text()
+    assert lines["twin"]
+    assert lines["other twin"]
+    assert not lines["alone"]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize(("low", "most"), [(4_000, 6), (100_000, 9), (2_000_000, 9)])
+def test_labels_of_a_log_axis_do_not_run_together(low, most):
+    from tamnas.report import style
+    from tamnas.report.dataset_plots import _size_axis
+
+    counts = [low, 11_173_962]
+    with style.styled():
+        figure = style.new(style.PAGE / 2, 2.9)
+        axes = figure.subplots()
+        axes.scatter([count / 1e6 for count in counts], [1, 2])
+        _size_axis(axes, 1e6, "millions", counts)
+        style.freeze(figure)
+        renderer = figure.canvas.get_renderer()
+        left, right = axes.get_xlim()
+        boxes = [tick.label1.get_window_extent(renderer) for tick in axes.xaxis.get_major_ticks()
+                 if left <= tick.get_loc() <= right and tick.label1.get_text()]  # fmt: skip
+    assert 2 <= len(boxes) <= most
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
+    from tamnas.report import grids, style
+
+    write_run(params("digits", {"S_8_1": {}, "S_4_2": {}}), folder, networks=1)
+    (dataset,) = collect.collect()
+    with style.styled():
+        figure = grids.draw_ranks_grid(dataset.rows)
+        style.freeze(figure)
+        for axes in figure.axes[:2]:
+            for axis in (axes.xaxis, axes.yaxis):
+                low, high = axis.get_view_interval()
+                assert [tick for tick in axis.get_ticklocs() if low <= tick <= high] == [1]
+                assert high - low >= 1
+
+
+def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
+    write_run(params(), folder)
+    code = (
+        "import sys; from tamnas.report import collect, tables, published, metrics;"
+        "found = collect.collect(); tables.run_tables(found); published.paper_tables(found); metrics.metrics(found);"
+        "assert 'matplotlib' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_baselines(folder):
+    write_run(params(baselines={"names": []}), folder)
+    (dataset,) = collect.collect()
+    assert dataset.baselines == []
+    assert "baselines" not in metrics([dataset])["digits"]
+    assert not any("ResNet" in row["network"] for row in records(tables_by_name([dataset])["digits-benchmark"]))
+
+
+def test_a_row_without_some_of_its_results_is_an_error_that_names_the_file(folder):
+    write_run(params(), folder)
+    gone = Path("results/digits/evaluate_finetune/digits-S_8_1/seed-0/grid.csv")
+    gone.unlink()
+    with pytest.raises(InputError, match=re.escape(str(gone))):
+        collect.collect()
+
+
+def test_rows_come_from_the_plans_and_not_from_the_folders(folder):
+    write_run(params("digits", {"S_8_1": {}, "S_4_1": {}}), folder)
+    (folder / "plan" / "digits-S_4_1.yaml").unlink()
+    write_yaml(folder / "plan" / "digits.yaml", resolve_all(parse_params(params()))["digits"].plain())
+    (dataset,) = collect.collect()
+    assert [row.name for row in dataset.rows] == ["digits-S_8_1"]
+
+
+def test_nothing_run_at_all(folder):
+    write_run(params(), folder, omit=("digits-S_8_1",))
+    (dataset,) = collect.collect()
+    (row,) = records(tables_by_name([dataset])["digits-grid"])
+    assert row["status"] == "not run"
+
+
+def test_without_plans(folder):
+    with pytest.raises(InputError, match="no plans"):
+        collect.collect()
+
+
+def test_the_page_escapes_and_shortens(folder):
+    from tamnas.report.page import html, readme, shortened
+
+    write_run(params(), folder)
+    datasets = collect.collect()
+    table = Table("t", "A <b> & c", [Column("a", "<i>")], [[Value("<script>")]], dataset="digits")
+    page = html(datasets, [table], [])
+    assert "<script" not in page
+    assert "A &lt;b&gt; &amp; c" in page
+    assert "None: no accuracy under attack" in page
+    assert "dvc repro --single-item tables" in page
+    assert "### Warnings" not in readme(datasets, [table], [])
+    assert shortened(["x"] * 32)[-1] == "… and 2 more like these."
+
+
+def test_the_page_says_what_of_a_training_is_not_the_papers(folder):
+    from tamnas.report.page import settings
+
+    raw = params()
+    write_run(raw, folder)
+    assert "smoothing" not in str(settings(collect.collect()[0]))
+    raw["retrain"]["scratch"].update(label_smoothing=0.1, ema=0.995)
+    raw["baselines"]["training"]["awp"] = 0.005
+    write_run(raw, folder)
+    lines = dict(settings(collect.collect()[0]))
+    scratch, finetuned = lines["Row digits-S_8_1"].split("fine-tuned")
+    assert "label smoothing 0.1, moving average of weights 0.995" in scratch
+    assert "smoothing" not in finetuned
+    assert lines["Hand-made"].endswith("weight perturbation 0.005")
+
+
+def test_controls_that_were_not_run_say_so(folder):
+    write_run(params(), folder)
+    for name, count in (("controls", 6 + 2 + 1), ("attack-checks", 4)):
+        lines = records(tables_by_name(collect.collect())[f"digits-{name}"])
+        assert len(lines) >= count
+        assert all(line["status"].startswith("not run (") for line in lines)

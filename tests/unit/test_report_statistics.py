@@ -1,0 +1,126 @@
+"""Intervals, paired differences, spread over seeds, and warnings about suspicious accuracies."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tamnas.report import checks, collect, study
+from tamnas.report.accuracy import accuracy_value, difference
+from tamnas.report.checks import paired, suspicious, warnings, wilson
+from tamnas.report.table import Column, Table, Value, latex, markdown
+from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "low", "high"),
+    [(0.5, 10, 0.2366, 0.7634), (0.0, 10, 0.0, 0.2775), (1.0, 10, 0.7225, 1.0), (0.9, 1000, 0.8798, 0.9171)],
+)
+def test_wilson_intervals(share, n, low, high):
+    assert wilson(share, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_paired_differences():
+    found = paired([0.01, 0.03, 0.02, 0.04])
+    assert found.mean == pytest.approx(0.025)
+    assert (found.low, found.high) == pytest.approx((0.025 - 0.02054, 0.025 + 0.02054), abs=1e-4)
+    assert found.p_value == pytest.approx(0.125)
+    assert paired([0.02]).low is None
+    assert paired([0.0, 0.0]).p_value is None
+
+
+def share_grid(**cells: float) -> dict:
+    """`e8s10=0.5` as {(8/255, 10): 0.5}."""
+    return {(Fraction(int(name[1 : name.index("s")]), 255), int(name[name.index("s") + 1 :])): share
+            for name, share in cells.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("grid", "sign"),
+    [
+        ({"e2s10": 0.9, "e8s10": 0.5}, "above clean"),
+        ({"e2s10": 0.5, "e8s10": 0.6}, "rises from 50.00% at 2/255"),
+        ({"e8s10": 0.5, "e8s30": 0.6}, "under PGD-10 to 60.00% under PGD-30"),
+        ({"e8s10": 0.6, "e8s100": 0.5}, "has not converged"),
+    ],
+)
+def test_suspicious_accuracies(grid, sign):
+    test = study.Test(0.8, share_grid(**grid), 1000, "best", "any")
+    assert any(sign in line for line in suspicious(test))
+
+
+def test_noise_and_sound_results_are_not_suspicious():
+    grid = share_grid(e2s10=0.7, e4s10=0.702, e8s10=0.5, e8s30=0.501)
+    assert suspicious(study.Test(0.8, grid, 1000, "best", "any")) == []
+
+
+def test_planted_masking_and_merged_validation_are_reported(folder):
+    raw = params()
+    raw["data"]["digits"]["merge_validation"] = True
+    write_run(raw, folder)
+
+    def plant(row):
+        if row["network"] == "n02" and row["eps"] == "8/255":
+            row["accuracy"] = "1.0"
+
+    edit_csv(Path("results/digits/evaluate_scratch/digits-S_8_1/seed-0/grid.csv"), plant)
+    (dataset,) = collect.collect()
+    lines = warnings(dataset)
+    assert "selection saw the test split" in lines[0]
+    assert any(line.startswith("digits-S_8_1 n02 scratch") and checks.MASKING in line for line in lines)
+    assert "test images (data.merge_validation)" in markdown(tables_by_name([dataset])["digits-grid"])
+    assert not any(row.name in line for row in dataset.rows for line in lines if "n01 scratch" in line)
+
+
+def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.Trained:
+    def test(share: float) -> study.Test:
+        return study.Test(share, {CELL: robust}, images, "best", "any")
+
+    costs = study.Costs(100, 900, 5000)
+    return study.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
+
+
+CELL = (Fraction(8, 255), 10)
+
+
+def test_several_seeds_give_mean_and_sample_deviation():
+    value = accuracy_value(network(0.9, 0.5, repeats=(0.8, 0.85)), None)
+    assert value.measured == pytest.approx(0.85)
+    assert value.spread == (pytest.approx(0.05), 3)
+    assert value.interval == pytest.approx(wilson(0.85, 360))
+    table = Table("t", "T", [Column("clean", "Clean", "percent", "max")], [[value], [Value(0.5)]], images=360)
+    assert "| **85.00 ± 5.00** [80.9, 88.3] |" in markdown(table)
+    line, other = records(table)
+    assert (line["images"], line["clean"], line["clean_sd"], line["clean_seeds"]) == ("360", "85.0", "5.0", "3")
+    assert (other["clean"], other["clean_low"], other["clean_sd"], other["clean_seeds"]) == ("50.0", "", "", "")
+    assert r"\shortstack[r]{\textbf{85.00 $\pm$ 5.00} \\ {\scriptsize [80.9, 88.3]}}" in latex(table)
+    assert accuracy_value(network(0.9, 0.5), None).spread is None
+    assert accuracy_value(network(0.9, 0.5), (Fraction(1, 255), 1)) == Value()
+
+
+def test_difference_of_a_pair_and_of_several():
+    # Newcombe (1998), method 10, 56/70 against 48/80: 0.2000, 0.0524 to 0.3339
+    one = difference([(network(56 / 70, 0, 70), network(48 / 80, 0, 80))], None)
+    assert (one.mean, one.low, one.high) == (
+        pytest.approx(0.2), pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4)
+    )  # fmt: skip
+    pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
+    assert difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
+    assert difference(pairs, CELL).mean == pytest.approx(0.1)
+    assert difference(pairs, (Fraction(1, 255), 1)) is None
+    assert difference([], None) is None
+
+
+def test_a_network_that_survives_a_large_radius_is_warned_of(folder):
+    write_run(params(), folder)
+    (dataset,) = collect.collect()
+    assert not [line for line in warnings(dataset) if "64/255" in line]
+    (row,) = dataset.rows
+    for survivors, warned in ((0.05, 0), (0.2, 1)):
+        checked = replace(row.lego.network, checks={"any": 0.5, "last": 0.5, "restarts": 0.4, "large_eps": survivors})
+        changed = replace(dataset, rows=[replace(row, lego=replace(row.lego, network=checked))])
+        assert len([line for line in warnings(changed) if "20.00% survive a radius of 64/255" in line]) == warned
+        (line,) = [line for line in records(tables_by_name([changed])["digits-attack-checks"]) if "Lego-Net of" in
+                   line["network"]]  # fmt: skip
+        assert float(line["large_eps"]) == pytest.approx(100 * survivors)

@@ -1,0 +1,286 @@
+"""Training a supernet along sampled paths: which ones, and the same bits as a network of its own."""
+
+import itertools
+
+import pytest
+import torch
+
+from tamnas.config.plan import RowPlan
+from tamnas.config.resolve import parse_params, resolve_row
+from tamnas.data.loader import Split
+from tamnas.networks.subnet import Subnet
+from tamnas.networks.supernet import Supernet
+from tamnas.networks.trained import supernet_tensors
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.device import Runtime
+from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
+from tamnas.training import phases as supernet
+from tamnas.training.loop import Outcome, Resume, Single
+from tamnas.training.phases import SampledPaths, train_phase
+from tamnas.training.step import train_step
+from tests.helpers.tiny import tiny_params
+from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
+
+
+def row_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> RowPlan:
+    """A plan with SPACE's geometry; both phases have 4 epochs with batches of 16."""
+    raw = tiny_params()
+    raw["data"]["digits"].update(classes=3)
+    raw["network"].update(stem_channels=4, channels=[8, 12], repeats=[1, 2], strides=[2, 1])
+    raw["network"]["head"] = {"conv": 8, "hidden": 16, "out": 16}
+    raw["space"] = {"blocks": [0, 3, 6, 20], "ratios": [0.4, 1.0, 1.6, 2.0]}
+    raw["supernet"].update(batch_size=16, resample_every=every, lr=0.05)
+    raw["supernet"]["schedule"] = {"kind": "cosine", "warmup": 1, "span": span}
+    raw["supernet"]["block"] = {"epochs": 4}
+    raw["supernet"]["joint"] = {"epochs": 4, "open_ratios": {"first": 2, "after": 2, "every": 1}}
+    raw["supernet"][phase]["budget"] = budget
+    raw["run"]["rows"], raw["modes"] = {"one": {"dataset": "digits", "mode": "base"}}, {"base": {}}
+    plan = resolve_row(parse_params(raw), "one")
+    assert SearchSpace.from_params(plan) == SPACE
+    return plan
+
+
+def supernet_with(seed: int = 0) -> Supernet:
+    """A supernet whose momentum is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    made = Supernet(SPACE, generator)
+    for tensor in made.momentum.values():
+        tensor.normal_(0, 0.01, generator=generator)
+    return made
+
+
+def paths(plan: RowPlan, phase: str = "joint", steps: int = 3, seed: int = 0) -> SampledPaths:
+    return SampledPaths(supernet_with(seed), plan, phase, steps, (0, "paths"))
+
+
+def visited(trainee: SampledPaths, epochs: int = 4) -> list[Architecture]:
+    """The architecture of every step of a phase, without training."""
+    found = []
+    for epoch in range(epochs):
+        for step in range(trainee.steps):
+            subnet, optimiser = trainee.at(epoch, step)
+            assert subnet.training
+            assert [id(p) for p in optimiser.param_groups[0]["params"]] == [id(p) for p in subnet.parameters()]
+            found.append(subnet.arch)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("every", "run_length"), [({"steps": 1}, 1), ({"steps": 5}, 5), ({"epochs": 1}, 3), ({"epochs": 2}, 6)], ids=str
+)
+def test_architecture_changes_when_it_should(every, run_length):
+    archs = visited(paths(row_plan(every)))
+    runs = [archs[start : start + run_length] for start in range(0, 12, run_length)]
+    assert all(len(set(one)) == 1 for one in runs)
+    # 4 x 4 x 4 genes per layer: neighbours of equal architecture would be a coincidence
+    assert all(one[0] != other[0] for one, other in itertools.pairwise(runs))
+    assert visited(paths(row_plan(every))) == archs
+    assert all(SPACE.is_legal(arch) for arch in archs)
+
+
+def test_a_draw_depends_on_its_number_alone():
+    trainee = paths(row_plan({"steps": 1}))
+    archs = visited(trainee)
+    late = paths(row_plan({"steps": 1}))
+    assert late.at(3, 1)[0].arch == archs[10]
+    other = SampledPaths(supernet_with(), row_plan({"steps": 1}), "joint", 3, (0, "other"))
+    assert visited(other) != archs
+
+
+def test_block_phase_uses_the_largest_ratio():
+    archs = visited(paths(row_plan({"steps": 1}), "block"))
+    assert {ratio for arch in archs for ratio in arch.ratios} == {2.0}
+    assert {block for arch in archs for block in arch.blocks} == {0, 3, 6, 20}
+
+
+@pytest.mark.parametrize("every", [{"steps": 1}, {"epochs": 1}], ids=str)
+def test_joint_phase_opens_ratios(every):
+    opened = [{1.6, 2.0}, {1.6, 2.0}, {1.0, 1.6, 2.0}, {0.4, 1.0, 1.6, 2.0}]
+    used: list[set] = [set() for _ in opened]
+    for key in range(5):
+        trainee = SampledPaths(supernet_with(), row_plan(every), "joint", 8, (key, "paths"))
+        for epoch, step in itertools.product(range(4), (0, 3, 7)):
+            used[epoch] |= set(trainee.at(epoch, step)[0].arch.ratios)
+    assert used == opened
+
+
+@pytest.mark.parametrize("phase", ["block", "joint"])
+def test_paths_stay_within_the_phase_budget(phase):
+    low, high = SPACE.parameter_range(SPACE.ratios[-1:] if phase == "block" else SPACE.ratios[-2:])
+    budget = [low + (high - low) // 3, low + (high - low) * 2 // 3]
+
+    def sizes_under(budget):
+        trainee = paths(row_plan({"steps": 1}, phase, budget), phase, steps=10)
+        return [SPACE.parameters(trainee.architecture(draw)) for draw in range(30)]
+
+    sizes, free = sizes_under(budget), sizes_under(None)
+    assert all(budget[0] <= size <= budget[1] for size in sizes)
+    assert not all(budget[0] <= size <= budget[1] for size in free)
+
+
+def path_mask(net: Supernet, archs) -> dict[str, torch.Tensor]:
+    """Of every tensor of the supernet: which numbers lie on one of the paths."""
+    mask = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in net.state_dict().items()}
+    for arch in archs:
+        for _, home, index in net.slices(Subnet(SPACE, arch), arch):
+            mask[home][index] = True
+    return mask
+
+
+def test_off_the_path_nothing_changes(split):
+    plan = row_plan({"steps": 2})
+    trainee = paths(plan)
+    before = {name: tensor.clone() for name, tensor in supernet_tensors(trainee.supernet).items()}
+    setting = plan.supernet.joint.recipe.model_copy(update={"epochs": 1})
+    archs = {trainee.architecture(0), trainee.architecture(1)}
+    run(trainee, split, recipe=setting)
+    after = trainee.tensors()
+    mask = path_mask(trainee.supernet, archs)
+    assert 0.02 < torch.cat([one.flatten() for one in mask.values()]).double().mean() < 0.6
+    for name, tensor in after.items():
+        on = mask[name.partition(".")[2]]
+        assert torch.equal(tensor[~on], before[name][~on]), name
+        if on.any():
+            assert (tensor != before[name])[on].double().mean() > 0.5, name
+    assert any(not on.all() and on.any() for on in mask.values())
+
+
+def test_one_fixed_path_trains_like_a_network_of_its_own(split, monkeypatch):
+    plan = row_plan({"steps": 1})
+    setting = plan.supernet.joint.recipe
+    trainee = paths(plan)
+    for tensor in trainee.supernet.momentum.values():
+        tensor.zero_()
+    alone = Single(trainee.supernet.extract(ARCH), setting)
+    monkeypatch.setattr(trainee, "architecture", lambda draw: ARCH)
+    histories = [run(one, split, recipe=setting).history for one in (trainee, alone)]
+    trainee.tensors()
+    assert histories[0] == histories[1]
+    assert equal(trainee.supernet.extract(ARCH).state_dict(), alone.model.state_dict())
+
+
+def test_momentum_of_a_path_goes_on_when_it_returns(split, monkeypatch):
+    one, other = Architecture((0, 3, 6), (1.0, 2.0, 0.4)), Architecture((3, 6, 20), (2.0, 1.6, 1.0))
+    plan = row_plan({"epochs": 1})
+    trainee = paths(plan)
+    monkeypatch.setattr(trainee, "architecture", lambda draw: (one, other, one)[draw])
+
+    def buffers(epoch):
+        subnet, optimiser = trainee.at(epoch, 0)
+        return {name: optimiser.state[p]["momentum_buffer"].clone() for name, p in subnet.named_parameters()}
+
+    met: list[dict] = []  # at the start and end of every epoch
+    noise_free = {"attack": ATTACK, "recipe": recipe(), "runtime": CPU}
+    for epoch in range(3):
+        met.append(buffers(epoch))
+        model, optimiser = trainee.at(epoch, 0)
+        for step in range(3):
+            x, y = split.images[16 * step : 16 * step + 16] / 255, split.labels[16 * step : 16 * step + 16]
+            train_step(model, optimiser, x, y, torch.zeros_like(x), **noise_free)
+        met.append(buffers(epoch))
+    _, first_end, _, second_end, third_start, _ = met
+    layers = [name for name in third_start if name.startswith("rest.layers.")]
+    assert layers
+    for name in layers:
+        # no block in common: what the first visit left is found again
+        assert torch.equal(third_start[name], first_end[name])
+        assert third_start[name].any()
+    for name in set(third_start) - set(layers):
+        # stem and head are shared and have moved on
+        assert torch.equal(third_start[name], second_end[name])
+        assert not torch.equal(third_start[name], first_end[name])
+
+
+def layout(tensor: torch.Tensor) -> list[int]:
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+
+
+def test_momentum_lies_in_memory_as_its_parameter_does(split):
+    """What fused SGD on CUDA checks before its every step, for parameters, gradients and momentum."""
+    trainee = paths(row_plan({"epochs": 1}))
+    for epoch in range(2):
+        model, optimiser = trainee.at(epoch, 0)
+        x, y = split.images[:16] / 255, split.labels[:16]
+        train_step(model, optimiser, x, y, torch.zeros_like(x), attack=ATTACK, recipe=recipe(), runtime=CPU)
+        for p in model.parameters():
+            assert layout(p) == layout(p.grad) == layout(optimiser.state[p]["momentum_buffer"])
+    assert any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
+def test_paths_change_on_a_gpu(split, graphs):
+    """Two visits of every path with enough steps to capture it; weights and momentum go back to the supernet."""
+    device = torch.device("cuda")
+    trainee = SampledPaths(supernet_with().to(device), row_plan({"epochs": 1}), "joint", 6, (0, "paths"))
+    images = Split(split.images.to(device), split.labels.to(device), 255)
+    setting = recipe(batch_size=8)
+    found = run(trainee, images, recipe=setting, runtime=Runtime(device, torch.bfloat16, graphs))
+    assert len(found.history) == setting.epochs
+    assert all(tensor.isfinite().all() for tensor in trainee.tensors().values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize(("every", "stop"), [({"steps": 2}, 0), ({"steps": 2}, 2), ({"epochs": 3}, 1)], ids=str)
+def test_interrupted_phase_ends_with_the_same_bits(split, tmp_path, every, stop):
+    # neither 2 steps nor 3 epochs divide the phase: a path is cut in two by the interruption
+    plan = row_plan(every)
+    setting = plan.supernet.joint.recipe
+    undisturbed = paths(plan)
+    expected = run(undisturbed, split, recipe=setting).history
+    resume = Resume(tmp_path / "state.safetensors", 0)
+    with pytest.raises(StopError):
+        run(paths(plan), split, recipe=setting, resume=resume, progress=StopAfter(stop))
+    resumed = paths(plan, seed=99)
+    assert run(resumed, split, recipe=setting, resume=resume).history == expected
+    assert equal(resumed.tensors(), undisturbed.tensors())
+
+
+@pytest.mark.parametrize("span", ["both", "phase"])
+def test_momentum_at_the_start_of_the_joint_phase(split, tmp_path, monkeypatch, span):
+    start, seen = tmp_path / "block.safetensors", {}
+    stored = supernet_with(7)
+    checkpoint.write_weights(start, supernet_tensors(stored), {})
+
+    def spy(trainee, *args, recipe, key, **kwargs):
+        seen.update(momentum=trainee.supernet.momentum, weights=trainee.supernet.state_dict())
+        seen.update(buffers=trainee.at(0, 0)[1].state.values(), recipe=recipe)
+        return Outcome()
+
+    monkeypatch.setattr(supernet, "train", spy)
+    plan = row_plan({"epochs": 1}, span=span)
+    assert plan.supernet.joint.keep_momentum == (span == "both")
+    train_phase(plan, "joint", split, start, CPU, Resume(tmp_path / "state.safetensors"))
+    assert equal(seen["weights"], stored.state_dict())
+    if span == "both":
+        assert equal(seen["momentum"], stored.momentum)
+    assert any(state["momentum_buffer"].any() for state in seen["buffers"]) == (span == "both")
+    assert all(tensor.any() for tensor in seen["momentum"].values()) == (span == "both")
+    assert seen["recipe"] == plan.supernet.joint.recipe
+
+
+def test_a_resumed_joint_phase_does_not_lose_its_momentum(split, tmp_path):
+    # without keep_momentum it is zeroed where the phase begins, not where it goes on
+    plan, start = row_plan({"steps": 2}, span="phase"), tmp_path / "block.safetensors"
+    checkpoint.write_weights(start, supernet_tensors(supernet_with(7)), {})
+    whole, _ = train_phase(plan, "joint", split, start, CPU, Resume(tmp_path / "whole.safetensors", 0))
+    resume = Resume(tmp_path / "state.safetensors", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supernet.Progress, "step", StopAfter(1).step)
+        with pytest.raises(StopError):
+            train_phase(plan, "joint", split, start, CPU, resume)
+    resumed, outcome = train_phase(plan, "joint", split, start, CPU, resume)
+    assert equal(supernet_tensors(resumed), supernet_tensors(whole))
+    assert len(outcome.history) == 4
+
+
+def test_block_phase_starts_from_seeded_weights(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(supernet, "train", lambda *args, **kwargs: Outcome())
+    plan, resume = row_plan({"steps": 1}), Resume(tmp_path / "state.safetensors")
+    nets = [
+        train_phase(plan.model_copy(update={"seed": seed}), "block", split, None, CPU, resume)[0] for seed in (0, 0, 1)
+    ]
+    assert equal(supernet_tensors(nets[0]), supernet_tensors(nets[1]))
+    assert not equal(supernet_tensors(nets[0]), supernet_tensors(nets[2]))
+    assert not any(tensor.any() for tensor in nets[0].momentum.values())

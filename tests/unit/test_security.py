@@ -1,0 +1,171 @@
+"""Nothing read can execute, nothing is written outside, and no connection is opened unasked."""
+
+import ast
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers import archives
+from tests.helpers.tiny import ROOT, tiny_params, write_params
+
+SOURCES = sorted([*(ROOT / "tamnas").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
+
+# What can run code from a file or a string, as module or as call; and what opens connections.
+FORBIDDEN_MODULES = {
+    "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "yaml",
+    "socket", "ssl", "requests", "urllib", "urllib3", "httpx", "aiohttp", "ftplib", "telnetlib", "http",
+}  # fmt: skip
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {"torch.load", "torch.save", "os.system", "os.popen"}
+FORBIDDEN_METHODS = {"load_state_dict_from_url", "read_pickle", "to_pickle"}
+# The error types and the patience of a download that was asked for.
+ALLOWED = {("tamnas/data/archives.py", "http"), ("tamnas/data/archives.py", "socket")}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in names}
+
+
+def called(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """(dotted name, call) of every call whose function is named."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_reader_that_can_execute(path):
+    tree = ast.parse(path.read_text())
+    own = str(path.relative_to(ROOT))
+    assert {name for name in imported(tree) & FORBIDDEN_MODULES if (own, name) not in ALLOWED} == set()
+    for name, call in called(tree):
+        assert name not in FORBIDDEN_NAMES | FORBIDDEN_CALLS, name
+        assert name.rpartition(".")[2] not in FORBIDDEN_METHODS, name
+        if name in ("np.load", "numpy.load"):
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert options.get("allow_pickle") == "False", name
+        if name == "YAML":  # typ="unsafe" constructs objects
+            assert all("unsafe" not in ast.unparse(keyword.value) for keyword in call.keywords), name
+
+
+def test_the_search_for_readers_finds_them():
+    tree = ast.parse("import pickle\nfrom urllib import request\nx = torch.load(f)\nnp.load(f)\neval('1')")
+    assert imported(tree) & FORBIDDEN_MODULES == {"pickle", "urllib"}
+    assert [name for name, _ in called(tree)] == ["torch.load", "np.load", "eval"]
+
+
+def test_shipped_files_hold_no_pickle():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|joblib|bin|npy)$", name)] == []
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
+    """CIFAR-10 is a tar of pickles: nothing of one is unpacked or read before its checksum is right."""
+    from tamnas.config.plan import Data
+    from tamnas.data.prepare import prepare
+    from tamnas.errors import InputError
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    home = tmp_path / "raw"
+    archives.cifar10(home, monkeypatch, packed=True)
+    with tarfile.open(home / "cifar-10-python.tar.gz", "w:gz") as tar:
+        for name in ("../escaped", "cifar-10-batches-py/../../escaped", str(tmp_path / "escaped")):
+            entry = tarfile.TarInfo(name)
+            entry.size = 4
+            tar.addfile(entry, io.BytesIO(b"gone"))
+    with pytest.raises(InputError, match="no intact cifar10 archive"):
+        prepare("set", Data(source="cifar10", path=str(home), validation=20), tmp_path / "out" / "set.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    assert [path.name for path in home.iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+@pytest.mark.parametrize("row", ["../../escaped", "/tmp/escaped", "a/b", "..", ""])
+def test_names_cannot_leave_their_folder(tmp_path, row):
+    from tamnas.config.resolve import parse_params
+    from tamnas.errors import InputError
+
+    raw = tiny_params()
+    raw["run"]["rows"] = {row: {"dataset": "digits", "mode": "base"}}
+    with pytest.raises(InputError, match=r"run\.rows"):
+        parse_params(raw)
+
+
+OFFLINE = """
+import socket, sys
+def refuse(*args, **kwargs):
+    raise SystemExit(f"a connection was opened: {args}")
+for name in ("connect", "connect_ex", "bind", "sendto"):
+    setattr(socket.socket, name, refuse)
+socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def test_no_connection_is_opened(tmp_path):
+    """The whole pipeline with sockets that refuse, on less than tiny settings: every stage counts, no result."""
+    raw = tiny_params()
+    raw["supernet"]["block"]["epochs"] = raw["supernet"]["joint"]["epochs"] = 1
+    raw["supernet"]["schedule"]["warmup"] = 0
+    raw["search"].update(population=3, offspring=3, generations=1)
+    raw["retrain"]["max_subnets"] = 1
+    for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"], raw["baselines"]["training"]):
+        recipe.update(epochs=2)
+    write_params(tmp_path, raw)
+    (tmp_path / "sitecustomize.py").write_text(OFFLINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "tamnas.pipeline.runner"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "reports" / "index.html").exists()
+
+
+def test_the_block_on_connections_works(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(OFFLINE)
+    code = "import urllib.request; urllib.request.urlopen('http://localhost:9')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert "a connection was opened" in done.stderr
+
+
+def test_every_dependency_is_pinned():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s]+", line)] == []
+
+
+def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
+    from tamnas.config.plan import Data
+    from tamnas.data.prepare import prepare
+    from tamnas.errors import InputError
+
+    archives.image_folder(tmp_path / "set", 10)
+    (tmp_path / "set" / "a" / "link.png").symlink_to(Path("/etc/passwd"))
+    data = Data(source="imagefolder", path=str(tmp_path / "set"), size=8, classes=3, validation=6, test=9)
+    with pytest.raises(InputError, match="is a link out of the folder of its class"):
+        prepare("set", data, tmp_path / "out.npz")
+
+
+def test_npz_objects_are_not_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    from tamnas.config.plan import Data
+    from tamnas.data.prepare import prepare
+    from tamnas.errors import InputError
+
+    archives.npz(tmp_path / "own.npz", x_train=np.array([Bomb()], dtype=object))
+    data = Data(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)
+    with pytest.raises(InputError, match="without pickle"):
+        prepare("set", data, tmp_path / "out.npz")
+    assert not (tmp_path / "executed").exists()

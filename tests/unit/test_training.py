@@ -1,0 +1,254 @@
+"""The training loop on tiny networks: one step by hand, bits, resuming, the best epoch, divergence."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from tamnas.attacks.yopo import start_noise
+from tamnas.config.plan import Attack
+from tamnas.errors import DivergenceError
+from tamnas.pipeline import checkpoint
+from tamnas.training import step as step_module
+from tamnas.training.loop import Resume, Single
+from tamnas.training.step import train_step
+from tests.helpers.toy_training import ATTACK, CPU, QUICK, StopAfter, StopError, equal, network, recipe, run
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
+def test_a_step_is_trades_written_out(split, clip_norm, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    eps, step, lam = 8 / 255, 5 / 255, 0.5
+    attack = Attack(eps="8/255", step_size="5/255", m=2, n=1, lam=lam)
+    model = network().double()
+    twin, plan = copy.deepcopy(model), recipe(clip_norm=clip_norm)
+    trainee, theirs = Single(model, plan), torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(0)
+    for start in (0, 16, 32):
+        x = split.images[start : start + 16].double() / 255
+        y, noise = split.labels[start : start + 16], start_noise(x, eps, generator)
+        figures = train_step(*trainee.at(0, 0), x, y, noise, attack, plan, CPU)
+
+        twin.eval()
+        with torch.no_grad():
+            soft = twin(x).softmax(1)
+        moved = x + noise
+        for _ in range(2):
+            moved = moved.detach().requires_grad_(True)
+            kl = F.kl_div(twin(moved).log_softmax(1), soft, reduction="sum")
+            (gradient,) = torch.autograd.grad(kl, moved)
+            moved = moved.detach() + step * gradient.sign()
+            moved = torch.max(torch.min(moved, x + eps), x - eps).clamp(0, 1)
+        twin.train()
+        clean, robust = twin(x), twin(moved)
+        p = clean.softmax(1)
+        kl = (p * (p.log() - robust.log_softmax(1))).sum(1).mean()
+        loss = F.cross_entropy(clean, y) + kl / lam
+        theirs.zero_grad()
+        loss.backward()
+        if clip_norm is not None:
+            total = torch.cat([q.grad.flatten() for q in twin.parameters()]).norm()
+            assert (total > clip_norm) == (clip_norm == 0.05)
+            for q in twin.parameters():
+                q.grad *= min(1, clip_norm / total)
+        theirs.step()
+        hits = [(logits.argmax(1) == y).sum().item() for logits in (clean, robust)]
+        assert figures.tolist() == pytest.approx([loss.item(), *hits])
+    for name, tensor in twin.state_dict().items():
+        assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=1e-8)
+    assert not figures.requires_grad
+
+
+def test_momentum_and_weight_decay_by_hand(split):
+    model, plan = network(), recipe(lr=0.1, momentum=0.8, weight_decay=0.01)
+    trainee = Single(model, plan)
+    weight, velocity = model.first_layer.weight, torch.zeros_like(model.first_layer.weight)
+    x, y = split.images[:16] / 255, split.labels[:16]
+    for _ in range(3):
+        before = weight.detach().clone()
+        train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, plan, CPU)
+        velocity = 0.8 * velocity + weight.grad + 0.01 * before
+        assert_close(weight.detach(), before - 0.1 * velocity)
+
+
+def test_loss_falls(split):
+    outcome = run(Single(network(), recipe(8)), split, recipe=recipe(8))
+    losses = [row["loss"] for row in outcome.history]
+    assert losses[-1] < 0.8 * losses[0]
+    assert outcome.history[-1]["train_clean"] > max(0.5, outcome.history[0]["train_clean"])
+    assert all(row["train_robust"] <= row["train_clean"] + 0.1 for row in outcome.history)
+    assert [row["epoch"] for row in outcome.history] == list(range(8))
+    assert outcome.best_epoch is None
+    assert not outcome.best
+
+
+def test_training_curve_is_the_mean_over_steps(split, monkeypatch):
+    figures = iter(torch.tensor([[1.0, 16, 8], [2, 8, 0], [6, 0, 4]] * 2))
+    monkeypatch.setattr(step_module, "train_step", lambda *args: next(figures))
+    outcome = run(Single(network(), recipe(2)), split, recipe=recipe(2))
+    for row in outcome.history:
+        assert (row["loss"], row["train_clean"], row["train_robust"]) == (3, 0.5, 0.25)
+
+
+def test_same_key_same_bits(split):
+    states, histories = [], []
+    for key in ((0, "test"), (0, "test"), (1, "test")):
+        model = network()
+        histories.append(run(Single(model, recipe()), split, recipe=recipe(2), key=key).history)
+        states.append(model.state_dict())
+    assert equal(states[0], states[1])
+    assert histories[0] == histories[1]
+    assert not equal(states[0], states[2])
+
+
+def test_every_epoch_has_its_own_order_and_noise(split, monkeypatch):
+    seen = []
+
+    def spy(model, optimiser, x, y, noise, *args):
+        seen.append((x, y, noise))
+        return torch.ones(3)
+
+    monkeypatch.setattr(step_module, "train_step", spy)
+    for _ in range(2):
+        run(Single(network(), recipe(2)), split, recipe=recipe(2))
+    first, second, again = seen[:3], seen[3:6], seen[6:]
+    for one, other, same in zip(first, second, again[:3], strict=True):
+        assert all(map(torch.equal, one, same))
+        assert not any(map(torch.equal, one, other))
+    epoch = torch.cat([y for _, y, _ in first])
+    assert (epoch.bincount() - 16).abs().max() <= 2  # 48 of the 52 images, each once
+    assert all(noise.abs().max() <= 8 / 255 for _, _, noise in first)
+    assert len({noise.sum().item() for _, _, noise in seen[:6]}) == 6
+
+
+class Validation:
+    """Pretends to validate; stops the run in epoch `stop`, before its checkpoint is written."""
+
+    FIGURES = ((None, 0.9), (0.5, 0.5), (0.7, 0.6), (0.6, 0.9))  # (robust, clean) of each epoch
+
+    def __init__(self, stop: int | None = None):
+        self.stop, self.states = stop, {}
+
+    def __call__(self, model, epoch):
+        if epoch == self.stop:
+            raise StopError
+        self.states[epoch] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        robust, clean = self.FIGURES[epoch]
+        return {"validation_robust": robust, "validation_clean": clean}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(split):
+    trainee = Single(network(), QUICK)
+    outcome = run(trainee, split, recipe=QUICK, validate=Validation())
+    return trainee.tensors(), outcome
+
+
+EVERY_STOP = [(stop, when, 0) for stop in range(4) for when in ("before", "after")]
+SELDOM_SAVED = [(1, "after", 1000), (3, "before", 1000)]
+
+
+@pytest.mark.parametrize(("stop", "when", "seconds"), EVERY_STOP + SELDOM_SAVED)
+def test_interrupted_and_resumed_gives_the_same_bits(undisturbed, split, tmp_path, stop, when, seconds):
+    resume = Resume(tmp_path / "state.safetensors", seconds)
+    with pytest.raises(StopError):
+        run(
+            Single(network(), QUICK), split, recipe=QUICK, resume=resume,
+            validate=Validation(stop if when == "before" else None),
+            progress=StopAfter(stop) if when == "after" else None,
+        )  # fmt: skip
+    # a new process: other weights until the checkpoint is read, or the same fresh start
+    fresh = network(seed=0 if checkpoint.load_latest(resume.path) is None else 99)
+    trainee, validation = Single(fresh, QUICK), Validation()
+    outcome = run(trainee, split, recipe=QUICK, resume=resume, validate=validation)
+    tensors, expected = undisturbed
+    assert equal(trainee.tensors(), tensors)
+    assert (outcome.history, outcome.best_epoch) == (expected.history, expected.best_epoch)
+    assert equal(outcome.best, expected.best)
+    repeated = 4 - stop - (when == "after")
+    if seconds == 0:
+        assert len(validation.states) == repeated
+    else:
+        assert len(validation.states) == 4  # nothing but the last epoch was to be saved
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_an_interrupted_average_goes_on(split, tmp_path, stop):
+    averaged = QUICK.model_copy(update={"ema": 0.9})
+    whole, trainee = Single(network(), averaged), Single(network(), averaged)
+    run(whole, split, recipe=averaged)
+    resume = Resume(tmp_path / "state.safetensors", 0)
+    with pytest.raises(StopError):
+        run(trainee, split, recipe=averaged, resume=resume, progress=StopAfter(stop))
+    again = Single(network(seed=99), averaged)
+    run(again, split, recipe=averaged, resume=resume)
+    assert equal(again.tensors(), whole.tensors())
+    assert any(name.startswith("average.") for name in again.tensors())
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, split, tmp_path, monkeypatch):
+    resume = Resume(tmp_path / "state.safetensors", 1000)
+    run(Single(network(), QUICK), split, recipe=QUICK, resume=resume, validate=Validation())
+    monkeypatch.setattr(step_module, "train_step", None)
+    trainee = Single(network(seed=99), QUICK)
+    outcome = run(trainee, split, recipe=QUICK, resume=resume, validate=Validation())
+    assert equal(trainee.tensors(), undisturbed[0])
+    assert outcome.history == undisturbed[1].history
+
+
+def test_training_without_momentum_can_be_saved(split, tmp_path):
+    plan = recipe(2, momentum=0.0)
+    expected, trainee = Single(network(), plan), Single(network(), plan)
+    run(expected, split, recipe=plan)
+    run(trainee, split, recipe=plan, resume=Resume(tmp_path / "state.safetensors", 0))
+    assert equal(trainee.model.state_dict(), expected.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        (((None, 0.9), (0.5, 0.5), (0.7, 0.6), (0.6, 0.9)), 2),
+        (((0.7, 0.6), (0.7, 0.8), (0.7, 0.7), (0.5, 1.0)), 1),  # then clean accuracy
+        (((0.1, 0.1), (0.7, 0.8), (0.7, 0.8), (0.7, 0.7)), 2),  # then the later
+        (((0.7, 0.8), (None, 1.0), (None, 1.0), (0.0, 0.0)), 0),
+        (((None, 1.0),) * 4, None),
+    ],
+)
+def test_best_epoch(split, monkeypatch, figures, best):
+    monkeypatch.setattr(Validation, "FIGURES", figures)
+    validation = Validation()
+    outcome = run(Single(network(), recipe()), split, validate=validation)
+    assert outcome.best_epoch == best
+    # a copy of that epoch, not the weights that went on changing
+    assert equal(outcome.best, validation.states[best] if best is not None else {})
+    assert not equal(validation.states[0], validation.states[3])
+
+
+class Poisoned(Single):
+    """One weight becomes infinite just before the step `when`."""
+
+    when = (1, 2)
+
+    def at(self, epoch, step):
+        if (epoch, step) == self.when:
+            with torch.no_grad():
+                self.model.rest.head.classes.bias[0] = math.inf
+        return super().at(epoch, step)
+
+
+@pytest.mark.parametrize("when", [(0, 0), (1, 2), (3, 1)])
+def test_divergence_names_epoch_and_step(split, tmp_path, when):
+    trainee = Poisoned(network(), recipe())
+    trainee.when = when
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(DivergenceError, match=f"epoch {when[0]}, step {when[1]} of 3"):
+        run(trainee, split, resume=Resume(path, 0))
+    state = checkpoint.load_latest(path)  # the last good state is kept, finite
+    assert (state is None) == (when[0] == 0)
+    if state is not None:
+        tensors, meta = state
+        assert meta["epoch"] == when[0]
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
