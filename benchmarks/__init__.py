@@ -1,4 +1,7 @@
-"""Benchmarks, each `python -m benchmarks.NAME`; docs/performance.md says what they measured."""
+"""Benchmarks, each `python -m benchmarks.NAME`; docs/performance.md says what they measured.
+
+`recipe` and `ranking` measure accuracy on real images, for hours, and are not among `all`.
+"""
 
 from tamnas.config.fields import read_yaml
 from tamnas.pipeline.instructions import use_instructions

@@ -19,8 +19,8 @@ from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.prepare import prepare
 from tamnas.errors import DivergenceError
 from tamnas.files import FORMAT, read_json, replacing, write_json
-from tamnas.networks.trained import NetworkSpec
 from tamnas.pipeline import checkpoint, device
+from tamnas.records import Job, NetworkSpec
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_networks
@@ -81,11 +81,9 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
     scratch, finished = plan.retrain.scratch, weights / f"{name}.safetensors"
     space = SearchSpace.from_params(plan)
     task = TrainingTask(
-        key=(seed, "benchmark"),
         space=space,
         data=data,
-        training=scratch,
-        reference=plan.retrain.validation,
+        validation=plan.retrain.validation,
         augment=plan.data.augment,
         numerics=plan.numerics,
         compute=COMPUTE,
@@ -96,11 +94,11 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
     result |= {"architecture": arch.plain(), "parameters": space.parameters(arch)}
     result |= {"validation": plan.retrain.validation.attack.text}
     try:
-        (record,) = train_networks(task, [NetworkSpec(name, arch).plain()], name)["networks"]
+        (record,) = train_networks(task, [Job(NetworkSpec(name, arch), scratch, (seed, "benchmark"))], name).records
     except DivergenceError as error:
         result |= {"diverged": error.details, "clean": 0.0, "robust": 0.0}
     else:
-        result |= {key: record["last"][key] for key in ("clean", "robust")}
+        result |= {"clean": record.last.clean, "robust": record.last.robust}
         result |= {"cpu_seconds": time.process_time() - before if fresh else None}
         result |= {"history": checkpoint.load(finished)[1]["history"]}
     write_json(path, result)

@@ -31,16 +31,17 @@ from benchmarks.cifar import COMPUTE, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
 from tamnas.attacks.ascent import pgd
 from tamnas.config.plan import RowPlan
+from tamnas.config.stage_plans import row_stages
 from tamnas.data.loader import Split, chunks, load_split
 from tamnas.errors import DivergenceError
-from tamnas.evaluation.accuracy import accuracy, pgd_accuracy
+from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.files import read_json, write_json
 from tamnas.networks.batchnorm import recalibrate
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
-from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.store import locked
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
@@ -128,7 +129,7 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
     for kind, path in missing.items():
         found = []
         for index, arch in enumerate(archs):
-            subnet = recalibrated(supernet, arch, first_images(train, IMAGES), kind)
+            subnet = fast_copy(recalibrated(supernet, arch, first_images(train, IMAGES), kind))
             robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
             found.append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
         write_json(path, result | {"recalibration": kind, "networks": found, "history": history})
@@ -139,11 +140,11 @@ def trained_supernet(
 ) -> tuple[Supernet, list[dict]]:
     """Both phases, each from its checkpoint; with the curve of both."""
     start, history = None, []
-    for phase in ("block", "joint"):
-        resume = Resume(weights / f"{plan.row}-{phase}.state.safetensors")
-        supernet, outcome = train_phase(plan, phase, split, start, runtime, resume)
-        history += [{"phase": phase, **row} for row in outcome.history]
-        start = weights / f"{plan.row}-{phase}.safetensors"
+    for stage in ("supernet_block", "supernet_joint"):
+        resume = Resume(weights / f"{plan.row}-{stage}.state.safetensors")
+        supernet, outcome = train_phase(row_stages(plan)[stage], stage, split, start, runtime, resume)
+        history += [{"stage": stage, **row} for row in outcome.history]
+        start = weights / f"{plan.row}-{stage}.safetensors"
         checkpoint.write_weights(start, supernet_tensors(supernet), {"row": plan.row})
     return supernet, history
 

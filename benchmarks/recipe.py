@@ -24,7 +24,7 @@ import click
 from benchmarks.cifar import options, plans, prepared, trained
 from benchmarks.harness import report
 from tamnas.files import read_json
-from tamnas.pipeline.stage import one_line_errors
+from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.store import locked
 from tamnas.space.architecture import Architecture
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny import ROOT
 
 from benchmarks import cifar, ranking, recipe
+from tests.helpers.tiny import ROOT
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_schedule_trains_as_its_name_says(tmp_path):
 def test_ranking(cifar10, tmp_path, monkeypatch):
     for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1, "RESAMPLES": 20}.items():
         monkeypatch.setattr(ranking, name, value)
-    monkeypatch.setattr(ranking, "SCHEDULES", {name: ranking.SCHEDULES[name] for name in ("step", "epoch-8-blocks")})
+    monkeypatch.setattr(ranking, "SCHEDULES", {name: ranking.SCHEDULES[name] for name in ["epoch-8-blocks"]})
     monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
     monkeypatch.setitem(ranking.BASE["supernet"]["block"], "epochs", 1)
     monkeypatch.setitem(ranking.BASE["supernet"]["joint"], "epochs", 2)
@@ -77,11 +77,13 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
     options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
     assert "0 of 3 networks" in printed(ranking.main, *options, "--part=supernets")
     text = printed(ranking.main, *options)
-    ways = ["trained again", "parameters", *(f"step, {kind}" for kind in ranking.RECALIBRATIONS)]
+    ways = ["trained again", "parameters", *(f"epoch-8-blocks, {kind}" for kind in ranking.RECALIBRATIONS)]
     assert all(f"\n| {way} | " in text for way in ways)
     assert len(list((tmp_path / "out" / "networks").glob("*.json"))) == 6
     before = contents(tmp_path / "out")
-    (tmp_path / "out" / "supernets" / "step-mixed.json").unlink()  # as if cut off between training and evaluation
+    (
+        tmp_path / "out" / "supernets" / "epoch-8-blocks-mixed.json"
+    ).unlink()  # as if cut off between training and evaluation
     assert printed(ranking.main, *options) == text
     assert contents(tmp_path / "out") == before
 
