@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
+from tamnas.data.sources import SOURCES
 from tamnas.files import FORMAT
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
@@ -38,7 +39,7 @@ class Data(Section):
     which the archives of cifar10 and svhn are downloaded instead of from their official homes.
     """
 
-    source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
+    source: str
     path: str | None = None
     url: str | None = None
     classes: Annotated[int, Field(ge=2, le=2**16)] = 10
@@ -52,12 +53,16 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if self.source in ("npz", "imagefolder") and not self.path:
+        source = SOURCES.get(self.source)
+        if source is None:
+            raise ValueError(f"source is {self.source!r}; allowed: {', '.join(SOURCES)}")
+        if source.needs_path and not self.path:
             raise ValueError(f"path: is missing; the source {self.source} needs one")
-        if self.source == "digits" and self.test is None:
-            raise ValueError("test: is missing; the digits have no test split of their own")
-        if self.url is not None and self.source not in ("cifar10", "svhn"):
-            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for cifar10 and svhn")
+        if not source.may_have_test and self.test is None:
+            raise ValueError(f"test: is missing; the {self.source} have no test split of their own")
+        if self.url is not None and not source.downloads:
+            able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
+            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
             raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
@@ -88,12 +93,14 @@ class Network(Section):
 
 
 class Space(Section):
-    blocks: tuple[Annotated[int, Field(ge=0, lt=len(BLOCKS))], ...] = Field(min_length=1)
+    blocks: tuple[Count, ...] = Field(min_length=1)
     ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1, max_length=100)
 
     @model_validator(mode="after")
     def _check(self):
         distinct(blocks=self.blocks, ratios=self.ratios)
+        if max(self.blocks) >= len(BLOCKS):
+            raise ValueError(f"blocks: {max(self.blocks)}; allowed: 0 to {len(BLOCKS) - 1}")
         return self
 
 
