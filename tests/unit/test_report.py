@@ -48,13 +48,13 @@ def test_the_stage_writes_the_same_bytes_twice_and_forgets_earlier_runs(folder):
 
 
 def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder, monkeypatch):
-    from tamnas.report import figures, style
+    from tamnas.report.figures import pictures, style
 
     monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # the slow part
     # One row's grid lacks the attack that stands for robustness.
     modes = {"S_8_1": {}, "S_4_2": {"network": {"width": 2}, "eval": {"eps": ["2/255"]}}}
     write_run(params("digits", modes, baselines={"names": []}), folder, networks=1)
-    names = [one.name for one in figures.pictures(collect.collect())]
+    names = [one.name for one in pictures.pictures(collect.collect())]
     of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
                   "supernet", "retraining")  # fmt: skip
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
@@ -65,7 +65,7 @@ def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
 
     from matplotlib.text import Text
 
-    from tamnas.report import style
+    from tamnas.report.figures import style
 
     names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "alone"]
     points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.5, 30)]
@@ -94,8 +94,8 @@ def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
 
 @pytest.mark.parametrize(("low", "most"), [(4_000, 6), (100_000, 9), (2_000_000, 9)])
 def test_labels_of_a_log_axis_do_not_run_together(low, most):
-    from tamnas.report import style
-    from tamnas.report.dataset_plots import _size_axis
+    from tamnas.report.figures import style
+    from tamnas.report.figures.datasets import _size_axis
 
     counts = [low, 11_173_962]
     with style.styled():
@@ -113,12 +113,12 @@ def test_labels_of_a_log_axis_do_not_run_together(low, most):
 
 
 def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
-    from tamnas.report import grids, style
+    from tamnas.report.figures import rows, style
 
     write_run(params("digits", {"S_8_1": {}, "S_4_2": {}}), folder, networks=1)
     (dataset,) = collect.collect()
     with style.styled():
-        figure = grids.draw_ranks_grid(dataset.rows)
+        figure = rows.draw_ranks(dataset.rows)
         style.freeze(figure)
         for axes in figure.axes[:2]:
             for axis in (axes.xaxis, axes.yaxis):

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"
 # Series are told apart by all three: seven colours, markers and dashes, of different cycle lengths.
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY)
@@ -27,14 +27,32 @@ DASHES = ("-", "--", "-.", ":")
 PAGE, COLUMN = 7.0, 3.4
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7.5, "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5, "figure.titlesize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.6, "lines.linewidth": 1.3, "lines.markersize": 4.5,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "hatch.linewidth": 0.8, "legend.frameon": False,
-    "axes.titlelocation": "left", "figure.facecolor": "white", "savefig.facecolor": "white",
-    "svg.hashsalt": "tamnas", "svg.fonttype": "path",
-}  # fmt: skip
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "figure.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "axes.titlelocation": "left",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "tamnas",
+    "svg.fonttype": "path",
+}
 PNG_DPI = 200
 NEAR = 2  # points between a marker and a label right beside it
 LEADER = {"arrowstyle": "-", "color": "#4D4D4D", "linewidth": 0.6, "shrinkA": 0}
@@ -91,19 +109,18 @@ def series(index: int) -> dict:
     }
 
 
-def legend_above(figure: Figure, handles=None, columns: int = 4, **options) -> None:
-    """One legend over all panels, each label once."""
-    if handles is None:
-        found = {}
-        for axes in figure.axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-        handles, labels = list(found.values()), list(found)
-    else:
-        labels = [handle.get_label() for handle in handles]
-    columns = min(columns, len(labels))
+def legend_above(figure: Figure, handles: Sequence[Artist] = (), columns: int = 4, **options) -> None:
+    """One legend over all panels: their labels, each once, then those of `handles`."""
+    labelled = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    by_label = {label: handle for handle, label in [*labelled, *((one, one.get_label()) for one in handles)]}
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=columns, handletextpad=0.5, columnspacing=1.4, **options
+        list(by_label.values()),
+        list(by_label),
+        loc="outside upper center",
+        ncols=min(columns, len(by_label)),
+        handletextpad=0.5,
+        columnspacing=1.4,
+        **options,
     )
 
 
@@ -129,11 +146,12 @@ def label_points(
 ) -> None:
     """A text beside each point (data coordinates; radii in points), clear of the others where there is room.
 
-    `avoid`: small markers without a label. Call `freeze` before. Tries growing distances in eight directions and
+    `avoid`: small markers without a label. Freezes the figure. Tries growing distances in eight directions and
     takes the first free place, with a thin line to its point wherever the text is not right beside it, or is nearer to
     the middle of another point than to that of its own; without a free place, the least crowded one.
     """
     figure = axes.figure
+    freeze(figure)
     scale = 72 / figure.dpi  # pixels to points
     renderer = figure.canvas.get_renderer()
     centres = [axes.transData.transform(point) * scale for point in points]
@@ -155,8 +173,19 @@ def label_points(
         taken.append(place.box)
         line = LEADER | {"shrinkB": radius} if place.distance > NEAR or place.strays else None
         offset = ((left + right) / 2 - x, (bottom + top) / 2 - y)
-        note = axes.annotate(text, point, offset, textcoords="offset points", ha="center", va="center", fontsize=7,
-                             arrowprops=line, annotation_clip=False, zorder=5, path_effects=[HALO])  # fmt: skip
+        note = axes.annotate(
+            text,
+            point,
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=7,
+            arrowprops=line,
+            annotation_clip=False,
+            zorder=5,
+            path_effects=[HALO],
+        )
         note.set_in_layout(False)
 
 
