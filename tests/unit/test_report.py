@@ -60,36 +60,31 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
 
 
-def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
-    import math
-
-    from matplotlib.text import Text
+def test_labels_are_clear_of_all_points_and_texts_and_have_lines_to_their_own_points():
+    from matplotlib.transforms import Bbox
 
     from tamnas.report.figures import style
 
-    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "alone"]
-    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.5, 30)]
+    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "", "alone", "not measured"]
+    nan = float("nan")
+    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.15, 10), (0.5, 30), (0.5, nan)]
     with style.styled():
         figure = style.new(style.PAGE / 2, 2.9)
         axes = figure.subplots()
         axes.set_xscale("log")
         axes.scatter(*zip(*points, strict=True))
         style.freeze(figure)
+        limits = axes.viewLim.frozen()
         style.label_points(axes, points, names, [4.5] * len(points))
-        places = [axes.transData.transform(point) for point in points]
-        boxes, lines = [], {}
-        for note, own in zip(axes.texts, places, strict=True):
-            note.update_positions(figure.canvas.get_renderer())
-            box = Text.get_window_extent(note)  # an annotation's own counts its line
-            boxes.append(box)
-            gaps = [math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in places]
-            lines[note.get_text()] = note.arrow_patch is not None
-            nearest = places[gaps.index(min(gaps))]
-            assert lines[note.get_text()] or tuple(nearest) == tuple(own), note.get_text()
-    assert lines["twin"]
-    assert lines["other twin"]
-    assert not lines["alone"]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        boxes = [text.get_window_extent() for text in axes.texts]
+        markers = [Bbox.from_bounds(*axes.transData.transform(point), 0, 0).padded(4) for point in points[:-1]]
+        ends = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines]
+    labels = {text.get_text(): line.get_xydata()[1] for text, line in zip(axes.texts, axes.lines, strict=True)}
+    assert labels == {name: pytest.approx(point) for name, point in list(zip(names, points, strict=True))[:-1] if name}
+    assert all(box.padded(1).contains(*end) for box, end in zip(boxes, ends, strict=True))
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in [*boxes[:i], *markers])
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+    assert axes.viewLim.frozen().bounds == limits.bounds
 
 
 @pytest.mark.parametrize(("low", "most"), [(4_000, 6), (100_000, 9), (2_000_000, 9)])

@@ -136,14 +136,15 @@ def draw_fronts(rows: Sequence[Row]) -> Figure:
             axes.set_title("after training from scratch")
         networks = [(name, count, (100 * (1 - robust), 100 * (1 - clean))) for name, count, robust, clean in networks]
         for name, count, point in sorted(networks, key=lambda network: (-network[1], network[0])):
-            style = {"color": [shades.get(name, "white")], "edgecolors": BLACK, "linewidths": 0.6, "alpha": 0.85}
+            style = {"color": [shades.get(name, "white")], "edgecolors": BLACK, "linewidths": 0.6}
             axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **style)
         axes.set_xlabel("robust error (%)")
         axes.set_ylabel("clean error (%)")
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.margins(0.16)
-        names, counts, points = zip(*(network for network in networks if network[0] in shades), strict=True)
-        labels.append((axes, points, names, [area(count) ** 0.5 / 2 for count in counts]))
+        names, counts, points = zip(*networks, strict=True)
+        texts = [name if name in shades else "" for name in names]
+        labels.append((axes, points, texts, [area(count) ** 0.5 / 2 for count in counts]))
 
     figure = _panels(rows, ("before", "after"), draw, 3.7, columns=2)
     legend_above(figure, _size_handles({low, (low + high) // 2, high}, area), borderpad=0.8)

@@ -5,12 +5,13 @@ by colour alone. Sizes are inches and points as printed: 3.4 in is a column, 7 i
 """
 
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
+import textalloc
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -54,8 +55,6 @@ SETTINGS = {
     "svg.fonttype": "path",
 }
 PNG_DPI = 200
-NEAR = 2  # points between a marker and a label right beside it
-LEADER = {"arrowstyle": "-", "color": "#4D4D4D", "linewidth": 0.6, "shrinkA": 0}
 HALO = withStroke(linewidth=2, foreground="white")  # keeps a text readable over lines
 
 
@@ -129,7 +128,7 @@ def freeze(figure: Figure) -> None:
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.get_xlim(), axes.get_ylim()  # autoscaling is lazy, and transforms do not ask for it
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
 
 
 def whole_numbers(bins: int | str = "auto") -> MaxNLocator:
@@ -137,118 +136,39 @@ def whole_numbers(bins: int | str = "auto") -> MaxNLocator:
     return MaxNLocator(bins, integer=True, min_n_ticks=1)
 
 
-def label_points(
-    axes,
-    points: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    radii: Sequence[float],
-    avoid: Sequence[tuple[float, float]] = (),
-) -> None:
-    """A text beside each point (data coordinates; radii in points), clear of the others where there is room.
+def label_points(axes, points: Sequence[tuple[float, float]], texts: Sequence[str], radii: Sequence[float]) -> None:
+    """A text near each point (data coordinates; radii in points) with a thin line to it, clear of all points and texts.
 
-    `avoid`: small markers without a label. Freezes the figure. Tries growing distances in eight directions and
-    takes the first free place, with a thin line to its point wherever the text is not right beside it, or is nearer to
-    the middle of another point than to that of its own; without a free place, the least crowded one.
+    A point with an empty text is only kept clear, one that is NaN is not drawn. Freezes the figure.
     """
-    figure = axes.figure
-    freeze(figure)
-    scale = 72 / figure.dpi  # pixels to points
-    renderer = figure.canvas.get_renderer()
-    centres = [axes.transData.transform(point) * scale for point in points]
-    frame = axes.get_window_extent(renderer)
-    inside = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
-    taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
-    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (axes.transData.transform(point) * scale for point in avoid)]
-    markers = [(*centre, radius) for centre, radius in zip(centres, radii, strict=True)]
-    for index, (text, point) in enumerate(zip(texts, points, strict=True)):
-        if not text or not all(map(math.isfinite, point)):
-            continue
-        probe = axes.text(*point, text, fontsize=7)
-        extent = probe.get_window_extent(renderer)
-        probe.remove()
-        others = markers[:index] + markers[index + 1 :]
-        place = _place(markers[index], others, (extent.width * scale, extent.height * scale), taken, inside)
-        x, y, radius = markers[index]
-        left, bottom, right, top = place.box
-        taken.append(place.box)
-        line = LEADER | {"shrinkB": radius} if place.distance > NEAR or place.strays else None
-        offset = ((left + right) / 2 - x, (bottom + top) / 2 - y)
-        note = axes.annotate(
-            text,
-            point,
-            offset,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            arrowprops=line,
-            annotation_clip=False,
-            zorder=5,
-            path_effects=[HALO],
-        )
-        note.set_in_layout(False)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A place for a label, in points; `strays`: a reader would take it for another marker's."""
-
-    box: tuple[float, float, float, float]
-    distance: float
-    crowding: float
-    strays: bool
-
-
-def _place(marker, others, size, taken, inside) -> _Place:
-    """The first free place; right beside its marker only where it is nearer to that than to any other."""
-    x, y, radius = marker
-    width, height = size
-    best = through = None
-    for distance in (NEAR, 8, 16, 26, 38):
-        for angle in (45, 135, 315, 225, 0, 90, 180, 270):
-            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            # the label's centre, so that its near side is `distance` from the marker
-            dx = cos * (radius + distance) + width / 2 * _sign(cos)
-            dy = sin * (radius + distance) + height / 2 * _sign(sin)
-            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
-            crowding = sum(_overlap(box, other) for other in taken) + _outside(box, inside)
-            strays = any(_gap(other, box) < _gap(marker, box) + 1 for other in others)
-            if crowding <= 1e-6 and (distance > NEAR or not strays):
-                # a line that runs through another marker seems to end there
-                if distance == NEAR or not any(_runs_through(marker, box, other) for other in others):
-                    return _Place(box, distance, 0.0, strays)
-                through = through or _Place(box, distance, 0.0, strays)
-            if best is None or crowding < best.crowding - 1e-6:
-                best = _Place(box, distance, crowding, strays)
-    return through or best
-
-
-def _runs_through(marker, box, other) -> bool:
-    """Whether the line from a marker to the middle of its label meets another one, unless the two lie on each other."""
-    x, y, radius = marker
-    dx, dy = (box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y
-    along = ((other[0] - x) * dx + (other[1] - y) * dy) / (dx * dx + dy * dy)
-    near = math.hypot(other[0] - x - min(max(along, 0), 1) * dx, other[1] - y - min(max(along, 0), 1) * dy)
-    return near < other[2] and math.hypot(other[0] - x, other[1] - y) > radius
-
-
-def _gap(marker, box) -> float:
-    """From the edge of a round marker to a box."""
-    x, y, radius = marker
-    return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3])) - radius
-
-
-def _sign(value: float) -> float:
-    return 0.0 if abs(value) < 1e-9 else math.copysign(1.0, value)
-
-
-def _overlap(a, b) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _outside(box, frame) -> float:
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return 10 * (area - _overlap(box, frame))
+    freeze(axes.figure)
+    points, texts, sizes = np.array(points), np.array(texts), np.array(radii) * axes.figure.dpi / 72
+    drawn = np.isfinite(points).all(axis=1)
+    labelled = drawn & (texts != "")
+    if not labelled.any():
+        return
+    textalloc.allocate(
+        axes,
+        *points[labelled].T,
+        texts[labelled].tolist(),
+        x_scatter=points[drawn, 0],
+        y_scatter=points[drawn, 1],
+        scatter_sizes=sizes[drawn],
+        text_scatter_sizes=sizes[labelled],
+        # Distances are shares of the panel.
+        margin=0.004,
+        min_distance=0.006,
+        max_distance=0.25,
+        nbr_candidates=400,
+        avoid_label_lines_overlap=True,
+        avoid_crossing_label_lines=True,
+        textsize=7,
+        linecolor="#4D4D4D",
+        linewidth=0.6,
+        va="bottom",
+        zorder=5,
+        path_effects=[HALO],
+    )
 
 
 def short_count(count: int) -> str:
