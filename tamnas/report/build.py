@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tamnas.files import write_bytes
 from tamnas.report.claims import claims_page
-from tamnas.report.figures import pictures
+from tamnas.report.figures.pictures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
 from tamnas.report.page import html, readme
 from tamnas.report.published import paper_tables

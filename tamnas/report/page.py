@@ -13,8 +13,8 @@ from tamnas.config.plan import Attack, RowPlan, Training
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.checks import warnings
 from tamnas.report.claims import claims_table
+from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.style import Picture
 from tamnas.report.table import Table, show, show_interval, show_paper
 from tamnas.report.template import TEMPLATE
 from tamnas.report.terms import attack_text, by_validation, cell_name, counted, in_order, name_of, weights_text

@@ -19,9 +19,9 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
 from tamnas.errors import InputError
 from tamnas.pipeline import checkpoint, runner
-from tamnas.report import style
 from tamnas.report.collect import collect
 from tamnas.report.controls import controls
+from tamnas.report.figures import style
 from tamnas.report.table import to_csv
 from tamnas.search.fitness import Fitness
 from tamnas.search.random_search import distinct_architectures, random_search

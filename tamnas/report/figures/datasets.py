@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tamnas.report.checks import wilson
-from tamnas.report.study import Cell, Dataset, Trained
-from tamnas.report.style import (
+from tamnas.report.figures.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -17,7 +16,6 @@ from tamnas.report.style import (
     ORANGE,
     PAGE,
     VERMILLION,
-    freeze,
     label_points,
     legend_above,
     new,
@@ -25,6 +23,7 @@ from tamnas.report.style import (
     size_unit,
     whole_numbers,
 )
+from tamnas.report.study import Cell, Dataset, Trained
 from tamnas.report.tables import lego_networks
 from tamnas.report.terms import cell_name, name_of
 
@@ -41,43 +40,39 @@ BARS = 6  # more networks than that, and their intervals hide each other
 def draw_overview(datasets: Sequence[Dataset]) -> Figure:
     figure = new(PAGE, 2.9 * len(datasets) + 0.3)
     panels = figure.subplots(len(datasets), 2, squeeze=False)
-    waiting = []
-    for dataset, (left, right) in zip(datasets, panels, strict=True):
-        cell = dataset.key_cell
-        counts = [network.parameters for row in dataset.rows for network in row.scratch]
-        named = _named(dataset)
-        unit, word = size_unit(counts + [network.parameters for _, network, _ in named])
-        for axes, which in ((left, None), (right, cell)):
-            axes.scatter([count / unit for count in counts],
-                         [100 * _share(network, which) for row in dataset.rows for network in row.scratch],
-                         s=14, color=BLUE, alpha=0.55, linewidths=0, label="searched subnets")  # fmt: skip
-            for kind, network, _ in named:
-                marker, colour, size = KINDS[kind]
-                share = _share(network, which)
-                title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
-                if len(named) <= BARS:
-                    low, high = wilson(share, network.test.images)
-                    axes.errorbar(network.parameters / unit, 100 * share,
-                                  [[100 * (share - low)], [100 * (high - share)]],
-                                  fmt="none", ecolor="#A8A8A8", elinewidth=0.8, zorder=2)  # fmt: skip
-                axes.scatter([network.parameters / unit], [100 * share], s=size, marker=marker, color=colour,
-                             edgecolors=BLACK, linewidths=0.9, zorder=3, label=title)  # fmt: skip
-            _size_axis(axes, unit, word, [network.parameters for _, network, _ in named] + counts)
-            axes.set_ylabel("clean accuracy (%)" if which is None else f"accuracy under {cell_name(cell)} (%)")
-            axes.margins(x=0.12, y=0.12)
-            points = [(network.parameters / unit, 100 * _share(network, which)) for _, network, _ in named]
-            dots = [
-                (network.parameters / unit, 100 * _share(network, which))
-                for row in dataset.rows
-                for network in row.scratch
-            ]
-            waiting.append((axes, points, [label for _, _, label in named], dots))
-        left.set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
+    labels = []
+    for dataset, pair in zip(datasets, panels, strict=True):
+        for axes, cell in zip(pair, (None, dataset.key_cell), strict=True):
+            labels.append((axes, *_size_against_accuracy(axes, dataset, cell)))
+        pair[0].set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
     legend_above(figure, columns=5)
-    freeze(figure)
-    for axes, points, texts, dots in waiting:
-        label_points(axes, points, texts, [4.5] * len(points), dots)
+    for label in labels:
+        label_points(*label)
     return figure
+
+
+def _size_against_accuracy(axes, dataset: Dataset, cell: Cell | None) -> tuple[list, list[str], list[float]]:
+    """Draws all networks, by clean accuracy without a cell. Returns points, texts and radii for `label_points`."""
+    searched, named = [network for row in dataset.rows for network in row.scratch], _named(dataset)
+    networks = [network for _, network, _ in named] + searched
+    counts = [network.parameters for network in networks]
+    unit, word = size_unit(counts)
+    points = [(network.parameters / unit, 100 * _share(network, cell)) for network in networks]
+    small = {"s": 14, "color": BLUE, "alpha": 0.55, "linewidths": 0}
+    axes.scatter(*zip(*points[len(named) :], strict=True), label="searched subnets", **small)
+    for (kind, network, _), (x, y) in zip(named, points, strict=False):
+        if len(named) <= BARS:
+            low, high = wilson(y / 100, network.test.images)
+            axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
+        marker, colour, size = KINDS[kind]
+        title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
+        ringed = {"color": colour, "edgecolors": BLACK, "linewidths": 0.9}
+        axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
+    _size_axis(axes, unit, word, counts)
+    axes.set_ylabel("clean accuracy (%)" if cell is None else f"accuracy under {cell_name(cell)} (%)")
+    axes.margins(x=0.12, y=0.12)
+    texts = [text for _, _, text in named] + [""] * len(searched)
+    return points, texts, [4.5] * len(named) + [2] * len(searched)
 
 
 def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
@@ -139,8 +134,9 @@ def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, 
         if len(networks) <= BARS:
             eps += (index - (len(networks) - 1) / 2) * 0.12
             bounds = np.array([wilson(share, network.test.images) for share in shares]).T
-            axes.errorbar(eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7,
-                          ecolor=style["color"])  # fmt: skip
+            axes.errorbar(
+                eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7, ecolor=style["color"]
+            )
         axes.plot(eps, 100 * shares, label=name, **style)
     axes.set_xlabel("radius eps (1/255 of the pixel range)")
     axes.set_xticks([0, *(float(one) * 255 for one in dataset.plan.eval.eps)])
@@ -150,19 +146,14 @@ def draw_hypervolume(dataset: Dataset) -> Figure:
     figure = new(PAGE, 2.8)
     axes = figure.subplots()
     for index, row in enumerate(dataset.rows):
-        style = series(index)
-        generations = [line["generation"] for line in row.hypervolume]
-        axes.plot(generations, [line["hypervolume"] for line in row.hypervolume], label=row.name, **style,
-                  markevery=max(1, len(generations) // 20))  # fmt: skip
-        axes.plot(
-            generations, [line["archive_hypervolume"] for line in row.hypervolume], color=style["color"], linewidth=0.7
-        )
-        if row.random_search:
-            axes.plot(
-                [line["generation"] for line in row.random_search],
-                [line["archive_hypervolume"] for line in row.random_search],
-                color=style["color"], linewidth=0.9, linestyle=":",
-            )  # fmt: skip
+        style, every = series(index), max(1, len(row.hypervolume) // 20)
+        for lines, key, look in (
+            (row.hypervolume, "hypervolume", {"label": row.name, "markevery": every, **style}),
+            (row.hypervolume, "archive_hypervolume", {"color": style["color"], "linewidth": 0.7}),
+            (row.random_search, "archive_hypervolume", {"color": style["color"], "linewidth": 0.9, "linestyle": ":"}),
+        ):
+            if lines:
+                axes.plot([line["generation"] for line in lines], [line[key] for line in lines], **look)
     axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
     if any(row.random_search for row in dataset.rows):
         axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="random search")
