@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from tamnas.attacks.registry import Attack
 from tamnas.report.checks import wilson
-from tamnas.report.study import Cell, Dataset, Trained
+from tamnas.report.study import Dataset, Trained
 from tamnas.report.style import (
     BLACK,
     BLUE,
@@ -26,7 +27,7 @@ from tamnas.report.style import (
     whole_numbers,
 )
 from tamnas.report.tables import lego_networks
-from tamnas.report.terms import cell_name, name_of
+from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
 KINDS = {
@@ -43,11 +44,11 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
     panels = figure.subplots(len(datasets), 2, squeeze=False)
     waiting = []
     for dataset, (left, right) in zip(datasets, panels, strict=True):
-        cell = dataset.key_cell
+        attack = dataset.key_attack
         counts = [network.parameters for row in dataset.rows for network in row.scratch]
         named = _named(dataset)
         unit, word = size_unit(counts + [network.parameters for _, network, _ in named])
-        for axes, which in ((left, None), (right, cell)):
+        for axes, which in ((left, None), (right, attack)):
             axes.scatter([count / unit for count in counts],
                          [100 * _share(network, which) for row in dataset.rows for network in row.scratch],
                          s=14, color=BLUE, alpha=0.55, linewidths=0, label="searched subnets")  # fmt: skip
@@ -63,7 +64,7 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
                 axes.scatter([network.parameters / unit], [100 * share], s=size, marker=marker, color=colour,
                              edgecolors=BLACK, linewidths=0.9, zorder=3, label=title)  # fmt: skip
             _size_axis(axes, unit, word, [network.parameters for _, network, _ in named] + counts)
-            axes.set_ylabel("clean accuracy (%)" if which is None else f"accuracy under {cell_name(cell)} (%)")
+            axes.set_ylabel("clean accuracy (%)" if which is None else f"accuracy under {attack.text} (%)")
             axes.margins(x=0.12, y=0.12)
             points = [(network.parameters / unit, 100 * _share(network, which)) for _, network, _ in named]
             dots = [
@@ -90,8 +91,8 @@ def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
 
 
-def _share(network: Trained, cell: Cell | None) -> float:
-    return network.test.clean if cell is None else network.test.grid.get(cell, float("nan"))
+def _share(network: Trained, attack: Attack | None) -> float:
+    return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
 def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
@@ -132,9 +133,9 @@ def draw_robustness(dataset: Dataset) -> Figure:
 def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, Trained]]) -> None:
     steps = max(dataset.plan.eval.steps)
     for index, (name, network) in enumerate(networks):
-        cells = sorted(cell for cell in network.test.grid if cell[1] == steps)
-        shares = np.array([network.test.clean, *(network.test.grid[cell] for cell in cells)])
-        eps = np.array([0.0, *(float(cell[0]) * 255 for cell in cells)])
+        pgd = {attack.eps: share for attack, share in network.test.pgd.items() if attack.steps == steps}
+        shares = np.array([network.test.clean, *pgd.values()])
+        eps = np.array([0.0, *(float(radius) * 255 for radius in pgd)])
         style = series(index)
         if len(networks) <= BARS:
             eps += (index - (len(networks) - 1) / 2) * 0.12

@@ -15,7 +15,7 @@ from tamnas.report.grids import (
 from tamnas.report.row_plots import draw_fronts, draw_ranks, draw_retraining, draw_scratch_and_finetune, draw_supernet
 from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.style import Picture, picture
-from tamnas.report.terms import cell_name, counted, max_half_width, selection_images
+from tamnas.report.terms import counted, max_half_width, selection_images
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
@@ -29,7 +29,7 @@ def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
 
 
 def _overview(datasets: Sequence[Dataset]) -> Picture:
-    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {cell_name(one.key_cell)}" for one in datasets)
+    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {one.key_attack.text}" for one in datasets)
     caption = (
         f"Parameters against clean (left) and robust (right) accuracy on test images ({tests}). Small circles: all "
         "subnets trained from scratch; ringed: the best of each row by validation. Bars, where few networks leave "
@@ -82,11 +82,11 @@ def _of_rows(dataset: Dataset) -> list[Picture]:
             "figure-05",
             f"From scratch and fine-tuned, {name} (form of Figure 5)",
             f"The retrained subnets of each mode on n = {dataset.images['test']:,} test images, robust error under "
-            f"{cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: fine-tuned from inherited "
+            f"{dataset.key_attack.text}. Circles: trained from scratch; squares: fine-tuned from inherited "
             "weights; a line joins the same architecture; area: number of parameters. The axes of the panels differ.",
             draw_scratch_and_finetune_grid,
             rows,
-            dataset.key_cell,
+            dataset.key_attack,
         ),
         one(
             "figure-06-07",
@@ -144,11 +144,11 @@ def _of_row(dataset: Dataset, row: Row) -> list[Picture]:
             "figure-05",
             f"From scratch and fine-tuned, {row.name} (form of Figure 5)",
             f"The {counted(networks, 'retrained subnet')} in the three objectives on n = {dataset.images['test']:,} "
-            f"test images, robust error under {cell_name(dataset.key_cell)}. Circles: trained from scratch; squares: "
+            f"test images, robust error under {dataset.key_attack.text}. Circles: trained from scratch; squares: "
             "fine-tuned from inherited weights; a line joins the same architecture.",
             draw_scratch_and_finetune,
             row,
-            dataset.key_cell,
+            dataset.key_attack,
         ),
         one(
             "figure-06-07",

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
-from tamnas.report.study import Cell, Row, Trained
+from tamnas.attacks.registry import Attack
+from tamnas.report.study import Row, Trained
 from tamnas.report.style import (
     BLACK,
     BLUE,
@@ -51,13 +52,13 @@ def grid(rows: Sequence[Row], draw: Callable[[object, Row], None], x: str, y: st
     return figure
 
 
-def draw_scratch_and_finetune_grid(rows: Sequence[Row], cell: Cell) -> Figure:
+def draw_scratch_and_finetune_grid(rows: Sequence[Row], attack: Attack) -> Figure:
     """Figure 5: both errors as axes, the size as area."""
     counts = [network.parameters for row in rows for network in (*row.scratch, *row.finetune)]
     area = _areas(counts, 6, 60)
 
     def errors(network: Trained) -> tuple[float, float]:
-        return 100 * (1 - network.test.clean), 100 * (1 - network.test.grid.get(cell, float("nan")))
+        return 100 * (1 - network.test.clean), 100 * (1 - network.test.grid.get(attack, float("nan")))
 
     def panel(axes, row: Row) -> None:
         finetuned = {network.id: network for network in row.finetune}

@@ -7,8 +7,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.report.study import Cell, Row
+from tamnas.report.study import Row
 from tamnas.report.style import (
     BLACK,
     BLUE,
@@ -32,18 +33,18 @@ LINES = {
 }
 
 
-def draw_scratch_and_finetune(row: Row, cell: Cell) -> Figure:
+def draw_scratch_and_finetune(row: Row, attack: Pgd) -> Figure:
     """Figure 5 as its three projections: a 3D cloud cannot be read off on paper."""
     figure = new(PAGE, 2.7)
     panels = figure.subplots(1, 3)
     finetuned = {network.id: network for network in row.finetune}
     pairs = [(network, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
     unit, word = size_unit([network.parameters for network in row.scratch])
-    radius = f"PGD-{cell[1]}, {format_fraction(cell[0])}"
+    radius = f"{attack.name}, {format_fraction(attack.eps)}"
     objectives = {
         "size": (f"parameters ({word})", lambda one: one.parameters / unit),
         "clean": ("clean error (%)", lambda one: 100 * (1 - one.test.clean)),
-        "robust": (f"robust error ({radius}) (%)", lambda one: 100 * (1 - one.test.grid.get(cell, float("nan")))),
+        "robust": (f"robust error ({radius}) (%)", lambda one: 100 * (1 - one.test.grid.get(attack, float("nan")))),
     }
     for axes, (x, y) in zip(panels, (("size", "clean"), ("size", "robust"), ("clean", "robust")), strict=True):
         (x_label, get_x), (y_label, get_y) = objectives[x], objectives[y]
