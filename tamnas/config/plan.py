@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tamnas.attacks.registry import AnyAttack, Attack, Pgd
 from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
 from tamnas.data.sources import SOURCES
 from tamnas.files import FORMAT
@@ -167,7 +168,7 @@ class Recipe(Regularised):
         return self
 
 
-class Attack(Section):
+class TrainingAttackPlan(Section):
     """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
 
     eps: PixelFraction
@@ -181,16 +182,6 @@ class Attack(Section):
     def essence(self) -> tuple:
         """Equal for equal perturbations: of n and the step size only the product counts."""
         return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
-
-
-class Pgd(Section):
-    eps: PixelFraction
-    step_size: PixelFraction
-    steps: Positive
-
-    @property
-    def text(self) -> str:
-        return f"PGD-{self.steps} at {self.model_dump()['eps']}"
 
 
 class ResampleEvery(Section):
@@ -222,7 +213,7 @@ class JointPhase(BlockPhase):
 
 
 class SupernetPlan(Section):
-    attack: Attack
+    attack: TrainingAttackPlan
     resample_every: ResampleEvery
     block: BlockPhase
     joint: JointPhase
@@ -267,7 +258,7 @@ class Validation(Section):
 
 class Training(Section):
     recipe: Recipe
-    attack: Attack
+    attack: TrainingAttackPlan
 
 
 class RetrainPlan(Section):
@@ -277,30 +268,27 @@ class RetrainPlan(Section):
     finetune: Training
 
 
-class Cell(Section):
-    eps: PixelFraction
-    steps: Positive
-
-
 class Checks(Section):
     """Whether PGD is strong enough, on final networks: the other success rule and `restarts` random
     starts under `attack`, and a radius that nothing should survive, with the same number of steps.
     """
 
-    attack: Cell
+    attack: Pgd
     restarts: Annotated[int, Field(ge=2, lt=2**31)]
     large_eps: PixelFraction
 
 
 class Eval(Section):
-    """The grid of PGD attacks on test images; step size eps / `step_divisor`.
+    """The grid of PGD attacks on test images; step size eps / `step_divisor` where an attack says none.
 
+    `final`: more of PGD, and `attacks`: whatever is registered (`tamnas.attacks`), on final networks alone.
     `latency` also times final networks on one CPU thread: the one result that differs from run to run.
     """
 
     eps: tuple[PixelFraction, ...] = Field(min_length=1)
     steps: tuple[Positive, ...] = Field(min_length=1)
-    final: tuple[Cell, ...] = ()
+    final: tuple[Pgd, ...] = ()
+    attacks: tuple[AnyAttack, ...] = ()
     checks: Checks | None = None
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
@@ -310,7 +298,16 @@ class Eval(Section):
     @model_validator(mode="after")
     def _check(self):
         distinct(eps=self.eps, steps=self.steps)
+        keys = [attack.key for attack in self.planned(final=True)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"final and attacks: {', '.join(twice)}: must differ from each other and from the grid")
         return self
+
+    def planned(self, final: bool) -> list[Attack]:
+        """The grid by radius and step count, with the extra ones of a final network."""
+        grid = {Pgd(eps=eps, steps=steps) for eps in self.eps for steps in self.steps}
+        grid |= set(self.final if final else ())
+        return sorted(grid, key=lambda attack: (attack.eps, attack.steps)) + list(self.attacks if final else ())
 
 
 class Numerics(Section):

@@ -52,11 +52,11 @@ def _constant(test: Test, shares: list[float]) -> Iterator[str]:
 
 def _defenceless(test: Test, eps: Fraction | None, share: float) -> Iterator[str]:
     """No robustness left within the radius that the network was trained for."""
-    worst = max((cell for cell in test.grid if eps and cell[0] <= eps), default=None)
+    worst = next((attack for attack in reversed(test.pgd) if eps and attack.eps <= eps), None)
     if worst and test.clean > 2 * share and test.grid[worst] < share / 2:
         yield (
-            f"{100 * test.clean:.2f}% clean, {100 * test.grid[worst]:.2f}% under PGD-{worst[1]} at "
-            f"{format_fraction(worst[0])}, within its training radius {format_fraction(eps)}: the robustness collapsed "
+            f"{100 * test.clean:.2f}% clean, {100 * test.grid[worst]:.2f}% under {worst.text}, "
+            f"within its training radius {format_fraction(eps)}: the robustness collapsed "
             "(catastrophic overfitting)."
         )
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.report.broken import broken
 from tamnas.report.study import Dataset, Row, Test, Trained
@@ -51,13 +52,13 @@ def _signed_rank_p(differences: tuple[float, ...]) -> float | None:
     return float(wilcoxon(differences).pvalue) if any(differences) else None
 
 
-def scratch_minus_finetune(row: Row, cell) -> dict[str, Paired]:
-    """Paired over the networks of a row, on test: clean, and robust under `cell`."""
+def scratch_minus_finetune(row: Row, attack: Attack) -> dict[str, Paired]:
+    """Paired over the networks of a row, on test: clean, and robust under `attack`."""
     finetuned = {network.id: network.test for network in row.finetune}
     pairs = [(network.test, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
     differences = {"clean": [a.clean - b.clean for a, b in pairs]}
-    if all(cell in test.grid for pair in pairs for test in pair):
-        differences["robust"] = [a.grid[cell] - b.grid[cell] for a, b in pairs]
+    if all(attack in test.grid for pair in pairs for test in pair):
+        differences["robust"] = [a.grid[attack] - b.grid[attack] for a, b in pairs]
     return {name: paired(values) for name, values in differences.items() if values}
 
 
@@ -118,24 +119,23 @@ def suspicious(test: Test) -> list[str]:
 
     A rise by one image, or by 0.25 points on large test sets, is the noise of random starts.
     """
-    tolerance = max(1.0001 / test.images, 0.0025)
-    lines = []
-    for (eps, steps), share in sorted(test.grid.items()):
-        if share > test.clean + tolerance:
-            lines.append(
-                f"accuracy under PGD-{steps} at {format_fraction(eps)} ({100 * share:.2f}%) is above clean accuracy "
-                f"({100 * test.clean:.2f}%): {MASKING}."
-            )
-    for steps in sorted({steps for _, steps in test.grid}):
-        line = [(eps, test.grid[eps, steps]) for eps in sorted({e for e, s in test.grid if s == steps})]
+    tolerance, pgd = max(1.0001 / test.images, 0.0025), test.pgd
+    lines = [
+        f"accuracy under {attack.text} ({100 * share:.2f}%) is above clean accuracy ({100 * test.clean:.2f}%): "
+        f"{MASKING}."
+        for attack, share in {**pgd, **test.grid}.items()
+        if share > test.clean + tolerance
+    ]
+    for steps in sorted({attack.steps for attack in pgd}):
+        line = [(attack.eps, share) for attack, share in pgd.items() if attack.steps == steps]
         lines += [
             f"accuracy under PGD-{steps} rises from {100 * a:.2f}% at {format_fraction(low)} to {100 * b:.2f}% at "
             f"{format_fraction(high)}: {MASKING}."
             for (low, a), (high, b) in pairwise(line)
             if b > a + tolerance
         ]
-    for eps in sorted({eps for eps, _ in test.grid}):
-        line = [(steps, test.grid[eps, steps]) for steps in sorted({s for e, s in test.grid if e == eps})]
+    for eps in sorted({attack.eps for attack in pgd}):
+        line = [(attack.steps, share) for attack, share in pgd.items() if attack.eps == eps]
         lines += [
             f"accuracy at {format_fraction(eps)} rises from {100 * a:.2f}% under PGD-{few} to {100 * b:.2f}% under "
             f"PGD-{many}: {MASKING}."

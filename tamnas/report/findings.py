@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
+from tamnas.attacks.registry import Pgd
 from tamnas.report.checks import scratch_minus_finetune
 from tamnas.report.study import Dataset, Lego, Row
 from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import BOLD, cell_name, counted, selection_images, tau_text
+from tamnas.report.terms import BOLD, counted, selection_images, tau_text
 
 
 def search(dataset: Dataset) -> Table:
     """Per row: front, hypervolume, does the supernet predict, does scratch beat fine-tuning."""
-    cell = dataset.key_cell
+    attack = dataset.key_attack
     columns = [
         Column("row", "Row"), Column("evaluated", "Subnets evaluated", "count"), Column("front", "Front", "count"),
         Column("archive_front", "Front of all evaluated", "count"),
@@ -18,13 +19,13 @@ def search(dataset: Dataset) -> Table:
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"),
         Column("tau_clean", "Kendall's tau, clean"), Column("tau_robust", "Kendall's tau, robust"),
         Column("scratch_minus_finetune_clean", "Scratch minus fine-tuned, clean (points)"),
-        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {cell_name(cell)} (points)"),
+        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {attack.text} (points)"),
         Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"),
         Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"),
     ]  # fmt: skip
     rows = []
     for row in dataset.rows:
-        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, cell), validation_gap(row, dataset)
+        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, attack), validation_gap(row, dataset)
         rows.append(
             [
                 Value(row.name), Value(last["evaluated"]), Value(len(row.front)), Value(len(row.archive_front)),
@@ -54,14 +55,14 @@ def search(dataset: Dataset) -> Table:
 def validation_gap(row: Row, dataset: Dataset) -> dict[str, float | None]:
     """Mean validation minus test accuracy in points, over subnets trained from scratch."""
     reference, weights = dataset.plan.validation.attack, row.plan.eval.weights
-    cell = (reference.eps, reference.steps)
+    attack = Pgd(eps=reference.eps, steps=reference.steps)
 
     def mean(values: Sequence[float]) -> float:
         return round(100 * sum(values) / len(values), 2)
 
     gaps = {"clean": mean([one.validation[weights]["clean"] - one.test.clean for one in row.scratch]), "robust": None}
-    if all(cell in one.test.grid for one in row.scratch):
-        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[cell] for one in row.scratch])
+    if all(attack in one.test.grid for one in row.scratch):
+        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[attack] for one in row.scratch])
     return gaps
 
 

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from scipy.stats import fisher_exact, mannwhitneyu
 
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import BASELINES
 from tamnas.report.checks import paired, tested, wilson
@@ -29,7 +30,7 @@ from tamnas.report.evidence import (
 )
 from tamnas.report.findings import paired_text
 from tamnas.report.study import Dataset, Row, Trained
-from tamnas.report.terms import cell_name, counted, name_of
+from tamnas.report.terms import counted, name_of
 from tamnas.report.transfer import retrained_alike
 from tamnas.space.blocks import BLOCKS
 
@@ -43,7 +44,7 @@ LARGE = "resnet18"
 
 
 def few_steps_suffice(dataset: Dataset) -> Finding:
-    cell, found, numbers = dataset.key_cell, [], []
+    attack, found, numbers = dataset.key_attack, [], []
     pairs = []
     for rows in _alike(dataset, lambda row: (row.plan.supernet.attack.eps, row.plan.network.width)):
         reference = max(rows, key=_steps)
@@ -52,11 +53,11 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
     networks, evidence = retrained_alike(dataset.rows)
     for row, reference in pairs:
-        shares = [_shares(networks[which.name], cell) for which in (row, reference)]
+        shares = [_shares(networks[which.name], attack) for which in (row, reference)]
         difference = welch(*shares, 1 - 0.05 / len(pairs))
         found.append(difference.above(-MARGIN) if difference else UNDECIDED)
         numbers.append(_compared(row, reference, networks, difference))
-    return Finding(all_of(found), f"mean accuracy under {cell_name(cell)}: {'; '.join(numbers)}; {evidence}")
+    return Finding(all_of(found), f"mean accuracy under {attack.text}: {'; '.join(numbers)}; {evidence}")
 
 
 def eps_not_steps(dataset: Dataset) -> Finding:
@@ -65,7 +66,7 @@ def eps_not_steps(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs a grid of several radii and several step counts")
     by_eps, by_steps = [], []
     for _, network in tested(dataset):
-        grid = network.test.grid
+        grid = {(attack.eps, attack.steps): share for attack, share in network.test.pgd.items()}
         if all((eps, count) in grid for eps in radii for count in steps):
             by_eps.append(fmean(grid[radii[0], count] - grid[radii[-1], count] for count in steps))
             by_steps.append(fmean(grid[eps, steps[0]] - grid[eps, steps[-1]] for eps in radii))
@@ -87,7 +88,7 @@ def best_eps(dataset: Dataset) -> Finding:
             continue
         others = [row for row in rows if row is not ours]
         networks, evidence = retrained_alike(rows)
-        level, steps = 1 - 0.05 / len(others), dataset.key_cell[1]
+        level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
         found, numbers = [], []
         for row in others:
             pair = [[_over_radii(dataset, one, steps) for one in networks[which.name]] for which in (ours, row)]
@@ -100,13 +101,13 @@ def best_eps(dataset: Dataset) -> Finding:
 
 
 def size_is_not_it(dataset: Dataset) -> Finding:
-    cell, sizes, shares, rows = dataset.key_cell, [], [], 0
+    attack, sizes, shares, rows = dataset.key_attack, [], [], 0
     for row in dataset.rows:
-        networks = [one for one in row.scratch if cell in one.test.grid]
+        networks = [one for one in row.scratch if attack in one.test.grid]
         if len(networks) < 2:
             continue
         rows += 1
-        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[cell])):
+        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[attack])):
             centre = fmean(map(of, networks))
             values += [of(one) - centre for one in networks]
     r = correlation(sizes, shares, rows)
@@ -114,19 +115,19 @@ def size_is_not_it(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
     text = f"{r.value:+.2f} ({r.low:+.2f} to {r.high:+.2f})".replace("-", "−")
     return Finding(
-        _within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {cell_name(cell)}"
+        _within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {attack.text}"
     )
 
 
 def scratch_beats_finetuning(dataset: Dataset) -> Finding:
-    cell, differences = dataset.key_cell, {"clean": [], "robust": []}
+    attack, differences = dataset.key_attack, {"clean": [], "robust": []}
     for row in dataset.rows:
         finetuned = {one.id: one.test for one in row.finetune}
         for one in row.scratch:
             other = finetuned.get(one.id)
-            if other and cell in one.test.grid and cell in other.grid:
+            if other and attack in one.test.grid and attack in other.grid:
                 differences["clean"].append(one.test.clean - other.clean)
-                differences["robust"].append(one.test.grid[cell] - other.grid[cell])
+                differences["robust"].append(one.test.grid[attack] - other.grid[attack])
     if len(differences["clean"]) < 2:
         return Finding(NOT_RUN, "needs subnets trained both ways")
     found, numbers = [], []
@@ -137,7 +138,7 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
         numbers.append(f"{which} {paired_text(result)}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
-    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {cell_name(cell)}"
+    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {attack.text}"
     return Finding(all_of(found), "; ".join([text, *uneven]))
 
 
@@ -286,11 +287,11 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
 
 def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
     """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
-    lego, cell, found, numbers = dataset.pooled.network, dataset.key_cell, [], []
+    lego, attack, found, numbers = dataset.pooled.network, dataset.key_attack, [], []
     for name, other in others:
         found.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
-        for which, get in (("clean", lambda test: test.clean), (cell_name(cell), lambda test: test.grid.get(cell))):
+        for which, get in (("clean", lambda test: test.clean), (attack.text, lambda test: test.grid.get(attack))):
             ours, theirs = get(lego.test), get(other.test)
             if None in (ours, theirs):
                 found.append(UNDECIDED)
@@ -311,12 +312,13 @@ def _alike(dataset: Dataset, key: Callable[[Row], tuple]) -> list[list[Row]]:
     return [list(rows) for _, rows in groupby(sorted(dataset.rows, key=key), key=key)]
 
 
-def _shares(networks: Sequence[Trained], cell) -> list[float]:
-    return [one.test.grid[cell] for one in networks if cell in one.test.grid]
+def _shares(networks: Sequence[Trained], attack: Attack) -> list[float]:
+    return [one.test.grid[attack] for one in networks if attack in one.test.grid]
 
 
 def _over_radii(dataset: Dataset, network: Trained, steps: int) -> float:
-    return fmean(network.test.grid[eps, steps] for eps in dataset.plan.eval.eps if (eps, steps) in network.test.grid)
+    radii = dataset.plan.eval.eps
+    return fmean(share for attack, share in network.test.pgd.items() if attack.steps == steps and attack.eps in radii)
 
 
 def _compared(ours: Row, theirs: Row, networks: Mapping[str, Sequence[Trained]], difference: Interval | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tamnas.attacks.registry import Pgd
 from tamnas.report import checks, collect, study
 from tamnas.report.accuracy import accuracy_value, difference
 from tamnas.report.checks import paired, suspicious, warnings, wilson
@@ -31,9 +32,12 @@ def test_paired_differences():
 
 
 def share_grid(**cells: float) -> dict:
-    """`e8s10=0.5` as {(8/255, 10): 0.5}."""
-    return {(Fraction(int(name[1 : name.index("s")]), 255), int(name[name.index("s") + 1 :])): share
-            for name, share in cells.items()}  # fmt: skip
+    """`e8s10=0.5` as {PGD-10 at 8/255: 0.5}."""
+    found = {}
+    for name, share in cells.items():
+        eps, steps = name[1:].split("s")
+        found[Pgd(eps=f"{eps}/255", steps=int(steps))] = share
+    return found
 
 
 @pytest.mark.parametrize(
@@ -75,13 +79,13 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
 
 def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.Trained:
     def test(share: float) -> study.Test:
-        return study.Test(share, {CELL: robust}, images, "best", "any")
+        return study.Test(share, {ATTACK: robust}, images, "best", "any")
 
     costs = study.Costs(100, 900, 5000)
     return study.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
-CELL = (Fraction(8, 255), 10)
+ATTACK = Pgd(eps="8/255", steps=10)
 
 
 def test_several_seeds_give_mean_and_sample_deviation():
@@ -107,7 +111,7 @@ def test_difference_of_a_pair_and_of_several():
     )  # fmt: skip
     pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
     assert difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
-    assert difference(pairs, CELL).mean == pytest.approx(0.1)
+    assert difference(pairs, ATTACK).mean == pytest.approx(0.1)
     assert difference(pairs, (Fraction(1, 255), 1)) is None
     assert difference([], None) is None
 

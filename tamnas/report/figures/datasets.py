@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from tamnas.attacks.registry import Attack
 from tamnas.report.checks import wilson
 from tamnas.report.figures.style import (
     BLACK,
@@ -23,9 +24,9 @@ from tamnas.report.figures.style import (
     size_unit,
     whole_numbers,
 )
-from tamnas.report.study import Cell, Dataset, Trained
+from tamnas.report.study import Dataset, Trained
 from tamnas.report.tables import lego_networks
-from tamnas.report.terms import cell_name, name_of
+from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
 KINDS = {
@@ -42,8 +43,8 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
     panels = figure.subplots(len(datasets), 2, squeeze=False)
     labels = []
     for dataset, pair in zip(datasets, panels, strict=True):
-        for axes, cell in zip(pair, (None, dataset.key_cell), strict=True):
-            labels.append((axes, *_size_against_accuracy(axes, dataset, cell)))
+        for axes, attack in zip(pair, (None, dataset.key_attack), strict=True):
+            labels.append((axes, *_size_against_accuracy(axes, dataset, attack)))
         pair[0].set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
     legend_above(figure, columns=5)
     for label in labels:
@@ -51,13 +52,13 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
     return figure
 
 
-def _size_against_accuracy(axes, dataset: Dataset, cell: Cell | None) -> tuple[list, list[str], list[float]]:
-    """Draws all networks, by clean accuracy without a cell. Returns points, texts and radii for `label_points`."""
+def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tuple[list, list[str], list[float]]:
+    """Draws all networks, by clean accuracy without an attack. Returns points, texts and radii for `label_points`."""
     searched, named = [network for row in dataset.rows for network in row.scratch], _named(dataset)
     networks = [network for _, network, _ in named] + searched
     counts = [network.parameters for network in networks]
     unit, word = size_unit(counts)
-    points = [(network.parameters / unit, 100 * _share(network, cell)) for network in networks]
+    points = [(network.parameters / unit, 100 * _share(network, attack)) for network in networks]
     small = {"s": 14, "color": BLUE, "alpha": 0.55, "linewidths": 0}
     axes.scatter(*zip(*points[len(named) :], strict=True), label="searched subnets", **small)
     for (kind, network, _), (x, y) in zip(named, points, strict=False):
@@ -69,7 +70,7 @@ def _size_against_accuracy(axes, dataset: Dataset, cell: Cell | None) -> tuple[l
         ringed = {"color": colour, "edgecolors": BLACK, "linewidths": 0.9}
         axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
     _size_axis(axes, unit, word, counts)
-    axes.set_ylabel("clean accuracy (%)" if cell is None else f"accuracy under {cell_name(cell)} (%)")
+    axes.set_ylabel("clean accuracy (%)" if attack is None else f"accuracy under {attack.text} (%)")
     axes.margins(x=0.12, y=0.12)
     texts = [text for _, _, text in named] + [""] * len(searched)
     return points, texts, [4.5] * len(named) + [2] * len(searched)
@@ -85,8 +86,8 @@ def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
 
 
-def _share(network: Trained, cell: Cell | None) -> float:
-    return network.test.clean if cell is None else network.test.grid.get(cell, float("nan"))
+def _share(network: Trained, attack: Attack | None) -> float:
+    return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
 def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
@@ -127,9 +128,9 @@ def draw_robustness(dataset: Dataset) -> Figure:
 def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, Trained]]) -> None:
     steps = max(dataset.plan.eval.steps)
     for index, (name, network) in enumerate(networks):
-        cells = sorted(cell for cell in network.test.grid if cell[1] == steps)
-        shares = np.array([network.test.clean, *(network.test.grid[cell] for cell in cells)])
-        eps = np.array([0.0, *(float(cell[0]) * 255 for cell in cells)])
+        pgd = {attack.eps: share for attack, share in network.test.pgd.items() if attack.steps == steps}
+        shares = np.array([network.test.clean, *pgd.values()])
+        eps = np.array([0.0, *(float(radius) * 255 for radius in pgd)])
         style = series(index)
         if len(networks) <= BARS:
             eps += (index - (len(networks) - 1) / 2) * 0.12

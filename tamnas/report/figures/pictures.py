@@ -14,7 +14,7 @@ from tamnas.report.figures.rows import (
 )
 from tamnas.report.figures.style import Picture, picture
 from tamnas.report.study import Dataset, Row
-from tamnas.report.terms import cell_name, counted, max_half_width, selection_images
+from tamnas.report.terms import counted, max_half_width, selection_images
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
@@ -25,7 +25,7 @@ def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
 
 
 def _overview(datasets: Sequence[Dataset]) -> Picture:
-    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {cell_name(one.key_cell)}" for one in datasets)
+    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {one.key_attack.text}" for one in datasets)
     caption = (
         f"Parameters against clean (left) and robust (right) accuracy on test images ({tests}). Small circles: all "
         "subnets trained from scratch; ringed: the best of each row by validation. Bars, where few networks leave "
@@ -82,12 +82,12 @@ def _of_paper(dataset: Dataset) -> list[Picture]:
             dataset.name,
             f"From scratch and fine-tuned, {name} (form of Figure 5)",
             f"The {counted(sum(len(row.scratch) for row in rows), 'retrained subnet')} in the three objectives on "
-            f"n = {dataset.images['test']:,} test images, robust error under {cell_name(dataset.key_cell)}. Circles: "
+            f"n = {dataset.images['test']:,} test images, robust error under {dataset.key_attack.text}. Circles: "
             "trained from scratch; squares: fine-tuned from inherited weights; a line joins the same architecture."
             + ("" if single else " Area grows with the number of parameters. The axes of the panels differ."),
             draw_scratch_and_finetune,
             rows,
-            dataset.key_cell,
+            dataset.key_attack,
         ),
         picture(
             f"{name}-figure-06-07",

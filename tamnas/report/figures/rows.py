@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.report.figures.style import (
     BLACK,
@@ -27,7 +28,7 @@ from tamnas.report.figures.style import (
     size_unit,
     whole_numbers,
 )
-from tamnas.report.study import Cell, Row
+from tamnas.report.study import Row
 from tamnas.report.terms import tau_text
 
 FRONT_MODES = ("2S_8_1", "S_6_10", "S_8_2")  # of the paper's Figures 6 and 7
@@ -71,16 +72,16 @@ def _panels(rows: Sequence[Row], parts: Sequence, draw: Callable, height: float,
     return figure
 
 
-def draw_scratch_and_finetune(rows: Sequence[Row], cell: Cell) -> Figure:
+def draw_scratch_and_finetune(rows: Sequence[Row], attack: Attack) -> Figure:
     """Figure 5 as its three projections: a 3D cloud cannot be read off on paper. Of several rows one, size as area."""
     counts = [network.parameters for row in rows for network in (*row.scratch, *row.finetune)]
     unit, word = size_unit(counts)
     area = _areas(counts, 6, 60)
-    attack = f" (PGD-{cell[1]}, {format_fraction(cell[0])})" if len(rows) == 1 else ""
+    under = f" ({attack.name}, {format_fraction(attack.eps)})" if len(rows) == 1 else ""
     objectives = {
         "size": (f"parameters ({word})", lambda network: network.parameters / unit),
         "clean": ("clean error (%)", lambda network: 100 * (1 - network.test.clean)),
-        "robust": (f"robust error{attack} (%)", lambda network: 100 * (1 - network.test.grid.get(cell, float("nan")))),
+        "robust": (f"robust error{under} (%)", lambda network: 100 * (1 - network.test.grid.get(attack, float("nan")))),
     }
 
     def draw(axes, row: Row, part: tuple[str, str]) -> None:
