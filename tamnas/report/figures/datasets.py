@@ -79,11 +79,12 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
 def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     """(kind, network, label) of the networks that get a marker of their own; with several rows one Lego-Net, of all."""
     several = len(dataset.rows) > 1
-    found = [] if several else [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
-    if dataset.pooled and several:
-        found.append(("Lego-Net, pooled", dataset.pooled.network, "Lego-Net"))
-    found += [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
-    return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
+    if several:
+        legos = [("Lego-Net, pooled", dataset.pooled.network, "Lego-Net")] if dataset.pooled else []
+    else:
+        legos = [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
+    best = [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
+    return legos + best + [("hand-made", network, name_of(network.id)) for network in dataset.baselines]
 
 
 def _share(network: Trained, attack: Attack | None) -> float:

@@ -1,7 +1,7 @@
 """One look for all figures, files that are the same bytes every time, and labels that do not overlap.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; no figure tells things apart
-by colour alone. Sizes are inches and points as printed: 3.4 in is a column, 7 in a page.
+by colour alone. Sizes are inches and points as printed: 7 in is the width of a page.
 """
 
 import io
@@ -25,7 +25,7 @@ GREY = "#767676"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 DASHES = ("-", "--", "-.", ":")
-PAGE, COLUMN = 7.0, 3.4
+PAGE = 7.0
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
     "font.size": 8,
