@@ -1,13 +1,12 @@
 """Accuracies with what says how far to trust them: the interval over test images, the spread over seeds."""
 
 from collections.abc import Sequence
-from math import sqrt
 from statistics import fmean, stdev
 
 from tamnas.attacks.registry import Attack
-from tamnas.report.checks import Paired, paired, wilson
+from tamnas.report.intervals import Paired, newcombe, paired, wilson
 from tamnas.report.study import Test, Trained
-from tamnas.report.table import Value
+from tamnas.report.tables.table import Value
 
 
 def share(test: Test, attack: Attack | None) -> float | None:
@@ -40,8 +39,6 @@ def difference(pairs: Sequence[tuple[Trained, Trained]], attack: Attack | None) 
         return None
     if len(found) > 1:
         return paired([a - b for a, b in found])
-    ((a, b),), (one, other) = found, pairs[0]
-    (a_low, a_high), (b_low, b_high) = wilson(a, one.test.images), wilson(b, other.test.images)
-    low = a - b - sqrt((a - a_low) ** 2 + (b_high - b) ** 2)
-    high = a - b + sqrt((a_high - a) ** 2 + (b - b_low) ** 2)
-    return Paired(a - b, low, high, None, 1)
+    ((first, second),), ((a, b),) = pairs, found
+    interval = newcombe(a, b, first.test.images, second.test.images)
+    return Paired(interval.value, interval.low, interval.high, None, 1)

@@ -5,20 +5,20 @@ Figures go in as base64, styles inline; the page follows the reader's light or d
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan, Training, TrainingAttackPlan
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import warnings
-from tamnas.report.claims import claims_table
+from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.table import Table, show, show_interval, show_paper
-from tamnas.report.template import TEMPLATE
+from tamnas.report.tables.table import Table, show, show_interval, show_paper
 from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
+from tamnas.report.warnings import warnings
 
 REPRODUCE = (
     ("make", "the whole run, as params.yaml says"),
@@ -116,8 +116,11 @@ def _attack(attack: TrainingAttackPlan) -> str:
 
 
 def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(TEMPLATE).render(
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
         datasets=[
             {
                 "name": dataset.name, "key": dataset.key_attack.text, "n": dataset.images["test"],

@@ -3,7 +3,7 @@
 `tamnas.report.collect` reads them from plan/ and results/. Accuracies are shares in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tamnas.attacks.registry import Attack, Pgd
@@ -199,6 +199,25 @@ class Dataset:
             return shown["robust"], shown["clean"], -row.best.parameters
 
         return max(self.rows, key=order)
+
+    def tested(self) -> Iterator[tuple[str, Trained]]:
+        """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
+        for row in self.rows:
+            lego = [row.lego.network] if row.lego else []
+            for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", lego)):
+                for network in networks:
+                    yield f"{row.name} {network.id} {kind}".strip(), network
+        if self.pooled:
+            yield "pooled lego", self.pooled.network
+        for network in self.baselines:
+            yield network.id, network
+
+    def examined(self) -> Iterator[tuple[str, Trained]]:
+        """`tested`, and the networks of all controls, repeats with further seeds among them."""
+        yield from self.tested()
+        for name, controls in [*((row.name, row.controls) for row in self.rows), ("pooled", self.controls)]:
+            for network in controls.networks:
+                yield f"{name} {network.id} (control)", network
 
 
 def key_attack(plan: Eval, reference: Pgd) -> Pgd:

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.plan import Eval
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import wilson
+from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.table import Column, show
+from tamnas.report.tables.table import Column, show
 
 NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
          "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",

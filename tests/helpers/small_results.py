@@ -13,9 +13,8 @@ from tamnas.files import write_csv, write_json
 from tamnas.legonet import layer_counts, lego_net, rank_correlation
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import top
-from tamnas.report.published import paper_tables
-from tamnas.report.table import Table, to_csv
-from tamnas.report.tables import run_tables
+from tamnas.report.tables.contents import all_tables
+from tamnas.report.tables.table import Table, to_csv
 from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +164,7 @@ def _costs(plan, one: dict) -> dict:
 
 
 def tables_by_name(datasets) -> dict[str, Table]:
-    return {table.name: table for table in [*run_tables(datasets), *paper_tables(datasets)]}
+    return {table.name: table for table in all_tables(datasets)}
 
 
 def records(table: Table) -> list[dict[str, str]]:

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
-from tamnas.report import collect, judges
-from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged
-from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval, all_of, correlation, newcombe, welch
+from tamnas.report import collect
+from tamnas.report.claims import judges
+from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
+from tamnas.report.claims.verdicts import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    UNDECIDED,
+    above,
+    all_of,
+)
+from tamnas.report.intervals import Interval, correlation, newcombe, welch
 from tamnas.report.study import Controls
 from tests.helpers.small_results import params, write_run
 
@@ -96,7 +105,7 @@ def test_a_claim_of_several_parts():
     assert all_of([HOLDS, HOLDS]) == HOLDS
     assert all_of([HOLDS, UNDECIDED]) == UNDECIDED
     assert all_of([UNDECIDED, FAILS]) == FAILS
-    assert Interval(1, 0.5, 1.5).above(0.5) == UNDECIDED
+    assert above(Interval(1, 0.5, 1.5), 0.5) == UNDECIDED
 
 
 # -- the claims --------------------------------------------------------------------------------

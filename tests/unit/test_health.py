@@ -17,8 +17,8 @@ from tamnas.config.plan import Augment, Recipe, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.evaluation.health import Watch, curve_signs, trace_signs
 from tamnas.report import collect
-from tamnas.report.checks import warnings
 from tamnas.report.page import html, readme
+from tamnas.report.warnings import warnings
 from tamnas.training.loop import Single, train
 from tests.helpers.small_results import edit_csv, params, write_run
 

@@ -12,7 +12,7 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value
 from tests.helpers.small_results import params, records, tables_by_name, write_run
 
 
@@ -125,8 +125,8 @@ def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
 def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
     write_run(params(), folder)
     code = (
-        "import sys; from tamnas.report import collect, tables, published, metrics;"
-        "found = collect.collect(); tables.run_tables(found); published.paper_tables(found); metrics.metrics(found);"
+        "import sys; from tamnas.report import collect, metrics; from tamnas.report.tables.contents import all_tables;"
+        "found = collect.collect(); all_tables(found); metrics.metrics(found);"
         "assert 'matplotlib' not in sys.modules and 'torchvision' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

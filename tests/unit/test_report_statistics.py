@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tamnas.attacks.registry import Pgd
-from tamnas.report import checks, collect, study
+from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, difference
-from tamnas.report.checks import paired, suspicious, warnings, wilson
-from tamnas.report.table import Column, Table, Value, latex, markdown
+from tamnas.report.intervals import paired, wilson
+from tamnas.report.tables.table import Column, Table, Value, latex, markdown
+from tamnas.report.warnings import MASKING, suspicious, warnings
 from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
 
 
@@ -72,7 +73,7 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
     (dataset,) = collect.collect()
     lines = warnings(dataset)
     assert "selection saw the test split" in lines[0]
-    assert any(line.startswith("digits-S_8_1 n02 scratch") and checks.MASKING in line for line in lines)
+    assert any(line.startswith("digits-S_8_1 n02 scratch") and MASKING in line for line in lines)
     assert "test images (data.merge_validation)" in markdown(tables_by_name([dataset])["digits-grid"])
     assert not any(row.name in line for row in dataset.rows for line in lines if "n01 scratch" in line)
 

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tamnas.attacks.registry import Attack
-from tamnas.report.checks import wilson
 from tamnas.report.figures.style import (
     BLACK,
     BLUE,
@@ -24,8 +23,9 @@ from tamnas.report.figures.style import (
     size_unit,
     whole_numbers,
 )
+from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.tables import lego_networks
+from tamnas.report.tables.networks import lego_networks
 from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.

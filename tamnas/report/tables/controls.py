@@ -7,10 +7,9 @@ from statistics import fmean
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.report.accuracy import accuracy_value, difference, share
-from tamnas.report.checks import wilson
-from tamnas.report.findings import paired_text
+from tamnas.report.intervals import wilson
 from tamnas.report.study import Controls, Dataset, Lego, Row, Trained
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, name_of, setting
 
 RANDOM_SEARCH = "random search, as many evaluations"
@@ -86,7 +85,7 @@ def _comparison(
     return Comparison(scope, title, beside, pairs, None if pairs else text)
 
 
-def controls(dataset: Dataset) -> Table:
+def controls_table(dataset: Dataset) -> Table:
     """One line per control: means of both sides, and their difference with its interval."""
     attack = dataset.key_attack
     robust = attack.text
@@ -129,7 +128,7 @@ def _line(one: Comparison, attack: Attack) -> list[Value]:
     values += [Value(round(fmean(pair[side].parameters for pair in one.pairs))) for side in (0, 1)]
     for which in (None, attack):
         values += [_mean([pair[side] for pair in one.pairs], which) for side in (0, 1)]
-        values.append(Value(paired_text(difference(one.pairs, which))))
+        values.append(Value(found.points if (found := difference(one.pairs, which)) else None))
     return [*values, Value(), Value()]
 
 
@@ -156,7 +155,7 @@ def _without(scope: str, control: str, beside: str, status: str) -> list[Value]:
     return [Value(scope), Value(control), Value(beside), Value(text=status), *[Value()] * 10]
 
 
-def attack_checks(dataset: Dataset) -> Table:
+def attack_checks_table(dataset: Dataset) -> Table:
     """The final networks under both rules of success, several random starts, and a radius nothing survives."""
     plan = dataset.plan.eval.checks
     networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]

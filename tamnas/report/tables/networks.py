@@ -1,16 +1,14 @@
-"""The tables of test accuracies, and the list of all tables; the paper's own are in `published`."""
+"""The tables of test accuracies in the form of the paper's; the paper's own are in `published`."""
 
 from collections.abc import Sequence
 
 from tamnas.attacks.registry import Attack
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import wilson
-from tamnas.report.controls import attack_checks, controls
-from tamnas.report.findings import layers, search, votes
-from tamnas.report.space_tables import blocks, geometry
+from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, Row, Trained
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.search import votes
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import (
     BODY,
     CLEAN,
@@ -32,15 +30,6 @@ from tamnas.report.terms import (
 )
 
 
-def run_tables(datasets: Sequence[Dataset]) -> list[Table]:
-    """All tables but the paper's own, in reading order."""
-    tables = []
-    for dataset in datasets:
-        tables += [grid(dataset), lego(dataset), benchmark(dataset), subnets(dataset), search(dataset), layers(dataset)]
-        tables += [controls(dataset), attack_checks(dataset)]
-    return [table for table in tables if table.rows] + [geometry(datasets), blocks(datasets)]
-
-
 def network_values(
     network: Trained | None, attacks: Sequence[Attack], paper: Published | None, missing: str = "not run"
 ) -> list[Value]:
@@ -54,7 +43,7 @@ def network_values(
     return [Value(network.parameters, papers[0]), *(accuracy_value(network, *pair) for pair in accuracies)]
 
 
-def grid(dataset: Dataset) -> Table:
+def grid_table(dataset: Dataset) -> Table:
     """The form of Tables II to VI: one row per mode."""
     attacks = grid_attacks(dataset.plan.eval)
     rows = [
@@ -73,7 +62,7 @@ def grid(dataset: Dataset) -> Table:
     )
 
 
-def lego(dataset: Dataset) -> Table:
+def lego_table(dataset: Dataset) -> Table:
     """The form of Tables VIII and IX: Lego-Nets beside the best searched subnet."""
     attacks = grid_attacks(dataset.plan.eval)
     rows = [[Value(name), *network_values(network, attacks, paper)] for name, network, paper in lego_networks(dataset)]
@@ -100,7 +89,7 @@ def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published
     return found
 
 
-def benchmark(dataset: Dataset) -> Table:
+def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
     attacks = final_attacks(dataset)
     entries = [(name_of(name), network, published(dataset.name, name), "not run")
@@ -149,7 +138,7 @@ def comparison(dataset: Dataset, entries: Sequence[Entry], attacks: Sequence[Att
     return columns, rows, cost_notes(networks, dataset.plan.data.size)
 
 
-def subnets(dataset: Dataset) -> Table:
+def subnets_table(dataset: Dataset) -> Table:
     """Every retrained subnet: where its parameters are, and its accuracies at each stage."""
     attack = dataset.key_attack
     columns = [

@@ -7,11 +7,11 @@ what `judges` computes, and a change of either is a change of the test.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tamnas.report import judges
-from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
-from tamnas.report.judges import Judge
+from tamnas.report.claims import judges
+from tamnas.report.claims.judges import Judge
+from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.study import Dataset
-from tamnas.report.table import Column, Table, Value, markdown
+from tamnas.report.tables.table import Column, Table, Value, markdown
 from tamnas.report.terms import counted
 
 

@@ -5,10 +5,10 @@ from fractions import Fraction
 
 from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
-from tamnas.report.findings import pooled_votes
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.table import Column, Table, Value
-from tamnas.report.tables import comparison, hand_made, network_values
+from tamnas.report.tables.networks import comparison, hand_made, network_values
+from tamnas.report.tables.search import pooled_votes
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, attack_column, by_validation, name_of, setting
 
 NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}

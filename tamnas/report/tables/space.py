@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import in_order
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.layers import se_parameters
 from tamnas.space.space import SearchSpace
 
 
-def geometry(datasets: Sequence[Dataset]) -> Table:
+def geometry_table(datasets: Sequence[Dataset]) -> Table:
     """Table I from the plans' own search spaces; one part per distinct geometry."""
     parts: dict[tuple, list[str]] = {}
     for dataset in datasets:
@@ -83,7 +83,7 @@ def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
     ]
 
 
-def blocks(datasets: Sequence[Dataset]) -> Table:
+def blocks_table(datasets: Sequence[Dataset]) -> Table:
     """The upper part of Table VII, from the code's own block table."""
     names = {
         "shuffle": "ShuffleNetV2",
