@@ -16,7 +16,7 @@ from torch import nn
 
 from tamnas import SearchSpace
 from tamnas.config.compute import Compute
-from tamnas.config.plan import Attack, RowPlan, Schedule
+from tamnas.config.plan import RowPlan, Schedule, TrainingAttackPlan
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
@@ -31,7 +31,7 @@ from tamnas.training.loop import Single, train
 # A recipe without what the steps it is compared with do not do.
 PLAIN = {"clip_norm": None, "label_smoothing": 0.0, "ema": None, "awp": None}
 # The step that the targets speak of.
-ATTACK = Attack(eps="8/255", step_size="2/255", m=5, n=3)
+ATTACK = TrainingAttackPlan(eps="8/255", step_size="2/255", m=5, n=3)
 
 
 @dataclass(frozen=True)

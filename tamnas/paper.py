@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tamnas.space.blocks import BLOCKS
-from tamnas.space.layers import block_parameters
 from tamnas.space.space import SearchSpace
 
 EPS = (2, 4, 6, 8)  # over 255
@@ -278,11 +277,11 @@ def block_table_markdown() -> str:
     attentions = {"embedded": "embedded Gaussian", "gaussian": "Gaussian", None: "-"}
     lines = []
     for kind in BLOCKS:
-        counts = (f"{block_parameters(inner, kind.id, ratio):,}" for ratio in (0.2, 1.0, 2.0))
+        counts = (f"{kind.parameters(inner, ratio):,}" for ratio in (0.2, 1.0, 2.0))
         norm = ("yes" if kind.attention_norm else "no") if kind.attention else "-"
         cells = (
             kind.id, kind.name, branches[kind.branch], f"{kind.kernel}x{kind.kernel}" if kind.kernel else "-",
-            attentions[kind.attention], norm, kind.family, "yes" if first.allows(kind.id) else "no", *counts,
+            attentions[kind.attention], norm, kind.family, "yes" if kind.allowed(first) else "no", *counts,
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |\n")
     return _BLOCKS_HEADER + "".join(lines)

@@ -8,7 +8,7 @@ attack uses them.
 import difflib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -81,6 +81,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def class_for(cls, raw: Mapping[str, Any]) -> type["Section"]:
+        """The class that `raw` is validated as, where one of its values says which."""
+        return cls
+
     def plain(self) -> dict:
         """Only dicts, lists, strings, numbers and None: ready for YAML or JSON."""
         return _lists(self.model_dump())
@@ -100,7 +105,7 @@ def validated(kind: type[SectionType], raw: Any, source: str) -> SectionType:
         place = ": ".join(filter(None, (source, ".".join(_shortened(str(part)) for part in first["loc"]))))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise InputError(f"{place}: no such parameter{_hint(kind, first['loc'])}") from None
+            raise InputError(f"{place}: no such parameter{_hint(kind, raw, first['loc'])}") from None
         if first["type"] == "missing":
             raise InputError(f"{place}: is missing") from None
         # What is at odds within a section is told by the section's own check; all of it would be too much to show.
@@ -109,13 +114,14 @@ def validated(kind: type[SectionType], raw: Any, source: str) -> SectionType:
         raise InputError(f"{place}{shown}: {message}") from None
 
 
-def _hint(kind: type[Section], place: Sequence[str | int]) -> str:
-    """The allowed name nearest to the misspelt last part of `place`, or all that are allowed there."""
+def _hint(kind: type[Section], raw: Any, place: Sequence[str | int]) -> str:
+    """The allowed name nearest to the misspelt last part of `place` in `raw`, or all that are allowed there."""
     section = kind
     for part in place[:-1]:  # keys of a mapping, indices of a list: no field
+        raw = raw[part]
         if part in section.model_fields:
             section = _section_in(section.model_fields[part].annotation) or section
-    names = list(section.model_fields)
+    names = list(section.class_for(raw).model_fields)
     near = difflib.get_close_matches(str(place[-1]), names, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"

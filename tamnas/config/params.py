@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config import plan as plans
 from tamnas.config.compute import Compute
 from tamnas.config.fields import PixelFraction, Section, only_ints, validated
@@ -30,7 +31,7 @@ class Yopo(Section):
     bn: Literal["eval", "batch"] | None = None
 
 
-class TrainingAttack(Section):
+class TrainingAttackParams(Section):
     eps: PixelFraction
     attack_steps: Annotated[Literal[1, 2, 5, 10], only_ints(1, 2, 5, 10)] | None = None
     yopo: Yopo | None = None
@@ -50,11 +51,11 @@ class Recipe(plans.Regularised):
 
 
 class RetrainRecipe(Recipe):
-    attack: TrainingAttack | None = None
+    attack: TrainingAttackParams | None = None
 
 
 class BaselineRecipe(Recipe):
-    attack: TrainingAttack
+    attack: TrainingAttackParams
 
 
 class BlockPhase(Section):
@@ -76,7 +77,7 @@ class SupernetSchedule(Section):
     span: Literal["phase", "both"] = "phase"
 
 
-class Supernet(TrainingAttack, plans.Optimiser):
+class Supernet(TrainingAttackParams, plans.Optimiser):
     lam: Annotated[float, Field(gt=0)] = 1.0
     resample_every: plans.ResampleEvery
     schedule: SupernetSchedule
@@ -96,14 +97,8 @@ class Search(plans.Nsga2):
     attack: PgdParams
 
 
-class ReferencePgd(Section):
-    eps: PixelFraction
-    steps: Positive
-    step_size: PixelFraction | None = None
-
-
 class ValidationParams(Section):
-    attack: ReferencePgd
+    attack: Pgd
     start: Share = 0.0
 
 
@@ -125,7 +120,7 @@ class Controls(Section):
     legonet: plans.LegoControls = plans.LegoControls()
     finetune_lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
     finetune_equal_budget: bool = False
-    common_attack: TrainingAttack | None = None
+    common_attack: TrainingAttackParams | None = None
 
     @model_validator(mode="after")
     def _check(self):

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tamnas.attacks.registry import AnyAttack, Attack, Pgd
 from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
+from tamnas.data.sources import SOURCES
 from tamnas.files import FORMAT
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
@@ -38,7 +40,7 @@ class Data(Section):
     which the archives of cifar10 and svhn are downloaded instead of from their official homes.
     """
 
-    source: Literal["digits", "npz", "imagefolder", "cifar10", "svhn"]
+    source: str
     path: str | None = None
     url: str | None = None
     classes: Annotated[int, Field(ge=2, le=2**16)] = 10
@@ -52,12 +54,16 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if self.source in ("npz", "imagefolder") and not self.path:
+        source = SOURCES.get(self.source)
+        if source is None:
+            raise ValueError(f"source is {self.source!r}; allowed: {', '.join(SOURCES)}")
+        if source.needs_path and not self.path:
             raise ValueError(f"path: is missing; the source {self.source} needs one")
-        if self.source == "digits" and self.test is None:
-            raise ValueError("test: is missing; the digits have no test split of their own")
-        if self.url is not None and self.source not in ("cifar10", "svhn"):
-            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for cifar10 and svhn")
+        if not source.may_have_test and self.test is None:
+            raise ValueError(f"test: is missing; the {self.source} have no test split of their own")
+        if self.url is not None and not source.downloads:
+            able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
+            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
             raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
@@ -88,12 +94,14 @@ class Network(Section):
 
 
 class Space(Section):
-    blocks: tuple[Annotated[int, Field(ge=0, lt=len(BLOCKS))], ...] = Field(min_length=1)
+    blocks: tuple[Count, ...] = Field(min_length=1)
     ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1, max_length=100)
 
     @model_validator(mode="after")
     def _check(self):
         distinct(blocks=self.blocks, ratios=self.ratios)
+        if max(self.blocks) >= len(BLOCKS):
+            raise ValueError(f"blocks: {max(self.blocks)}; allowed: 0 to {len(BLOCKS) - 1}")
         return self
 
 
@@ -160,7 +168,7 @@ class Recipe(Regularised):
         return self
 
 
-class Attack(Section):
+class TrainingAttackPlan(Section):
     """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
 
     eps: PixelFraction
@@ -174,16 +182,6 @@ class Attack(Section):
     def essence(self) -> tuple:
         """Equal for equal perturbations: of n and the step size only the product counts."""
         return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
-
-
-class Pgd(Section):
-    eps: PixelFraction
-    step_size: PixelFraction
-    steps: Positive
-
-    @property
-    def text(self) -> str:
-        return f"PGD-{self.steps} at {self.model_dump()['eps']}"
 
 
 class ResampleEvery(Section):
@@ -215,7 +213,7 @@ class JointPhase(BlockPhase):
 
 
 class SupernetPlan(Section):
-    attack: Attack
+    attack: TrainingAttackPlan
     resample_every: ResampleEvery
     block: BlockPhase
     joint: JointPhase
@@ -260,7 +258,7 @@ class Validation(Section):
 
 class Training(Section):
     recipe: Recipe
-    attack: Attack
+    attack: TrainingAttackPlan
 
 
 class RetrainPlan(Section):
@@ -270,30 +268,27 @@ class RetrainPlan(Section):
     finetune: Training
 
 
-class Cell(Section):
-    eps: PixelFraction
-    steps: Positive
-
-
 class Checks(Section):
     """Whether PGD is strong enough, on final networks: the other success rule and `restarts` random
     starts under `attack`, and a radius that nothing should survive, with the same number of steps.
     """
 
-    attack: Cell
+    attack: Pgd
     restarts: Annotated[int, Field(ge=2, lt=2**31)]
     large_eps: PixelFraction
 
 
 class Eval(Section):
-    """The grid of PGD attacks on test images; step size eps / `step_divisor`.
+    """The grid of PGD attacks on test images; step size eps / `step_divisor` where an attack says none.
 
+    `final`: more of PGD, and `attacks`: whatever is registered (`tamnas.attacks`), on final networks alone.
     `latency` also times final networks on one CPU thread: the one result that differs from run to run.
     """
 
     eps: tuple[PixelFraction, ...] = Field(min_length=1)
     steps: tuple[Positive, ...] = Field(min_length=1)
-    final: tuple[Cell, ...] = ()
+    final: tuple[Pgd, ...] = ()
+    attacks: tuple[AnyAttack, ...] = ()
     checks: Checks | None = None
     step_divisor: Annotated[float, Field(gt=0)] = 4.0
     success: Literal["any", "last"]
@@ -303,7 +298,16 @@ class Eval(Section):
     @model_validator(mode="after")
     def _check(self):
         distinct(eps=self.eps, steps=self.steps)
+        keys = [attack.key for attack in self.planned(final=True)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"final and attacks: {', '.join(twice)}: must differ from each other and from the grid")
         return self
+
+    def planned(self, final: bool) -> list[Attack]:
+        """The grid by radius and step count, with the extra ones of a final network."""
+        grid = {Pgd(eps=eps, steps=steps) for eps in self.eps for steps in self.steps}
+        grid |= set(self.final if final else ())
+        return sorted(grid, key=lambda attack: (attack.eps, attack.steps)) + list(self.attacks if final else ())
 
 
 class Numerics(Section):

@@ -6,6 +6,7 @@ Nothing here needs torch, so that bad input answers at once.
 from fractions import Fraction
 from pathlib import Path
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config import plan as plans
 from tamnas.config.fields import Section, read_yaml, validated
 from tamnas.config.params import (
@@ -14,12 +15,11 @@ from tamnas.config.params import (
     BlockPhase,
     Params,
     PgdParams,
-    ReferencePgd,
     RetrainRecipe,
     Row,
     Run,
     Supernet,
-    TrainingAttack,
+    TrainingAttackParams,
 )
 from tamnas.errors import InputError
 from tamnas.space.space import SearchSpace
@@ -157,14 +157,14 @@ def _require_shared(params: Params, name: str, base: Base) -> None:
             )
 
 
-def _attack(given: TrainingAttack, lam: float, bn: str, forced_bn: str | None = None) -> plans.Attack:
+def _attack(given: TrainingAttackParams, lam: float, bn: str, forced_bn: str | None = None) -> plans.TrainingAttackPlan:
     m, n = (given.yopo.m, given.yopo.n) if given.yopo else STEPS_TO_M_N[given.attack_steps]
     # At least eps / 4, and long enough that m * n steps can reach the border (design section 11).
     step = max(given.eps / 4, Fraction(5, 4) * given.eps / (m * n))
     if given.yopo and given.yopo.step_size:
         step = given.yopo.step_size
     bn, lam = forced_bn or bn, given.lam or lam
-    return plans.Attack(eps=given.eps, step_size=min(step, Fraction(1)), m=m, n=n, bn=bn, lam=lam)
+    return plans.TrainingAttackPlan(eps=given.eps, step_size=min(step, Fraction(1)), m=m, n=n, bn=bn, lam=lam)
 
 
 def _phases(supernet: Supernet) -> dict:
@@ -185,9 +185,9 @@ def _phases(supernet: Supernet) -> dict:
     }
 
 
-def _pgd(given: PgdParams | ReferencePgd, default_eps: Fraction | None) -> dict:
+def _pgd(given: PgdParams | Pgd, default_eps: Fraction | None) -> dict:
     eps = given.eps or default_eps
-    return plans.Pgd(eps=eps, steps=given.steps, step_size=given.step_size or eps / 4).plain()
+    return Pgd(eps=eps, steps=given.steps, step_size=given.step_size or eps / 4).plain()
 
 
 def _validation(base: Base) -> dict:
@@ -195,14 +195,14 @@ def _validation(base: Base) -> dict:
     return {"attack": _pgd(validation.attack, None), "start": validation.start}
 
 
-def _training(recipe: RetrainRecipe | BaselineRecipe, default: plans.Attack | None) -> dict:
+def _training(recipe: RetrainRecipe | BaselineRecipe, default: plans.TrainingAttackPlan | None) -> dict:
     given = recipe.attack
     attack = _attack(given, default.lam if default else 1.0, "eval", given.yopo and given.yopo.bn) if given else default
     plain = {key: value for key, value in recipe.plain().items() if key != "attack"}
     return {"recipe": plain, "attack": attack.plain()}
 
 
-def _controls(base: Base, mode_attack: plans.Attack) -> dict:
+def _controls(base: Base, mode_attack: plans.TrainingAttackPlan) -> dict:
     """Each training that a control stands for, written out; epochs and schedule of the equal budget are scratch's."""
     given, finetune = base.controls, _training(base.retrain.finetune, mode_attack)
     recipes = {f"finetune_lr_{lr}": {"lr": lr} for lr in given.finetune_lr}
@@ -244,7 +244,7 @@ def _refuse_twins(rows: dict[str, plans.RowPlan], source: str) -> None:
         for key in ("row", "mode", "controls"):
             del raw[key]
         for part in (raw["supernet"], raw["retrain"]["scratch"], raw["retrain"]["finetune"]):
-            part["attack"] = str(validated(plans.Attack, part["attack"], source).essence)
+            part["attack"] = str(validated(plans.TrainingAttackPlan, part["attack"], source).essence)
         key = repr(raw)
         if key in seen:
             raise InputError(

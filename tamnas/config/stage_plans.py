@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from tamnas.config.fields import Section, read_yaml, validated
 from tamnas.config.plan import (
-    Attack,
     Augment,
     BaselinesPlan,
     Budget,
@@ -31,6 +30,7 @@ from tamnas.config.plan import (
     Search,
     Space,
     Training,
+    TrainingAttackPlan,
     Validation,
 )
 from tamnas.errors import InputError
@@ -88,7 +88,7 @@ class PhasePlan(NetworksPlan):
     """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase)."""
 
     augment: Augment
-    attack: Attack
+    attack: TrainingAttackPlan
     resample_every: ResampleEvery
     recipe: Recipe
     budget: Budget | None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from tamnas.config.plan import Data
 from tamnas.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -28,12 +27,12 @@ class Archive:
     md5: str
 
 
-def home(name: str, data: Data) -> Path:
+def home(name: str, data) -> Path:
     """The folder in which a dataset's archives lie."""
     return Path(data.path or f"data/raw/{name}")
 
 
-def require(name: str, data: Data, archives: Sequence[Archive]) -> Path:
+def require(name: str, data, archives: Sequence[Archive]) -> Path:
     """The folder, with all `archives` in it and intact. Raises InputError that says what to put where."""
     from torchvision.datasets.utils import check_integrity
 

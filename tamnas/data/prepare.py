@@ -19,7 +19,7 @@ def prepare(name: str, data: Data, path: Path) -> dict:
 
     Raises InputError before anything is written if the source is not what it must be.
     """
-    raw = SOURCES[data.source](name, data)
+    raw = SOURCES[data.source].read(name, data)
     splits = split_up(name, data, raw)
     if data.merge_validation:
         splits["train"] = tuple(

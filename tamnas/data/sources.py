@@ -1,4 +1,7 @@
-"""Where images come from: each source gives raw arrays, checked only for being readable."""
+"""Where images come from: each source gives raw arrays, checked only for being readable.
+
+A source is one function here. A low room: parameters are checked against it, so it imports no parameters.
+"""
 
 import os
 import tarfile
@@ -7,14 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from tamnas.config.plan import Data
 from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
 
 MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
+
+
+class Place(Protocol):
+    """What a source is told: its section of `data` (`tamnas.config.plan.Data`)."""
+
+    path: str | None
+    url: str | None
+    classes: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,31 @@ class Raw:
     class_names: tuple[str, ...]
 
 
-def digits(name: str, data: Data) -> Raw:
+@dataclass(frozen=True)
+class Source:
+    """`read` gives the raw arrays of the dataset with a name, or raises InputError; the rest says what it needs."""
+
+    read: Callable[[str, Place], Raw]
+    needs_path: bool = False
+    downloads: bool = False
+    may_have_test: bool = True
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(**needs: bool) -> Callable:
+    """Decorator: the function becomes the source of its name, which `data.<name>.source` accepts then."""
+
+    def register(function: Callable[[str, Place], Raw]) -> Callable:
+        SOURCES[function.__name__] = Source(function, **needs)
+        return function
+
+    return register
+
+
+@source(may_have_test=False)
+def digits(name: str, data: Place) -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
     from sklearn.datasets import load_digits
 
@@ -37,7 +73,8 @@ def digits(name: str, data: Data) -> Raw:
     return Raw(images, bunch.target.astype(np.int64), None, 16, tuple(map(str, bunch.target_names)))
 
 
-def npz(name: str, data: Data) -> Raw:
+@source(needs_path=True)
+def npz(name: str, data: Place) -> Raw:
     """A file with x_train, y_train and maybe x_test with y_test, and classes (their names).
 
     x: (N, H, W, 3), (N, H, W, 1) or (N, H, W); uint8, or floats in [0, 1], which are rounded
@@ -84,7 +121,8 @@ def _as_uint8(x: np.ndarray, where: str) -> np.ndarray:
     return np.repeat(x, 3, axis=3) if x.shape[3] == 1 else x
 
 
-def imagefolder(name: str, data: Data) -> Raw:
+@source(needs_path=True)
+def imagefolder(name: str, data: Place) -> Raw:
     """A folder of one folder per class, or of `train/` and `test/` with those inside.
 
     Images are cropped to the centre square and resized to `size` x `size`, as RGB.
@@ -104,7 +142,7 @@ def imagefolder(name: str, data: Data) -> Raw:
     return Raw(images, labels, tuple(test), 255, classes)
 
 
-def _read_folder(folder: Path, name: str, data: Data):
+def _read_folder(folder: Path, name: str, data: Place):
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     where, home = f"data.{name}.path: {folder}", folder.resolve()
@@ -138,7 +176,8 @@ def _read_image(path: str, size: int) -> np.ndarray:
         raise InputError(f"{path}: is not a readable image ({error.__class__.__name__})") from None
 
 
-def cifar10(name: str, data: Data) -> Raw:
+@source(downloads=True)
+def cifar10(name: str, data: Place) -> Raw:
     """torchvision's CIFAR-10: batches unpacked in `path`, else the archive there, else a download to it.
 
     The archive is unpacked into a temporary folder, since `path` may be read-only.
@@ -178,7 +217,8 @@ def _cifar10_batches(folder: Path, name: str) -> Raw:
     return Raw(train.data, np.array(train.targets), (test.data, np.array(test.targets)), 255, tuple(train.classes))
 
 
-def svhn(name: str, data: Data) -> Raw:
+@source(downloads=True)
+def svhn(name: str, data: Place) -> Raw:
     """torchvision's SVHN, cropped digits, without `extra`; the digit 0, which the files label 10, is class 0."""
     from torchvision.datasets import SVHN
 
@@ -197,12 +237,3 @@ def _whole(make: Callable, folder: Path, name: str):
         raise
     except Exception as error:
         raise InputError(f"data.{name}: {folder}: is damaged ({error.__class__.__name__})") from None
-
-
-SOURCES: dict[str, Callable[[str, Data], Raw]] = {
-    "digits": digits,
-    "npz": npz,
-    "imagefolder": imagefolder,
-    "cifar10": cifar10,
-    "svhn": svhn,
-}

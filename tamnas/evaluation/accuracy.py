@@ -5,16 +5,17 @@ Networks are evaluated as a folded, channels-last copy: the same function up to 
 one network several times makes the copy once, with `fast_copy`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import uniform_start
+from tamnas.attacks.ascent import under_attack, uniform_start
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.attacks.survival import Attempt, survivors
-from tamnas.config.plan import Eval, Pgd, Validation
+from tamnas.config.plan import Eval, Validation
 from tamnas.data.loader import Split, chunks
+from tamnas.errors import InputError
 from tamnas.networks.folding import folded
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.seeding import torch_generator
@@ -86,31 +87,48 @@ def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> flo
     return robust_accuracy(model, split, one)
 
 
-def grid_cells(plan: Eval, final: bool) -> dict[Fraction, list[int]]:
-    """Step counts to evaluate per eps: the grid, and for final networks the extra cells."""
-    cells = {eps: set(plan.steps) for eps in plan.eps}
-    for cell in plan.final if final else ():
-        cells.setdefault(cell.eps, set()).add(cell.steps)
-    return {eps: sorted(steps) for eps, steps in sorted(cells.items())}
+def evaluate_attacks(
+    model: nn.Module, split: Split, plan: Eval, attacks: Sequence[Attack], key: tuple
+) -> dict[Attack, float]:
+    """Robust accuracy under each of `attacks`, in their order.
 
-
-def evaluate_grid(
-    model: nn.Module, split: Split, plan: Eval, cells: Mapping[Fraction, Sequence[int]], key: tuple
-) -> list[tuple[Fraction, int, float]]:
-    """(eps, steps, robust accuracy) of every cell; the noise of an eps derives from `key`."""
+    All of PGD shares passes, and those of a radius their noise, which derives from `key`; so does any other attack's.
+    """
+    model, device, shares = fast_copy(model), split.images.device, dict.fromkeys(attacks, 0.0)
+    alike: dict[tuple, list[Pgd]] = {}
+    for attack in attacks:
+        if attack.kind == "pgd":
+            alike.setdefault((attack.eps, attack.step_size), []).append(attack)
+        else:
+            standing = _own_survivors(model, split, attack, torch_generator(*key, attack.key, device=device))
+            shares[attack] = int(standing.sum()) / len(split)
     attempts = [
         Attempt(
-            float(eps), float(eps) / plan.step_divisor, tuple(steps), plan.success,
-            torch_generator(*key, str(eps), device=split.images.device),
+            float(eps),
+            float(step_size) if step_size else float(eps) / plan.step_divisor,
+            tuple(attack.steps for attack in same),
+            plan.success,
+            torch_generator(*key, str(eps), device=device),
         )
-        for eps, steps in cells.items()
-    ]  # fmt: skip
-    accuracies = robust_accuracies(model, split, attempts)
-    return [
-        (eps, count, share)
-        for (eps, steps), shares in zip(cells.items(), accuracies, strict=True)
-        for count, share in zip(steps, shares, strict=True)
+        for (eps, step_size), same in alike.items()
     ]
+    for same, found in zip(alike.values(), robust_accuracies(model, split, attempts) if attempts else (), strict=True):
+        shares |= zip(same, found, strict=True)
+    return shares
+
+
+def _own_survivors(model: nn.Module, split: Split, attack: Attack, generator: torch.Generator) -> Tensor:
+    """What the routine that an attack brings leaves of `split`: (images,) bool. Raises InputError for another shape."""
+    parts = []
+    with under_attack(model):
+        for x, y in _chunks(split):
+            parts.append(attack.survivors(model, x, y, generator))
+            if parts[-1].shape != y.shape or parts[-1].dtype != torch.bool:
+                raise InputError(
+                    f"attack {attack.kind}: survivors gave {parts[-1].dtype} of shape {tuple(parts[-1].shape)}; "
+                    f"allowed: one bool for each of {len(y)} images"
+                )
+    return torch.cat(parts)
 
 
 class Validator:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tamnas.attacks.registry import Attack
 from tamnas.attacks.survival import Attempt
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.compute import Compute, load_compute
@@ -18,7 +19,7 @@ from tamnas.config.plan import Eval, Numerics
 from tamnas.config.stage_plans import EvaluatePlan
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
-from tamnas.evaluation.accuracy import accuracy, evaluate_grid, fast_copy, grid_cells, survivals
+from tamnas.evaluation.accuracy import accuracy, evaluate_attacks, fast_copy, survivals
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
@@ -64,14 +65,14 @@ class GridContext:
 
 
 def evaluate_network(spec: dict, context: GridContext) -> dict | None:
-    """A job: rows of one network, `grid` (a row per cell; the clean accuracy is the cell of eps 0) and `checks`.
+    """A job: rows of one network, `grid` (one for clean images and one for each attack), `checks` and `attack`.
 
     None if another evaluation would not end before the deadline.
     """
     task, path = context.task, Path(spec["weights"])
     # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
-    cells = "final" if spec["final"] else "grid"
-    finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{cells}.json"
+    which = "final" if spec["final"] else "grid"
+    finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{which}.json"
     if finished.exists():
         try:
             return unseal(finished.read_bytes().decode())
@@ -84,23 +85,35 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
     model, record = load_network(task.space, path, task.plan.weights, context.runtime)
     model = fast_copy(model)
     key = (spec["seed"], "evaluate", record.network.identity)
-    cells = [(None, 0, accuracy(model, context.test))]
-    cells += evaluate_grid(model, context.test, task.plan, grid_cells(task.plan, spec["final"]), key)
-    grid = [
-        {
-            "network": record.id, "parameters": record.parameters, "weights": task.plan.weights,
-            "epoch": record.score(task.plan.weights).epoch, "final": spec["final"],
-            "eps": format_fraction(eps) if eps else "0/255", "steps": steps, "success": task.plan.success,
-            "images": len(context.test), "accuracy": share,
-        }
-        for eps, steps, share in cells
-    ]  # fmt: skip
+    shares = {None: accuracy(model, context.test)}
+    shares |= evaluate_attacks(model, context.test, task.plan, task.plan.planned(spec["final"]), key)
+    network = {
+        "network": record.id,
+        "parameters": record.parameters,
+        "weights": task.plan.weights,
+        "epoch": record.score(task.plan.weights).epoch,
+        "final": spec["final"],
+    }
+    grid = [network | grid_row(attack, task.plan, len(context.test), share) for attack, share in shares.items()]
     checks = check_attack(model, context.test, task.plan, key) if spec["final"] and task.plan.checks else []
     rows = {"grid": grid, "checks": checks, "attack": traced(model, context.test, task.plan, key)}
     for part in ("checks", "attack"):
         rows[part] = [{"network": record.id, **row} for row in rows[part]]
     write_text(finished, seal(rows))
     return rows
+
+
+def grid_row(attack: Attack | None, plan: Eval, images: int, share: float) -> dict:
+    """What grid.csv says of one attack; None: clean images. `steps` and `success` are PGD's alone."""
+    pgd = attack is None or attack.kind == "pgd"
+    return {
+        "attack": attack.key if attack else "clean",
+        "eps": format_fraction(attack.eps) if attack else "0/255",
+        "steps": (attack.steps if attack else 0) if pgd else None,
+        "success": plan.success if pgd else None,
+        "images": images,
+        "accuracy": share,
+    }
 
 
 def traced(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
@@ -123,7 +136,9 @@ def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[
 
     def attempt(eps: Fraction, success: str, *more: str | int) -> Attempt:
         generator = torch_generator(*key, str(eps), *more, device=device)
-        return Attempt(float(eps), float(eps) / plan.step_divisor, (checks.attack.steps,), success, generator)
+        own = checks.attack.step_size if eps == checks.attack.eps else None
+        step_size = float(own) if own else float(eps) / plan.step_divisor
+        return Attempt(float(eps), step_size, (checks.attack.steps,), success, generator)
 
     eps, large = checks.attack.eps, checks.large_eps
     further = [attempt(eps, plan.success, "restart", index) for index in range(1, checks.restarts)]
@@ -144,7 +159,7 @@ def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of the networks of one training seed: rows of every cell, check and step of an attack, metrics per network."""
+    """Of the networks of one training seed: rows of every attack, check and step of one attack, metrics per network."""
 
     grid: list[dict]
     checks: list[dict]
@@ -212,7 +227,7 @@ def evaluate_and_write(plan: EvaluatePlan, kind: str, trained: Path, folder: Pat
 
 
 def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[str]:
-    """Ids of those that get the extra cells and the checks (`Kind.final`)."""
+    """Ids of those that get further attacks and the checks (`Kind.final`)."""
     match KINDS[kind].final:
         case "all":
             return {record.id for record in records}
@@ -226,6 +241,5 @@ def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[st
 def _metrics(rows: Sequence[dict], marks: dict) -> dict:
     metrics: dict[str, dict] = {}
     for row in rows:
-        name = "clean" if row["steps"] == 0 else f"pgd{row['steps']}_{row['eps'].replace('/', '_')}"
-        metrics.setdefault(row["network"], {})[name] = row["accuracy"]
+        metrics.setdefault(row["network"], {})[row["attack"]] = row["accuracy"]
     return {"format": FORMAT, **marks, "networks": metrics}

@@ -11,7 +11,7 @@ class Kind:
     """What an evaluate stage evaluates: its weights' folder, and which networks are final.
 
     Final networks (`all`, the `best` by validation, repeats with other `seeds`, or `none`) get the
-    extra cells of Table X and the checks of the attack.
+    further attacks of Table X and `eval.attacks` and the checks of the attack.
     """
 
     folder: str

@@ -4,11 +4,13 @@ Every tensor of a block at a smaller ratio is the leading slice of the same tens
 larger one: names do not depend on the ratio, only shapes do.
 """
 
+import pkgutil
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tamnas.space.blocks import BLOCKS
+from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.layers import Layer
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
@@ -124,9 +126,9 @@ def shuffled_halves(x: Tensor) -> tuple[Tensor, Tensor]:
 class TinyBlock(nn.Module):
     """Pure tiny and tiny robust blocks (ids 0 to 17)."""
 
-    def __init__(self, layer: Layer, block: int, ratio: float, act_layer=nn.ReLU):
+    def __init__(self, layer: Layer, kind: BlockKind, ratio: float, act_layer=nn.ReLU):
         super().__init__()
-        kind, o = BLOCKS[block], layer.branch_out
+        o = layer.branch_out
         branch = BRANCHES[kind.branch](layer, layer.middle(ratio), kind.kernel, act_layer)
         if kind.attention:
             branch.append(NonLocal(o, o // 2, kind.attention))
@@ -149,16 +151,15 @@ class TinyBlock(nn.Module):
 class PureRobustBlock(nn.Sequential):
     """A non-local block with a searched inner width, then SE (ids 18 to 21)."""
 
-    def __init__(self, layer: Layer, block: int, ratio: float, act_layer=nn.ReLU):
-        kind = BLOCKS[block]
+    def __init__(self, layer: Layer, kind: BlockKind, ratio: float, act_layer=nn.ReLU):
         attention = NonLocal(layer.cout, layer.middle(ratio), kind.attention, kind.attention_norm)
         super().__init__(attention, SqueezeExcite(layer.cout, act_layer))
 
 
 def choice_block(layer: Layer, block: int, ratio: float, act_layer=nn.ReLU) -> nn.Module:
     """The module of one block id at one layer and ratio; (N, cin, H, W) -> (N, cout, H/s, W/s)."""
-    family = PureRobustBlock if BLOCKS[block].branch is None else TinyBlock
-    return family(layer, block, ratio, act_layer)
+    kind = BLOCKS[block]
+    return pkgutil.resolve_name(kind.module)(layer, kind, ratio, act_layer)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

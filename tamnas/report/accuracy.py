@@ -1,28 +1,28 @@
 """Accuracies with what says how far to trust them: the interval over test images, the spread over seeds."""
 
 from collections.abc import Sequence
-from math import sqrt
 from statistics import fmean, stdev
 
-from tamnas.report.checks import Paired, paired, wilson
-from tamnas.report.study import Cell, Test, Trained
-from tamnas.report.table import Value
+from tamnas.attacks.registry import Attack
+from tamnas.report.intervals import Paired, newcombe, paired, wilson
+from tamnas.report.study import Test, Trained
+from tamnas.report.tables.table import Value
 
 
-def share(test: Test, cell: Cell | None) -> float | None:
-    """Clean accuracy for cell None; None where the grid lacks the cell."""
-    return test.clean if cell is None else test.grid.get(cell)
+def share(test: Test, attack: Attack | None) -> float | None:
+    """Clean accuracy for attack None; None where it was not made."""
+    return test.clean if attack is None else test.grid.get(attack)
 
 
-def shares(network: Trained, cell: Cell | None) -> list[float]:
-    """One for each training seed, the run's own first; repeats without the cell are left out."""
-    found = [share(test, cell) for test in (network.test, *network.repeats)]
+def shares(network: Trained, attack: Attack | None) -> list[float]:
+    """One for each training seed, the run's own first; repeats without the attack are left out."""
+    found = [share(test, attack) for test in (network.test, *network.repeats)]
     return [] if found[0] is None else [one for one in found if one is not None]
 
 
-def accuracy_value(network: Trained, cell: Cell | None, paper: float | None = None) -> Value:
+def accuracy_value(network: Trained, attack: Attack | None, paper: float | None = None) -> Value:
     """The mean over seeds, its sample standard deviation, and the 95% Wilson interval over test images."""
-    found = shares(network, cell)
+    found = shares(network, attack)
     if not found:
         return Value(paper=paper)
     mean = fmean(found)
@@ -30,17 +30,15 @@ def accuracy_value(network: Trained, cell: Cell | None, paper: float | None = No
     return Value(mean, paper, interval=wilson(mean, network.test.images), spread=spread)
 
 
-def difference(pairs: Sequence[tuple[Trained, Trained]], cell: Cell | None) -> Paired | None:
+def difference(pairs: Sequence[tuple[Trained, Trained]], attack: Attack | None) -> Paired | None:
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     """
-    found = [(share(a.test, cell), share(b.test, cell)) for a, b in pairs]
+    found = [(share(a.test, attack), share(b.test, attack)) for a, b in pairs]
     if not found or any(None in pair for pair in found):
         return None
     if len(found) > 1:
         return paired([a - b for a, b in found])
-    ((a, b),), (one, other) = found, pairs[0]
-    (a_low, a_high), (b_low, b_high) = wilson(a, one.test.images), wilson(b, other.test.images)
-    low = a - b - sqrt((a - a_low) ** 2 + (b_high - b) ** 2)
-    high = a - b + sqrt((a_high - a) ** 2 + (b - b_low) ** 2)
-    return Paired(a - b, low, high, None, 1)
+    ((first, second),), ((a, b),) = pairs, found
+    interval = newcombe(a, b, first.test.images, second.test.images)
+    return Paired(interval.value, interval.low, interval.high, None, 1)

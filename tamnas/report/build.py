@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tamnas.files import write_bytes
-from tamnas.report.claims import claims_page
-from tamnas.report.figures import pictures
+from tamnas.report.claims.claims import claims_page
+from tamnas.report.figures.pictures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
 from tamnas.report.page import html, readme
-from tamnas.report.published import paper_tables
 from tamnas.report.study import Dataset
-from tamnas.report.table import latex, markdown, to_csv
-from tamnas.report.tables import run_tables
+from tamnas.report.tables.contents import all_tables
+from tamnas.report.tables.table import latex, markdown, to_csv
 
 
 def build(datasets: Sequence[Dataset]) -> dict[str, bytes]:
     """Path below reports/ -> contents; the same results give the same bytes."""
-    tables, drawn = [*run_tables(datasets), *paper_tables(datasets)], pictures(datasets)
+    tables, drawn = all_tables(datasets), pictures(datasets)
     texts = {
         "index.html": html(datasets, tables, drawn),
         "README.md": readme(datasets, tables, drawn),

@@ -8,8 +8,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from tamnas.config.fields import parse_fraction
-from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.plan import DatasetPlan, Eval, RowPlan
 from tamnas.config.stage_plans import load_study
 from tamnas.controls import RUN
 from tamnas.errors import InputError
@@ -32,7 +31,7 @@ def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
     complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
     controls = _controls(plan, None)
-    pooled = _lego(plan.dataset, None, plan.seed, controls) if complete else None
+    pooled = _lego(plan, None, controls) if complete else None
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
@@ -51,7 +50,7 @@ def _baselines(plan: DatasetPlan) -> list[Trained]:
     """Those that the plan names, in its order, and that have been run."""
     if not _evaluated(plan.dataset, "baselines", None, plan.seed):
         return []
-    networks = {one.id: one for one in _trained(plan.dataset, "baselines", "evaluate_baselines", None, plan.seed)}
+    networks = {one.id: one for one in _trained(plan, "baselines", "evaluate_baselines", None)}
     return [networks[name] for name in plan.baselines.names if name in networks]
 
 
@@ -81,8 +80,8 @@ def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
             lines.append(f"{name}: not run.")
             continue
         trained = read_json(seeded(results(plan.dataset, training, row), plan.seed) / "validation.json")
-        cells = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), plan.seed) / "grid.csv")
-        done, planned = len({cell["network"] for cell in cells}), trained.get("planned", len(trained["networks"]))
+        grid = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), plan.seed) / "grid.csv")
+        done, planned = len({line["network"] for line in grid}), trained.get("planned", len(trained["networks"]))
         if done < planned:
             lines.append(f"{name}: {done} of {planned} networks: the run was stopped at its deadline.")
     return lines
@@ -94,9 +93,9 @@ def _row(plan: RowPlan) -> Row:
 
     fronts = read_json(folder("search") / "fronts.json")
     controls, random = _controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
-    scratch = _trained(plan.dataset, "retrain_scratch", "evaluate_scratch", plan.row, plan.seed)
+    scratch = _trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
-    finetune = _trained(plan.dataset, "retrain_finetune", "evaluate_finetune", plan.row, plan.seed) if tuned else []
+    finetune = _trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
     return Row(
         plan=plan,
         space=SearchSpace.from_params(plan),
@@ -108,9 +107,7 @@ def _row(plan: RowPlan) -> Row:
         joint_curve=read_csv(folder("supernet_joint") / "curve.csv"),
         scratch=controls.attach(scratch, "scratch"),
         finetune=controls.attach(finetune, "finetune"),
-        lego=_lego(plan.dataset, plan.row, plan.seed, controls)
-        if _evaluated(plan.dataset, "legonet", plan.row, plan.seed)
-        else None,
+        lego=_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
         random_search=read_csv(random) if plan.controls.random_search and random.exists() else [],
     )
@@ -126,7 +123,7 @@ def _controls(plan: RowPlan | DatasetPlan, row: str | None) -> Controls:
     networks = []
     for seed in (plan.seed, *plan.seeds):
         if seeded(told.parent, seed).exists():
-            networks += _trained(plan.dataset, stage, f"evaluate_{stage}", row, seed)
+            networks += _trained(plan, stage, f"evaluate_{stage}", row, seed)
     return Controls(status, networks)
 
 
@@ -139,24 +136,28 @@ def _searched(networks: Sequence[dict]) -> list[Searched]:
     ]
 
 
-def _lego(dataset: str, row: str | None, seed: int, controls: Controls) -> Lego:
+def _lego(plan: RowPlan | DatasetPlan, row: str | None, controls: Controls) -> Lego:
     kind = "legonet" if row else "legonet_pooled"
-    statistics = read_json(results(dataset, kind, row) / "statistics.json")
-    (network,) = controls.attach(_trained(dataset, kind, f"evaluate_{kind}", row, seed), kind)
-    counts = read_csv(results(dataset, kind, row) / "counts.csv")
+    statistics = read_json(results(plan.dataset, kind, row) / "statistics.json")
+    (network,) = controls.attach(_trained(plan, kind, f"evaluate_{kind}", row), kind)
+    counts = read_csv(results(plan.dataset, kind, row) / "counts.csv")
     return Lego(network, counts, statistics["voters"], statistics["kendall_tau"])
 
 
-def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed: int) -> list[Trained]:
-    trained, tested = (seeded(results(dataset, stage, row), seed) for stage in (training, evaluation))
+def _trained(
+    plan: RowPlan | DatasetPlan, training: str, evaluation: str, row: str | None, seed: int | None = None
+) -> list[Trained]:
+    """Networks of a training seed, the run's own if none is given."""
+    seed = plan.seed if seed is None else seed
+    trained, tested = (seeded(results(plan.dataset, stage, row), seed) for stage in (training, evaluation))
     curves = read_csv(trained / "curves.csv")
-    cells = read_csv(tested / "grid.csv")
+    grid = read_csv(tested / "grid.csv")
     costs = _costs(tested)
     checks = read_csv(tested / "checks.csv") if (tested / "checks.csv").exists() else []
     traces = read_csv(tested / "attack.csv") if (tested / "attack.csv").exists() else []
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
-        own = [cell for cell in cells if cell["network"] == record["id"]]
+        own = [line for line in grid if line["network"] == record["id"]]
         if not own and not read_json(tested / "metrics.json").get("complete", True):
             continue  # the deadline came before its evaluation
         for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
@@ -170,7 +171,7 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
                 parameters=record["parameters"],
                 validation={name: record[name] for name in ("best", "last")},
                 curve=[line for line in curves if line["network"] == record["id"]],
-                test=_test(own),
+                test=_test(own, plan.eval),
                 costs=costs[record["id"]],
                 label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
                 checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
@@ -180,9 +181,11 @@ def _trained(dataset: str, training: str, evaluation: str, row: str | None, seed
     return networks
 
 
-def _test(cells: Sequence[dict]) -> Test:
-    clean = next(cell for cell in cells if cell["steps"] == 0)
-    grid = {(parse_fraction(cell["eps"]), cell["steps"]): cell["accuracy"] for cell in cells if cell["steps"]}
+def _test(lines: Sequence[dict], plan: Eval) -> Test:
+    """Of one network's lines of grid.csv; attacks that are not planned are left over from another run."""
+    clean = next(line for line in lines if line["attack"] == "clean")
+    planned = {attack.key: attack for attack in plan.planned(final=True)}
+    grid = {planned[line["attack"]]: line["accuracy"] for line in lines if line["attack"] in planned}
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"])
 
 
@@ -206,7 +209,7 @@ COLUMNS = {
     "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},
     "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust"},
     "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust"},
-    "grid.csv": {"network", "weights", "eps", "steps", "success", "images", "accuracy"},
+    "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy"},
     "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
     "latency.csv": {"network", "milliseconds", "runs", "processor"},
 }

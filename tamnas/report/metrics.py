@@ -4,24 +4,24 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from tamnas.report.study import Cell, Dataset, Row, Trained
-from tamnas.report.terms import cell_key
+from tamnas.attacks.registry import Attack
+from tamnas.report.study import Dataset, Row, Trained
 
 
 def metrics(datasets: Sequence[Dataset]) -> dict:
     """{dataset: {row: ..., pooled_lego, baselines}}; accuracies in percent, hypervolumes as shares."""
     found = {}
     for dataset in datasets:
-        cell = dataset.key_cell
-        found[dataset.name] = {row.name: _row(row, cell) for row in dataset.rows}
+        attack = dataset.key_attack
+        found[dataset.name] = {row.name: _row(row, attack) for row in dataset.rows}
         if dataset.pooled:
-            found[dataset.name]["pooled_lego"] = _network(dataset.pooled.network, cell)
+            found[dataset.name]["pooled_lego"] = _network(dataset.pooled.network, attack)
         if dataset.baselines:
-            found[dataset.name]["baselines"] = {one.id: _network(one, cell) for one in dataset.baselines}
+            found[dataset.name]["baselines"] = {one.id: _network(one, attack) for one in dataset.baselines}
     return found
 
 
-def _row(row: Row, cell: Cell) -> dict:
+def _row(row: Row, attack: Attack) -> dict:
     last = row.hypervolume[-1]
     later = {"best_finetune": row.best_finetuned, "lego": row.lego and row.lego.network}
     return {
@@ -30,18 +30,18 @@ def _row(row: Row, cell: Cell) -> dict:
             "population": round(last["hypervolume"], 6),
             "all_evaluated": round(last["archive_hypervolume"], 6),
         },
-        "best_scratch": _network(row.best, cell),
-        **{name: _network(network, cell) for name, network in later.items() if network},
+        "best_scratch": _network(row.best, attack),
+        **{name: _network(network, attack) for name, network in later.items() if network},
         "kendall_tau": {which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()},
     }
 
 
-def _network(network: Trained, cell: Cell) -> dict:
-    robust = network.test.grid.get(cell)
+def _network(network: Trained, attack: Attack) -> dict:
+    robust = network.test.grid.get(attack)
     return {
         "parameters": network.parameters,
         "clean": round(100 * network.test.clean, 2),
-        cell_key(cell): None if robust is None else round(100 * robust, 2),
+        attack.key: None if robust is None else round(100 * robust, 2),
     }
 
 

@@ -5,19 +5,20 @@ Figures go in as base64, styles inline; the page follows the reader's light or d
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.config.plan import Attack, RowPlan, Training
+from tamnas.config.plan import RowPlan, Training, TrainingAttackPlan
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import warnings
-from tamnas.report.claims import claims_table
+from tamnas.report.claims.claims import claims_table
+from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, Trained
-from tamnas.report.style import Picture
-from tamnas.report.table import Table, show, show_interval, show_paper
-from tamnas.report.template import TEMPLATE
-from tamnas.report.terms import attack_text, by_validation, cell_name, counted, in_order, name_of, weights_text
+from tamnas.report.tables.table import Table, show, show_interval, show_paper
+from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
+from tamnas.report.warnings import warnings
 
 REPRODUCE = (
     ("make", "the whole run, as params.yaml says"),
@@ -39,12 +40,13 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     return [
-        (name, f"{one.parameters:,}", _interval(one, None), _interval(one, dataset.key_cell)) for name, one in networks
+        (name, f"{network.parameters:,}", *(_interval(network, attack) for attack in (None, dataset.key_attack)))
+        for name, network in networks
     ]
 
 
-def _interval(network: Trained, cell) -> str:
-    value = accuracy_value(network, cell)
+def _interval(network: Trained, attack: Attack | None) -> str:
+    value = accuracy_value(network, attack)
     if value.interval is None:
         return show(value, "percent")
     low, high = value.interval
@@ -108,17 +110,20 @@ def _training(training: Training) -> str:
     return ", ".join([_attack(training.attack), *(f"{name} {value:g}" for name, value in levers.items() if value)])
 
 
-def _attack(attack: Attack) -> str:
+def _attack(attack: TrainingAttackPlan) -> str:
     eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
     return f"TRADES-YOPO-{attack.m}-{attack.n} at eps {eps}, inner step {step}, lambda {attack.lam:g}"
 
 
 def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(TEMPLATE).render(
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
         datasets=[
             {
-                "name": dataset.name, "key": cell_name(dataset.key_cell), "n": dataset.images["test"],
+                "name": dataset.name, "key": dataset.key_attack.text, "n": dataset.images["test"],
                 "headline": headline(dataset), "settings": settings(dataset), "warnings": shortened(warnings(dataset)),
                 "tables": [_table(table) for table in tables if table.dataset == dataset.name],
                 "pictures": [_picture(one) for one in pictures if one.dataset == dataset.name],
@@ -179,7 +184,7 @@ def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Seque
         parts.append("".join(f"- **{term}**: {text}\n" for term, text in settings(dataset)))
         lines = headline(dataset)
         if lines:
-            head = f"| Network | Parameters | Clean (%) | {cell_name(dataset.key_cell)} (%) |\n"
+            head = f"| Network | Parameters | Clean (%) | {dataset.key_attack.text} (%) |\n"
             parts.append(
                 head + "| --- | ---: | ---: | ---: |\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
             )

@@ -3,26 +3,30 @@
 `tamnas.report.collect` reads them from plan/ and results/. Accuracies are shares in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.plan import DatasetPlan, Eval, RowPlan
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
-Cell = tuple[Fraction, int]  # (eps, PGD steps)
-
 
 @dataclass(frozen=True)
 class Test:
-    """One trained network on test images."""
+    """One trained network on test images: accuracy without attack, and under each attack as it is planned."""
 
     clean: float
-    grid: Mapping[Cell, float]
+    grid: Mapping[Attack, float]
     images: int
     weights: str  # "best" or "last"
-    success: str  # "any" or "last"
+    success: str  # "any" or "last", of PGD
+
+    @property
+    def pgd(self) -> dict[Pgd, float]:
+        """Of PGD alone, by radius and step count."""
+        found = [attack for attack in self.grid if attack.kind == "pgd"]
+        return {attack: self.grid[attack] for attack in sorted(found, key=lambda attack: (attack.eps, attack.steps))}
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,9 @@ class Dataset:
         return {split: part["images"] for split, part in self.card["splits"].items()}
 
     @property
-    def key_cell(self) -> Cell:
-        """The attack that stands for robustness: the reference attack of validation, if the grid has it."""
-        return key_cell(self.plan.eval, self.plan.validation.attack.eps, self.plan.validation.attack.steps)
+    def key_attack(self) -> Pgd:
+        """What stands for robustness: the reference attack of validation if the grid has it."""
+        return key_attack(self.plan.eval, self.plan.validation.attack)
 
     @property
     def best_row(self) -> Row | None:
@@ -196,10 +200,32 @@ class Dataset:
 
         return max(self.rows, key=order)
 
+    def tested(self) -> Iterator[tuple[str, Trained]]:
+        """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
+        for row in self.rows:
+            lego = [row.lego.network] if row.lego else []
+            for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", lego)):
+                for network in networks:
+                    yield f"{row.name} {network.id} {kind}".strip(), network
+        if self.pooled:
+            yield "pooled lego", self.pooled.network
+        for network in self.baselines:
+            yield network.id, network
 
-def key_cell(plan: Eval, eps: Fraction, steps: int) -> Cell:
-    """(eps, steps) itself where the grid has it, else the grid's largest radius or step count."""
-    return (eps if eps in plan.eps else max(plan.eps)), (steps if steps in plan.steps else max(plan.steps))
+    def examined(self) -> Iterator[tuple[str, Trained]]:
+        """`tested`, and the networks of all controls, repeats with further seeds among them."""
+        yield from self.tested()
+        for name, controls in [*((row.name, row.controls) for row in self.rows), ("pooled", self.controls)]:
+            for network in controls.networks:
+                yield f"{name} {network.id} (control)", network
+
+
+def key_attack(plan: Eval, reference: Pgd) -> Pgd:
+    """The reference's radius and steps where the grid has them, else the grid's largest."""
+    return Pgd(
+        eps=reference.eps if reference.eps in plan.eps else max(plan.eps),
+        steps=reference.steps if reference.steps in plan.steps else max(plan.steps),
+    )
 
 
 def best_of(networks: Sequence[Trained], weights: str) -> Trained:

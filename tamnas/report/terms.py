@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from tamnas.config.fields import format_fraction
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.plan import Eval
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import wilson
-from tamnas.report.study import Cell, Dataset, Trained
-from tamnas.report.table import Column, show
+from tamnas.report.intervals import wilson
+from tamnas.report.study import Dataset, Trained
+from tamnas.report.tables.table import Column, show
 
 NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
          "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
@@ -32,29 +32,31 @@ def name_of(network: str) -> str:
     return NAMES.get(network, network)
 
 
-def cell_name(cell: Cell) -> str:
-    """`PGD-10 at 8/255`."""
-    return f"PGD-{cell[1]} at {format_fraction(cell[0])}"
+def attack_column(attack: Attack) -> Column:
+    return Column(attack.key, attack.heading, "percent", "max", attack.latex)
 
 
-def cell_key(cell: Cell) -> str:
-    """`pgd10_8_255`, as in results/."""
-    return f"pgd{cell[1]}_{format_fraction(cell[0]).replace('/', '_')}"
-
-
-def cell_column(cell: Cell) -> Column:
-    eps = format_fraction(cell[0])
-    return Column(cell_key(cell), f"PGD-{cell[1]} {eps} (%)", "percent", "max", rf"$P_{{{eps}}}^{{{cell[1]}}}$")
-
-
-def grid_cells(plan: Eval) -> list[Cell]:
+def grid_attacks(plan: Eval) -> list[Pgd]:
     """In the paper's order: by steps, then by eps."""
-    return [(eps, steps) for steps in sorted(plan.steps) for eps in sorted(plan.eps)]
+    return [Pgd(eps=eps, steps=steps) for steps in sorted(plan.steps) for eps in sorted(plan.eps)]
 
 
-def final_cells(dataset: Dataset) -> list[Cell]:
-    """The columns of Table X: the extra attacks of final networks."""
-    return [(cell.eps, cell.steps) for cell in dataset.plan.eval.final] or [dataset.key_cell]
+def final_attacks(dataset: Dataset) -> list[Attack]:
+    """The columns of Table X: the further attacks of final networks."""
+    plan = dataset.plan.eval
+    return [*(plan.final or [dataset.key_attack]), *plan.attacks]
+
+
+def attack_notes(plan: Eval) -> list[str]:
+    """The setting of each attack beside the grid's."""
+    notes = []
+    for attack in plan.attacks:
+        own = {
+            name: value for name, value in attack.plain().items() if name not in ("kind", "eps") and value is not None
+        }
+        settings = ", ".join(f"{name} {value}" for name, value in own.items())
+        notes.append(f"{attack.text}: {settings or 'no settings'}.")
+    return notes
 
 
 def in_order(dataset: Dataset) -> list[tuple]:
@@ -96,14 +98,14 @@ def max_half_width(n: int) -> float:
     return (high - low) / 2
 
 
-def setting(dataset: Dataset, key: tuple[str, Trained, Cell] | None = None) -> list[str]:
-    """Notes of a table of test accuracies. `key`: (name, network, cell) whose interval is shown."""
+def setting(dataset: Dataset, key: tuple[str, Trained, Attack] | None = None) -> list[str]:
+    """Notes of a table of test accuracies. `key`: (name, network, attack) whose interval is shown."""
     n, plan = dataset.images["test"], dataset.plan
     interval = f"In square brackets: 95% Wilson intervals, at most {100 * max_half_width(n):.1f} points to a side"
     if key and key[2] in key[1].test.grid:
         value = accuracy_value(key[1], key[2])
         low, high = value.interval
-        interval += f"; {key[0]}, {cell_name(key[2])}: {show(value, 'percent')}%, {100 * low:.2f} to {100 * high:.2f}"
+        interval += f"; {key[0]}, {key[2].text}: {show(value, 'percent')}%, {100 * low:.2f} to {100 * high:.2f}"
     notes = [
         f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
         f"Attack: {attack_text(plan.eval)}.",
@@ -145,9 +147,9 @@ def cost_notes(networks: Iterable[Trained], size: int) -> list[str]:
     return notes
 
 
-def key_of(dataset: Dataset, cell: Cell) -> tuple[str, Trained, Cell] | None:
+def key_of(dataset: Dataset, attack: Attack) -> tuple[str, Trained, Attack] | None:
     row = dataset.best_row
-    return (f"{row.name} {row.best.id}", row.best, cell) if row else None
+    return (f"{row.name} {row.best.id}", row.best, attack) if row else None
 
 
 def tau_text(tau) -> str:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tamnas.config.compute import Compute
-from tamnas.config.plan import Pgd
 from tamnas.config.stage_plans import InheritPlan, SearchPlan
 from tamnas.data.loader import Split, batches, load_split
 from tamnas.evaluation.accuracy import fast_copy
@@ -18,7 +17,7 @@ from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace
-from tamnas.search.objectives import OBJECTIVES, measured
+from tamnas.search.objectives import OBJECTIVES, Candidate, measured
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -40,18 +39,6 @@ class Fitness:
     def row(self) -> dict[str, float]:
         """As in results: the size first."""
         return {"parameters": self.values["parameters"], **self.values}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What an objective measures: an architecture, and its subnet with inherited weights, ready to evaluate."""
-
-    space: SearchSpace
-    arch: Architecture
-    subnet: nn.Module
-    validation: Split
-    attack: Pgd
-    key: tuple
 
 
 @dataclass(frozen=True)

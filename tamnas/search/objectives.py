@@ -5,16 +5,25 @@ A low room: parameters are checked against it, so it imports nothing that needs 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
-if TYPE_CHECKING:
-    from tamnas.search.fitness import Candidate
 
+@dataclass(frozen=True)
+class Candidate:
+    """What an objective measures: an architecture, and its subnet (a torch module) with inherited weights.
 
-def no_scale(space: SearchSpace) -> float:
-    return 1.0
+    `validation` is the `tamnas.data.loader.Split` to measure on, `attack` the search's, `key` of its random start.
+    """
+
+    space: SearchSpace
+    arch: Architecture
+    subnet: Any
+    validation: Any
+    attack: Any
+    key: tuple
 
 
 @dataclass(frozen=True)
@@ -29,21 +38,21 @@ class Objective:
     column: str
     title: str
     unit: str
-    measure: Callable[["Candidate"], float]
+    measure: Callable[[Candidate], float]
     maximise: bool = False
-    scale: Callable[[SearchSpace], float] = no_scale
+    scale: Callable[[SearchSpace], float] = lambda space: 1.0
 
     def cost(self, value: float) -> float:
         return 1 - value if self.maximise else float(value)
 
 
-def _clean(candidate: "Candidate") -> float:
+def _clean(candidate: Candidate) -> float:
     from tamnas.evaluation.accuracy import accuracy
 
     return accuracy(candidate.subnet, candidate.validation)
 
 
-def _robust(candidate: "Candidate") -> float:
+def _robust(candidate: Candidate) -> float:
     from tamnas.evaluation.accuracy import pgd_accuracy
 
     return pgd_accuracy(candidate.subnet, candidate.validation, candidate.attack, candidate.key)

@@ -1,46 +1,120 @@
-"""The table of choice blocks (paper, Table VII) and the channel ratios. Nothing here needs torch."""
+"""The table of choice blocks (paper, Table VII) and the channel ratios.
 
+A block is one row here and one torch module (`tamnas.networks.blocks`); nothing here needs torch.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from tamnas.errors import InputError
+from tamnas.space.layers import Layer, non_local_parameters, se_parameters
+
+FAMILIES = ("pure tiny", "tiny robust", "pure robust")  # the paper's
 
 
 @dataclass(frozen=True)
 class BlockKind:
-    """One row of the block table: what a block id stands for."""
+    """One row of the block table: what a block id stands for.
+
+    `module` names a callable of (layer, kind, ratio, act_layer), "package.module:name"; `parameters` counts what it
+    trains at a layer and ratio. `transitions`: whether it is legal where a stage begins. The rest is for tables and
+    drawings.
+    """
 
     id: int
-    branch: str | None  # "shuffle", "xception" or None (a bare non-local block)
-    kernel: int | None
-    attention: str | None  # None, "embedded" (embedded Gaussian) or "gaussian"
+    name: str
+    family: str
+    module: str
+    parameters: Callable[[Layer, float], int]
+    transitions: bool = True
+    branch: str | None = None  # "shuffle" or "xception"
+    kernel: int | None = None
+    attention: str | None = None  # "embedded" (embedded Gaussian) or "gaussian"
     attention_norm: bool = False
 
-    @property
-    def family(self) -> str:
-        """The paper's family: pure tiny, tiny robust or pure robust."""
-        if self.branch is None:
-            return "pure robust"
-        return "pure tiny" if self.attention is None else "tiny robust"
-
-    @property
-    def name(self) -> str:
-        parts = {"shuffle": ["S"], "xception": ["SX"], None: []}[self.branch]
-        parts += [{"embedded": "NE", "gaussian": "NG"}[self.attention]] if self.attention else []
-        parts += ["BN"] if self.attention_norm else []
-        return "+".join(parts) + (f" {self.kernel}x{self.kernel}" if self.kernel else "")
+    def allowed(self, layer: Layer) -> bool:
+        return self.transitions or not layer.transition
 
 
-BLOCKS: tuple[BlockKind, ...] = (
+def _separable(layer: Layer, ratio: float, kernel: int) -> int:
+    """1x1, depthwise, 1x1 (ShuffleNetV2), each with BatchNorm."""
+    p, m, o = layer.branch_in, layer.middle(ratio), layer.branch_out
+    return p * m + 2 * m + m * kernel**2 + 2 * m + m * o + 2 * o
+
+
+def _xception(layer: Layer, ratio: float, kernel: int) -> int:
+    """Three depthwise-separable convolutions (Shuffle-Xception), each with BatchNorm."""
+    p, m, o, k2 = layer.branch_in, layer.middle(ratio), layer.branch_out, kernel**2
+    return p * k2 + 2 * p + p * m + 2 * m + 2 * (m * k2 + 2 * m) + m * m + 2 * m + m * o + 2 * o
+
+
+BRANCHES = {"shuffle": _separable, "xception": _xception}
+SHORT = {"shuffle": "S", "xception": "SX", "embedded": "NE", "gaussian": "NG"}
+
+
+def _tiny_parameters(layer: Layer, ratio: float, branch: str, kernel: int, attention: str | None) -> int:
+    o, cin = layer.branch_out, layer.cin
+    count = BRANCHES[branch](layer, ratio, kernel) + se_parameters(o)
+    if attention:
+        count += non_local_parameters(o, o // 2, attention)
+    return count + (cin * kernel**2 + 2 * cin + cin**2 + 2 * cin if layer.transition else 0)
+
+
+def _robust_parameters(layer: Layer, ratio: float, attention: str, norm: bool) -> int:
+    return non_local_parameters(layer.cout, layer.middle(ratio), attention, norm) + se_parameters(layer.cout)
+
+
+def _tiny(id_: int, branch: str, kernel: int, attention: str | None) -> BlockKind:
+    """A pure tiny block, or with attention a tiny robust one."""
+    return BlockKind(
+        id_,
+        "+".join(SHORT[part] for part in (branch, attention) if part) + f" {kernel}x{kernel}",
+        "tiny robust" if attention else "pure tiny",
+        "tamnas.networks.blocks:TinyBlock",
+        partial(_tiny_parameters, branch=branch, kernel=kernel, attention=attention),
+        branch=branch,
+        kernel=kernel,
+        attention=attention,
+    )
+
+
+def _robust(id_: int, attention: str, norm: bool) -> BlockKind:
+    """A bare non-local block, which changes neither resolution nor width."""
+    return BlockKind(
+        id_,
+        SHORT[attention] + ("+BN" if norm else ""),
+        "pure robust",
+        "tamnas.networks.blocks:PureRobustBlock",
+        partial(_robust_parameters, attention=attention, norm=norm),
+        transitions=False,
+        attention=attention,
+        attention_norm=norm,
+    )
+
+
+BLOCKS: list[BlockKind] = [
     *(
-        BlockKind(3 * group + i, branch, kernel, attention)
+        _tiny(3 * group + i, branch, kernel, attention)
         for group, (branch, attention) in enumerate(
             (branch, attention) for attention in (None, "embedded", "gaussian") for branch in ("shuffle", "xception")
         )
         for i, kernel in enumerate((3, 5, 7))
     ),
-    BlockKind(18, None, None, "embedded", True),
-    BlockKind(19, None, None, "embedded", False),
-    BlockKind(20, None, None, "gaussian", True),
-    BlockKind(21, None, None, "gaussian", False),
-)
-
-
+    _robust(18, "embedded", True),
+    _robust(19, "embedded", False),
+    _robust(20, "gaussian", True),
+    _robust(21, "gaussian", False),
+]
+PAPER_BLOCKS = tuple(range(len(BLOCKS)))
 RATIOS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+
+
+def register_block(kind: BlockKind) -> BlockKind:
+    """Add a row to the table; `space.blocks` may hold its id then. Raises InputError."""
+    if kind.id != len(BLOCKS):
+        raise InputError(f"choice block {kind.name!r}: id is {kind.id}; the next free one is {len(BLOCKS)}")
+    if kind.family not in FAMILIES:
+        raise InputError(f"choice block {kind.name!r}: family is {kind.family!r}; allowed: {', '.join(FAMILIES)}")
+    BLOCKS.append(kind)
+    return kind

@@ -12,8 +12,8 @@ import numpy as np
 
 from tamnas.errors import InputError
 from tamnas.space.architecture import Architecture
-from tamnas.space.blocks import BLOCKS, RATIOS
-from tamnas.space.layers import Layer, block_parameters, se_parameters
+from tamnas.space.blocks import BLOCKS, PAPER_BLOCKS, RATIOS
+from tamnas.space.layers import Layer, se_parameters
 
 Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
 _BATCH = 4096
@@ -41,7 +41,7 @@ class SearchSpace:
     strides: tuple[int, ...] = (2, 2, 2)
     head: tuple[int, int, int] = (176, 920, 1024)
     activation: str = "relu"
-    blocks: tuple[int, ...] = tuple(range(len(BLOCKS)))
+    blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
     layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
 
@@ -61,9 +61,9 @@ class SearchSpace:
                     f"network.channels: layer {index} goes from {layer.cin} to {layer.cout} channels; "
                     "widths must be even and grow by at least 2 where a stage begins"
                 )
-            if not any(layer.allows(block) for block in self.blocks):
+            if not any(BLOCKS[block].allowed(layer) for block in self.blocks):
                 raise InputError(
-                    f"space.blocks: layer {index} changes resolution or width and allows only blocks 0 to 17"
+                    f"space.blocks: layer {index} changes resolution or width, which none of {list(self.blocks)} may"
                 )
 
     @classmethod
@@ -96,7 +96,7 @@ class SearchSpace:
         return self.ratios[-1]
 
     def allowed_blocks(self, layer: int) -> tuple[int, ...]:
-        return tuple(block for block in self.blocks if self.layers[layer].allows(block))
+        return tuple(block for block in self.blocks if BLOCKS[block].allowed(self.layers[layer]))
 
     def is_legal(self, arch: Architecture) -> bool:
         """Right depth, ratios and blocks of this space, no bare non-local block at a transition."""
@@ -124,8 +124,8 @@ class SearchSpace:
         table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, dtype=np.int64)
         for i, layer in enumerate(self.layers):
             for j, block in enumerate(self.blocks):
-                if layer.allows(block):
-                    table[i, j] = [block_parameters(layer, block, ratio) for ratio in self.ratios]
+                if BLOCKS[block].allowed(layer):
+                    table[i, j] = [BLOCKS[block].parameters(layer, ratio) for ratio in self.ratios]
         return table
 
     @cached_property

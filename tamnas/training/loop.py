@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import Attack, Augment, Recipe
+from tamnas.config.plan import Augment, Recipe, TrainingAttackPlan
 from tamnas.data.loader import Split, batches, steps_per_epoch
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.health import Watch
@@ -152,7 +152,7 @@ def train(
     split: Split,
     *,
     recipe: Recipe,
-    attack: Attack,
+    attack: TrainingAttackPlan,
     augment: Augment,
     key: tuple,
     runtime: Runtime,

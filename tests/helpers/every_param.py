@@ -10,12 +10,14 @@ from fractions import Fraction
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import Section
 from tamnas.config.params import Params
 from tests.helpers.bad_params import DATASET, INF, MODE, NAN, edited
 
 YOPO = {"m": 1, "n": 2, "step_size": "5/255", "bn": "eval"}
 ATTACK = {"eps": "8/255", "attack_steps": None, "yopo": YOPO, "lam": 1.0}
+PGD = {"kind": "pgd", "eps": "8/255", "steps": 10, "step_size": "2/255"}
 OPTIONAL = {
     f"data.{DATASET}.path": "pictures",
     f"data.{DATASET}.url": None,
@@ -36,6 +38,10 @@ OPTIONAL = {
         for recipe in ("retrain.scratch", "retrain.finetune", "baselines.training")
         for key, value in (("milestones", []), ("factor", 0.1))
     },
+    "eval.final": [PGD | {"steps": 20}],
+    "eval.attacks": [PGD | {"steps": 7}],
+    "eval.checks.attack": PGD,
+    "retrain.validation.attack": PGD,
     f"legonet.pooled_mode.{DATASET}": MODE,
 }
 FULL = edited(OPTIONAL)
@@ -74,7 +80,9 @@ def value_at(raw: dict, path: tuple) -> Any:
 
 
 def kept(annotation: Any) -> Any:
-    """Without `| None` and the limits of `Annotated`."""
+    """Without `| None` and the limits of `Annotated`; for an attack of any kind, the one that FULL has."""
+    if annotation is Attack:
+        return Pgd
     if get_origin(annotation) is Annotated:
         return kept(get_args(annotation)[0])
     options = [option for option in get_args(annotation) if option is not NoneType]
@@ -176,7 +184,8 @@ def misspelt() -> dict[str, Case]:
     found = {}
     for path in paths(FULL):
         *above, key = path
-        if typed(path)[0][-1] == "*":
+        # Without its kind nothing is known of an attack.
+        if typed(path)[0][-1] == "*" or path == ("eval", "attacks", 0, "kind"):
             continue
         for wrong in (key + key[-1], key[0] + key[2:]) if len(key) > 2 else (key + key[-1],):
             raw = copy.deepcopy(FULL)

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ from tamnas.files import write_csv, write_json
 from tamnas.legonet import layer_counts, lego_net, rank_correlation
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import top
-from tamnas.report.published import paper_tables
-from tamnas.report.table import Table, to_csv
-from tamnas.report.tables import run_tables
+from tamnas.report.tables.contents import all_tables
+from tamnas.report.tables.table import Table, to_csv
 from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -145,16 +143,17 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
     write_csv(folder / "costs.csv", [_costs(plan, one) for one in trained])
     rows = []
     for one in trained:
-        cells = {(eps, steps) for eps in plan.eval.eps for steps in plan.eval.steps}
-        cells |= {(cell.eps, cell.steps) for cell in plan.eval.final}
         clean = round(one["best"]["clean"] * 360 - int(random.integers(4))) / 360
-        shares = {(Fraction(0), 0): clean}
-        shares |= {(eps, steps): round(360 * (clean - 0.012 * float(eps * 255))) / 360 for eps, steps in cells}
+        shares = {None: clean}
+        for attack in plan.eval.planned(final=True):
+            shares[attack] = round(360 * (clean - 0.012 * float(attack.eps * 255))) / 360
         rows += [
             {"network": one["id"], "parameters": one["parameters"], "weights": plan.eval.weights,
-             "epoch": 1, "final": True, "eps": format_fraction(eps) if eps else "0/255", "steps": steps,
-             "success": plan.eval.success, "images": 360, "accuracy": share}
-            for (eps, steps), share in sorted(shares.items())]  # fmt: skip
+             "epoch": 1, "final": True, "attack": attack.key if attack else "clean",
+             "eps": format_fraction(attack.eps) if attack else "0/255",
+             "steps": getattr(attack, "steps", None) if attack else 0, "success": plan.eval.success, "images": 360,
+             "accuracy": share}
+            for attack, share in shares.items()]  # fmt: skip
     write_csv(folder / "grid.csv", rows)
 
 
@@ -165,7 +164,7 @@ def _costs(plan, one: dict) -> dict:
 
 
 def tables_by_name(datasets) -> dict[str, Table]:
-    return {table.name: table for table in [*run_tables(datasets), *paper_tables(datasets)]}
+    return {table.name: table for table in all_tables(datasets)}
 
 
 def records(table: Table) -> list[dict[str, str]]:

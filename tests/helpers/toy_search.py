@@ -4,7 +4,8 @@ from itertools import product
 
 import numpy as np
 
-from tamnas.config.plan import Pgd, Search
+from tamnas.attacks.registry import Pgd
+from tamnas.config.plan import Search
 from tamnas.search.fitness import Fitness
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tamnas.config.plan import Attack, Augment, Recipe, Schedule
+from tamnas.config.plan import Augment, Recipe, Schedule, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.device import Runtime
@@ -17,7 +17,7 @@ SPACE = SearchSpace(
     blocks=(0, 3, 6, 20), ratios=(0.4, 1.0, 1.6, 2.0),
 )  # fmt: skip
 ARCH = Architecture((0, 6, 20), (1.0, 0.4, 1.6))
-ATTACK = Attack(eps="8/255", step_size="5/255", m=1, n=2)
+ATTACK = TrainingAttackPlan(eps="8/255", step_size="5/255", m=1, n=2)
 AUGMENT = Augment(pad=1, flip=True)
 
 

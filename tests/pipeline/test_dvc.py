@@ -165,7 +165,7 @@ def test_a_new_mode_reruns_only_its_own_chain(repo):
 
 
 def test_plotting_code_remakes_only_the_reports(repo):
-    with (repo / "tamnas" / "report" / "figures.py").open("a") as file:
+    with (repo / "tamnas" / "report" / "figures" / "pictures.py").open("a") as file:
         file.write("# a change\n")
     assert ran(dvc(repo, "repro")) == {"fingerprint", "tables"}
 

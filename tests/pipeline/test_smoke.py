@@ -9,7 +9,7 @@ from tamnas.config.resolve import load_params
 from tamnas.data import synthetic
 from tamnas.pipeline import profiles as profile
 from tamnas.pipeline import runner
-from tamnas.report.claims import CLAIMS
+from tamnas.report.claims.claims import CLAIMS
 from tests.helpers.tiny import ROOT
 
 QUOTED = {"RobNet-medium", "RobNet-small"}

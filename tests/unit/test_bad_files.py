@@ -185,7 +185,8 @@ def test_a_csv_without_its_columns(project):
     from tamnas.report.collect import read_csv
 
     path = project / "results" / "grid.csv"
-    good = {"network": "a", "weights": "best", "eps": "8/255", "steps": 1, "success": "any", "images": 1, "accuracy": 1}
+    good = {"network": "a", "weights": "best", "attack": "pgd1_8_255", "eps": "8/255", "steps": 1, "success": "any",
+            "images": 1, "accuracy": 1}  # fmt: skip
     write_csv(path, [good])
     assert read_csv(path)[0]["accuracy"] == 1
     for damage, words in (

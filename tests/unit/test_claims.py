@@ -6,9 +6,19 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tamnas.report import collect, judges
-from tamnas.report.claims import CLAIMS, caveats, claims_page, claims_table, judged
-from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Interval, all_of, correlation, newcombe, welch
+from tamnas.attacks.registry import Pgd
+from tamnas.report import collect
+from tamnas.report.claims import judges
+from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
+from tamnas.report.claims.verdicts import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    UNDECIDED,
+    above,
+    all_of,
+)
+from tamnas.report.intervals import Interval, correlation, newcombe, welch
 from tamnas.report.study import Controls
 from tests.helpers.small_results import params, write_run
 
@@ -37,7 +47,7 @@ def with_tests(networks, clean, robust, images=10_000):
     """`networks` with these accuracies, one each; the grid loses `robust` at 8/255, less at smaller radii."""
     found = []
     for one, a, b in zip(networks, clean, robust, strict=True):
-        grid = {(eps, steps): a - (a - b) * float(eps * 255 / 8) for eps, steps in one.test.grid}
+        grid = {attack: a - (a - b) * float(attack.eps * 255 / 8) for attack in one.test.grid}
         found.append(replace(one, test=replace(one.test, clean=a, grid=grid, images=images)))
     return found
 
@@ -95,7 +105,7 @@ def test_a_claim_of_several_parts():
     assert all_of([HOLDS, HOLDS]) == HOLDS
     assert all_of([HOLDS, UNDECIDED]) == UNDECIDED
     assert all_of([UNDECIDED, FAILS]) == FAILS
-    assert Interval(1, 0.5, 1.5).above(0.5) == UNDECIDED
+    assert above(Interval(1, 0.5, 1.5), 0.5) == UNDECIDED
 
 
 # -- the claims --------------------------------------------------------------------------------
@@ -162,7 +172,7 @@ def test_eps_matters_and_steps_hardly(several, steps_cost, expected):
         for index, one in enumerate(row.scratch):
             # mixed: half of the networks lose nothing with steps, half of them twice the bar
             cost = steps_cost if steps_cost is not None else 0.02 * (index % 2)
-            grid = {(eps, steps): 0.7 - 0.1 * float((eps * 255 - 2) / 6) - cost * (steps - 10) / 40
+            grid = {Pgd(eps=eps, steps=steps): 0.7 - 0.1 * float((eps * 255 - 2) / 6) - cost * (steps - 10) / 40
                     for eps in several.plan.eval.eps for steps in several.plan.eval.steps}  # fmt: skip
             scratch.append(replace(one, test=replace(one.test, grid=grid)))
         rows.append(replace(row, scratch=scratch, finetune=scratch, lego=replace(row.lego, network=scratch[0])))

@@ -19,10 +19,10 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
 from tamnas.errors import InputError
 from tamnas.pipeline import checkpoint, runner
-from tamnas.report import style
 from tamnas.report.collect import collect
-from tamnas.report.controls import controls
-from tamnas.report.table import to_csv
+from tamnas.report.figures import style
+from tamnas.report.tables.controls import controls_table
+from tamnas.report.tables.table import to_csv
 from tamnas.search.fitness import Fitness
 from tamnas.search.random_search import distinct_architectures, random_search
 from tamnas.space.architecture import Architecture
@@ -287,17 +287,17 @@ def finished(tmp_path_factory):
     write_params(folder, raw | {"seeds": [], "controls": {}})
     runner.run(until="evaluate_controls_pooled")
     shutil.copytree("results", "before")
-    Path("before/controls.json").write_text(json.dumps(controls_table()))
+    Path("before/controls.json").write_text(json.dumps(controls_lines()))
     write_params(folder, raw)
     runner.run()
     yield folder
     monkeypatch.undo()
 
 
-def controls_table() -> list[dict]:
+def controls_lines() -> list[dict]:
     """The report's table, of the working directory."""
     (dataset,) = collect()
-    return list(csv.DictReader(to_csv(controls(dataset)).splitlines()))
+    return list(csv.DictReader(to_csv(controls_table(dataset)).splitlines()))
 
 
 def read(folder: Path, *parts: str):
@@ -413,7 +413,7 @@ def test_switching_controls_off_again_leaves_nothing_of_them(finished, tmp_path)
         for call in runner.calls(parse_params(raw)):
             if call.name.partition("@")[0] in ("plan", "random_search", "controls", "evaluate_controls"):
                 call()
-        now = controls_table()
+        now = controls_lines()
     assert not list((copy / "runs" / ROW / "controls").rglob("*.safetensors"))
     before = json.loads((finished / "before" / "controls.json").read_text())
     for scope in (ROW, "all"):

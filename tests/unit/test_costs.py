@@ -73,7 +73,7 @@ def test_one_layer_of_16x16_images(layer, expected):
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
 def test_every_block_by_hand(block, size):
     space = SearchSpace.paper()
-    blocks = tuple(block if layer.allows(block) else 0 for layer in space.layers)
+    blocks = tuple(block if BLOCKS[block].allowed(layer) else 0 for layer in space.layers)
     model = Subnet(space, Architecture(blocks, (0.6,) * 16)).train()
     assert macs(model, size) == by_hand(model, size)
 
@@ -165,7 +165,7 @@ def test_the_stage_writes_costs_and_times_final_networks_when_asked(tmp_path, mo
 
     # Asking for latencies evaluates nothing again, and changes no other file.
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("tamnas.evaluation.grid.evaluate_grid", None)
+    monkeypatch.setattr("tamnas.evaluation.grid.evaluate_attacks", None)
     for asked in (True, False):
         raw["eval"]["latency"] = asked
         write_params(tmp_path, raw)

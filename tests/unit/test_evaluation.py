@@ -8,16 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt
 from tamnas.config.compute import Compute
-from tamnas.config.plan import Eval, Numerics, Pgd, Validation
+from tamnas.config.plan import Eval, Numerics, Validation
 from tamnas.data.loader import Split
 from tamnas.evaluation import accuracy as evaluation
 from tamnas.evaluation.accuracy import (
     Validator,
     accuracy,
-    evaluate_grid,
-    grid_cells,
+    evaluate_attacks,
     pgd_accuracy,
     robust_accuracies,
     robust_accuracy,
@@ -174,30 +174,37 @@ def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
 # -- the grid -----------------------------------------------------------------------------------
 
 
-def test_grid_cells_merge_the_final_ones():
-    cells = plan(
+def pgds(*pairs) -> list[Pgd]:
+    return [Pgd(eps=eps, steps=steps) for eps, steps in pairs]
+
+
+def test_the_grid_and_the_final_attacks_are_merged():
+    setting = plan(
         eps=("8/255", "2/255"), steps=(30, 10),
         final=({"eps": "8/255", "steps": 20}, {"eps": "8/255", "steps": 10}, {"eps": "16/255", "steps": 100}),
     )  # fmt: skip
-    plain = {Fraction(2, 255): [10, 30], EPS: [10, 30]}
-    assert grid_cells(cells, final=False) == plain
-    assert grid_cells(cells, final=True) == plain | {EPS: [10, 20, 30], Fraction(16, 255): [100]}
-    assert list(grid_cells(cells, final=True)) == [Fraction(2, 255), EPS, Fraction(16, 255)]
+    small = ("2/255", 10), ("2/255", 30)
+    assert setting.planned(final=False) == pgds(*small, ("8/255", 10), ("8/255", 30))
+    final = pgds(*small, ("8/255", 10), ("8/255", 20), ("8/255", 30), ("16/255", 100))
+    assert setting.planned(final=True) == final
 
 
 @pytest.mark.parametrize("success", ["any", "last"])
-def test_grid_equals_every_cell_alone(model, split, success):
+def test_the_grid_equals_every_attack_alone(model, split, success):
     grid = plan(success=success, final=({"eps": "8/255", "steps": 5},), step_divisor=2.0)
-    rows = evaluate_grid(model, split, grid, grid_cells(grid, final=True), (0, "key"))
-    half = Fraction(4, 255)
-    assert [row[:2] for row in rows] == [(half, 1), (half, 3), (EPS, 1), (EPS, 3), (EPS, 5)]
-    for eps, steps, share in rows:
-        noise = torch_generator(0, "key", str(eps))
-        alone = robust_accuracy(model, split, Attempt(float(eps), float(eps) / 2, (steps,), success, noise))
+    own = Pgd(eps="8/255", steps=4, step_size="1/255")
+    attacks = [*grid.planned(final=True), own]
+    shares = evaluate_attacks(model, split, grid, attacks, (0, "key"))
+    expected = pgds(("4/255", 1), ("4/255", 3), (EPS, 1), (EPS, 3), (EPS, 5))
+    assert list(shares) == [*expected, own]
+    for attack, share in shares.items():
+        eps, step_size = float(attack.eps), float(attack.step_size or attack.eps / 2)
+        noise = torch_generator(0, "key", str(attack.eps))
+        alone = robust_accuracy(model, split, Attempt(eps, step_size, (attack.steps,), success, noise))
         assert share == alone
-    # a cell does not depend on which others there are
-    assert evaluate_grid(model, split, grid, {EPS: [3]}, (0, "key")) == [rows[3]]
-    assert rows[0][2] > rows[4][2]
+    # it does not depend on which others there are
+    assert evaluate_attacks(model, split, grid, expected[3:4], (0, "key")) == {expected[3]: shares[expected[3]]}
+    assert shares[expected[0]] > shares[expected[4]]
 
 
 @pytest.mark.parametrize("which", ["accuracy", "robust", "grid", "validator"])
@@ -211,7 +218,7 @@ def test_evaluation_leaves_the_model_as_found(model, split, which, training):
     {
         "accuracy": lambda: accuracy(model, split),
         "robust": lambda: pgd_accuracy(model, split, attack, (0,)),
-        "grid": lambda: evaluate_grid(model, split, plan(), grid_cells(plan(), False), (0,)),
+        "grid": lambda: evaluate_attacks(model, split, plan(), plan().planned(False), (0,)),
         "validator": lambda: Validator(split, Validation(attack=attack, start=0.0), 2, (0,))(model, 1),
     }[which]()
     assert [part.training for part in model.modules()] == modes
@@ -269,7 +276,8 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
     assert set(metrics["networks"]) == set(networks)
     for row in found.grid:
         name = f"pgd{row['steps']}_{row['eps'].replace('/', '_')}" if row["steps"] else "clean"
-        assert metrics["networks"][row["network"]][name] == row["accuracy"]
+        assert metrics["networks"][row["network"]][row["attack"]] == row["accuracy"]
+        assert row["attack"] == name
     return tuple(
         {name: [row for row in rows if row["network"] == name] for name in networks}
         for rows in (found.grid, found.checks)

@@ -13,12 +13,12 @@ from torch import nn
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.compute import Compute
 from tamnas.config.fields import validated
-from tamnas.config.plan import Attack, Augment, Recipe
+from tamnas.config.plan import Augment, Recipe, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.evaluation.health import Watch, curve_signs, trace_signs
 from tamnas.report import collect
-from tamnas.report.checks import warnings
 from tamnas.report.page import html, readme
+from tamnas.report.warnings import warnings
 from tamnas.training.loop import Single, train
 from tests.helpers.small_results import edit_csv, params, write_run
 
@@ -184,7 +184,7 @@ def test_a_network_that_dies_in_training_is_logged(caplog):
     recipe = validated(
         Recipe, {"batch_size": 20, "lr": 1e-6, "weight_decay": 0.0, "epochs": 4, "schedule": {"kind": "cosine"}}, "test"
     )
-    attack = Attack(eps=Fraction(8, 255), step_size=Fraction(5, 255), m=1, n=2)
+    attack = TrainingAttackPlan(eps=Fraction(8, 255), step_size=Fraction(5, 255), m=1, n=2)
     model = Linear(0.0)
     model.first_layer.weight.register_hook(torch.zeros_like)  # no gradient reaches the weights
     train(

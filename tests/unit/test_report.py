@@ -12,7 +12,7 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value
 from tests.helpers.small_results import params, records, tables_by_name, write_run
 
 
@@ -48,54 +48,49 @@ def test_the_stage_writes_the_same_bytes_twice_and_forgets_earlier_runs(folder):
 
 
 def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder, monkeypatch):
-    from tamnas.report import figures, style
+    from tamnas.report.figures import pictures, style
 
     monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # the slow part
     # One row's grid lacks the attack that stands for robustness.
     modes = {"S_8_1": {}, "S_4_2": {"network": {"width": 2}, "eval": {"eps": ["2/255"]}}}
     write_run(params("digits", modes, baselines={"names": []}), folder, networks=1)
-    names = [one.name for one in figures.pictures(collect.collect())]
+    names = [one.name for one in pictures.pictures(collect.collect())]
     of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
                   "supernet", "retraining")  # fmt: skip
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
 
 
-def test_a_label_is_nearest_to_its_own_point_or_has_a_line_to_it():
-    import math
+def test_labels_are_clear_of_all_points_and_texts_and_have_lines_to_their_own_points():
+    from matplotlib.transforms import Bbox
 
-    from matplotlib.text import Text
+    from tamnas.report.figures import style
 
-    from tamnas.report import style
-
-    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "alone"]
-    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.5, 30)]
+    names = ["near", "ShuffleNetV2", "MobileNetV3", "twin", "other twin", "", "alone", "not measured"]
+    nan = float("nan")
+    points = [(0.2, 10), (1.26, 10), (4.2, 10), (0.005, 10), (0.0051, 10), (0.15, 10), (0.5, 30), (0.5, nan)]
     with style.styled():
         figure = style.new(style.PAGE / 2, 2.9)
         axes = figure.subplots()
         axes.set_xscale("log")
         axes.scatter(*zip(*points, strict=True))
         style.freeze(figure)
+        limits = axes.viewLim.frozen()
         style.label_points(axes, points, names, [4.5] * len(points))
-        places = [axes.transData.transform(point) for point in points]
-        boxes, lines = [], {}
-        for note, own in zip(axes.texts, places, strict=True):
-            note.update_positions(figure.canvas.get_renderer())
-            box = Text.get_window_extent(note)  # an annotation's own counts its line
-            boxes.append(box)
-            gaps = [math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in places]
-            lines[note.get_text()] = note.arrow_patch is not None
-            nearest = places[gaps.index(min(gaps))]
-            assert lines[note.get_text()] or tuple(nearest) == tuple(own), note.get_text()
-    assert lines["twin"]
-    assert lines["other twin"]
-    assert not lines["alone"]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        boxes = [text.get_window_extent() for text in axes.texts]
+        markers = [Bbox.from_bounds(*axes.transData.transform(point), 0, 0).padded(4) for point in points[:-1]]
+        ends = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines]
+    labels = {text.get_text(): line.get_xydata()[1] for text, line in zip(axes.texts, axes.lines, strict=True)}
+    assert labels == {name: pytest.approx(point) for name, point in list(zip(names, points, strict=True))[:-1] if name}
+    assert all(box.padded(1).contains(*end) for box, end in zip(boxes, ends, strict=True))
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in [*boxes[:i], *markers])
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+    assert axes.viewLim.frozen().bounds == limits.bounds
 
 
 @pytest.mark.parametrize(("low", "most"), [(4_000, 6), (100_000, 9), (2_000_000, 9)])
 def test_labels_of_a_log_axis_do_not_run_together(low, most):
-    from tamnas.report import style
-    from tamnas.report.dataset_plots import _size_axis
+    from tamnas.report.figures import style
+    from tamnas.report.figures.datasets import _size_axis
 
     counts = [low, 11_173_962]
     with style.styled():
@@ -113,12 +108,12 @@ def test_labels_of_a_log_axis_do_not_run_together(low, most):
 
 
 def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
-    from tamnas.report import grids, style
+    from tamnas.report.figures import rows, style
 
     write_run(params("digits", {"S_8_1": {}, "S_4_2": {}}), folder, networks=1)
     (dataset,) = collect.collect()
     with style.styled():
-        figure = grids.draw_ranks_grid(dataset.rows)
+        figure = rows.draw_ranks(dataset.rows)
         style.freeze(figure)
         for axes in figure.axes[:2]:
             for axis in (axes.xaxis, axes.yaxis):
@@ -130,8 +125,8 @@ def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
 def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
     write_run(params(), folder)
     code = (
-        "import sys; from tamnas.report import collect, tables, published, metrics;"
-        "found = collect.collect(); tables.run_tables(found); published.paper_tables(found); metrics.metrics(found);"
+        "import sys; from tamnas.report import collect, metrics; from tamnas.report.tables.contents import all_tables;"
+        "found = collect.collect(); all_tables(found); metrics.metrics(found);"
         "assert 'matplotlib' not in sys.modules and 'torchvision' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.report import checks, collect, study
+from tamnas.attacks.registry import Pgd
+from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, difference
-from tamnas.report.checks import paired, suspicious, warnings, wilson
-from tamnas.report.table import Column, Table, Value, latex, markdown
+from tamnas.report.intervals import paired, wilson
+from tamnas.report.tables.table import Column, Table, Value, latex, markdown
+from tamnas.report.warnings import MASKING, suspicious, warnings
 from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
 
 
@@ -31,9 +33,12 @@ def test_paired_differences():
 
 
 def share_grid(**cells: float) -> dict:
-    """`e8s10=0.5` as {(8/255, 10): 0.5}."""
-    return {(Fraction(int(name[1 : name.index("s")]), 255), int(name[name.index("s") + 1 :])): share
-            for name, share in cells.items()}  # fmt: skip
+    """`e8s10=0.5` as {PGD-10 at 8/255: 0.5}."""
+    found = {}
+    for name, share in cells.items():
+        eps, steps = name[1:].split("s")
+        found[Pgd(eps=f"{eps}/255", steps=int(steps))] = share
+    return found
 
 
 @pytest.mark.parametrize(
@@ -68,20 +73,20 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
     (dataset,) = collect.collect()
     lines = warnings(dataset)
     assert "selection saw the test split" in lines[0]
-    assert any(line.startswith("digits-S_8_1 n02 scratch") and checks.MASKING in line for line in lines)
+    assert any(line.startswith("digits-S_8_1 n02 scratch") and MASKING in line for line in lines)
     assert "test images (data.merge_validation)" in markdown(tables_by_name([dataset])["digits-grid"])
     assert not any(row.name in line for row in dataset.rows for line in lines if "n01 scratch" in line)
 
 
 def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.Trained:
     def test(share: float) -> study.Test:
-        return study.Test(share, {CELL: robust}, images, "best", "any")
+        return study.Test(share, {ATTACK: robust}, images, "best", "any")
 
     costs = study.Costs(100, 900, 5000)
     return study.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
-CELL = (Fraction(8, 255), 10)
+ATTACK = Pgd(eps="8/255", steps=10)
 
 
 def test_several_seeds_give_mean_and_sample_deviation():
@@ -107,7 +112,7 @@ def test_difference_of_a_pair_and_of_several():
     )  # fmt: skip
     pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
     assert difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
-    assert difference(pairs, CELL).mean == pytest.approx(0.1)
+    assert difference(pairs, ATTACK).mean == pytest.approx(0.1)
     assert difference(pairs, (Fraction(1, 255), 1)) is None
     assert difference([], None) is None
 

@@ -14,9 +14,9 @@ from tamnas.errors import InputError
 from tamnas.files import write_csv
 from tamnas.pipeline.paths import results, seeded
 from tamnas.report import collect
-from tamnas.report.checks import wilson
+from tamnas.report.intervals import wilson
 from tamnas.report.metrics import metrics
-from tamnas.report.table import Column, Table, Value, latex, markdown, to_csv
+from tamnas.report.tables.table import Column, Table, Value, latex, markdown, to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 from tests.helpers.small_results import params, records, tables_by_name, write_run

@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import Attack, Augment, Recipe, Schedule
+from tamnas.config.plan import Augment, Recipe, Schedule, TrainingAttackPlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.baselines import baseline
 from tamnas.networks.subnet import Subnet
@@ -24,7 +24,7 @@ from tamnas.training.averaging import Average
 from tamnas.training.loop import Single, train
 from tamnas.training.step import Stepper, train_step
 
-ATTACK = Attack(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
+ATTACK = TrainingAttackPlan(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
 PLAIN = Recipe(batch_size=8, lr=0.01, weight_decay=0, epochs=1, schedule=Schedule(kind="milestones"))
 CLIPPED = PLAIN.model_copy(update={"clip_norm": 1.0})
 CPU = Runtime(torch.device("cpu"))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import Attack
+from tamnas.config.plan import TrainingAttackPlan
 from tamnas.errors import DivergenceError
 from tamnas.pipeline import checkpoint
 from tamnas.training import step as step_module
@@ -22,7 +22,7 @@ from tests.helpers.toy_training import ATTACK, CPU, QUICK, StopAfter, StopError,
 def test_a_step_is_trades_written_out(split, clip_norm, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     eps, step, lam = 8 / 255, 5 / 255, 0.5
-    attack = Attack(eps="8/255", step_size="5/255", m=2, n=1, lam=lam)
+    attack = TrainingAttackPlan(eps="8/255", step_size="5/255", m=2, n=1, lam=lam)
     model = network().double()
     twin, plan = copy.deepcopy(model), recipe(clip_norm=clip_norm)
     trainee, theirs = Single(model, plan), torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=5e-4)

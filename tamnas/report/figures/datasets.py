@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from tamnas.report.checks import wilson
-from tamnas.report.study import Cell, Dataset, Trained
-from tamnas.report.style import (
+from tamnas.attacks.registry import Attack
+from tamnas.report.figures.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -17,7 +16,6 @@ from tamnas.report.style import (
     ORANGE,
     PAGE,
     VERMILLION,
-    freeze,
     label_points,
     legend_above,
     new,
@@ -25,8 +23,10 @@ from tamnas.report.style import (
     size_unit,
     whole_numbers,
 )
-from tamnas.report.tables import lego_networks
-from tamnas.report.terms import cell_name, name_of
+from tamnas.report.intervals import wilson
+from tamnas.report.study import Dataset, Trained
+from tamnas.report.tables.networks import lego_networks
+from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
 KINDS = {
@@ -41,57 +41,54 @@ BARS = 6  # more networks than that, and their intervals hide each other
 def draw_overview(datasets: Sequence[Dataset]) -> Figure:
     figure = new(PAGE, 2.9 * len(datasets) + 0.3)
     panels = figure.subplots(len(datasets), 2, squeeze=False)
-    waiting = []
-    for dataset, (left, right) in zip(datasets, panels, strict=True):
-        cell = dataset.key_cell
-        counts = [network.parameters for row in dataset.rows for network in row.scratch]
-        named = _named(dataset)
-        unit, word = size_unit(counts + [network.parameters for _, network, _ in named])
-        for axes, which in ((left, None), (right, cell)):
-            axes.scatter([count / unit for count in counts],
-                         [100 * _share(network, which) for row in dataset.rows for network in row.scratch],
-                         s=14, color=BLUE, alpha=0.55, linewidths=0, label="searched subnets")  # fmt: skip
-            for kind, network, _ in named:
-                marker, colour, size = KINDS[kind]
-                share = _share(network, which)
-                title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
-                if len(named) <= BARS:
-                    low, high = wilson(share, network.test.images)
-                    axes.errorbar(network.parameters / unit, 100 * share,
-                                  [[100 * (share - low)], [100 * (high - share)]],
-                                  fmt="none", ecolor="#A8A8A8", elinewidth=0.8, zorder=2)  # fmt: skip
-                axes.scatter([network.parameters / unit], [100 * share], s=size, marker=marker, color=colour,
-                             edgecolors=BLACK, linewidths=0.9, zorder=3, label=title)  # fmt: skip
-            _size_axis(axes, unit, word, [network.parameters for _, network, _ in named] + counts)
-            axes.set_ylabel("clean accuracy (%)" if which is None else f"accuracy under {cell_name(cell)} (%)")
-            axes.margins(x=0.12, y=0.12)
-            points = [(network.parameters / unit, 100 * _share(network, which)) for _, network, _ in named]
-            dots = [
-                (network.parameters / unit, 100 * _share(network, which))
-                for row in dataset.rows
-                for network in row.scratch
-            ]
-            waiting.append((axes, points, [label for _, _, label in named], dots))
-        left.set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
+    labels = []
+    for dataset, pair in zip(datasets, panels, strict=True):
+        for axes, attack in zip(pair, (None, dataset.key_attack), strict=True):
+            labels.append((axes, *_size_against_accuracy(axes, dataset, attack)))
+        pair[0].set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
     legend_above(figure, columns=5)
-    freeze(figure)
-    for axes, points, texts, dots in waiting:
-        label_points(axes, points, texts, [4.5] * len(points), dots)
+    for label in labels:
+        label_points(*label)
     return figure
+
+
+def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tuple[list, list[str], list[float]]:
+    """Draws all networks, by clean accuracy without an attack. Returns points, texts and radii for `label_points`."""
+    searched, named = [network for row in dataset.rows for network in row.scratch], _named(dataset)
+    networks = [network for _, network, _ in named] + searched
+    counts = [network.parameters for network in networks]
+    unit, word = size_unit(counts)
+    points = [(network.parameters / unit, 100 * _share(network, attack)) for network in networks]
+    small = {"s": 14, "color": BLUE, "alpha": 0.55, "linewidths": 0}
+    axes.scatter(*zip(*points[len(named) :], strict=True), label="searched subnets", **small)
+    for (kind, network, _), (x, y) in zip(named, points, strict=False):
+        if len(named) <= BARS:
+            low, high = wilson(y / 100, network.test.images)
+            axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
+        marker, colour, size = KINDS[kind]
+        title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
+        ringed = {"color": colour, "edgecolors": BLACK, "linewidths": 0.9}
+        axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
+    _size_axis(axes, unit, word, counts)
+    axes.set_ylabel("clean accuracy (%)" if attack is None else f"accuracy under {attack.text} (%)")
+    axes.margins(x=0.12, y=0.12)
+    texts = [text for _, _, text in named] + [""] * len(searched)
+    return points, texts, [4.5] * len(named) + [2] * len(searched)
 
 
 def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     """(kind, network, label) of the networks that get a marker of their own; with several rows one Lego-Net, of all."""
     several = len(dataset.rows) > 1
-    found = [] if several else [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
-    if dataset.pooled and several:
-        found.append(("Lego-Net, pooled", dataset.pooled.network, "Lego-Net"))
-    found += [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
-    return found + [("hand-made", one, name_of(one.id)) for one in dataset.baselines]
+    if several:
+        legos = [("Lego-Net, pooled", dataset.pooled.network, "Lego-Net")] if dataset.pooled else []
+    else:
+        legos = [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
+    best = [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
+    return legos + best + [("hand-made", network, name_of(network.id)) for network in dataset.baselines]
 
 
-def _share(network: Trained, cell: Cell | None) -> float:
-    return network.test.clean if cell is None else network.test.grid.get(cell, float("nan"))
+def _share(network: Trained, attack: Attack | None) -> float:
+    return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
 def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
@@ -132,15 +129,16 @@ def draw_robustness(dataset: Dataset) -> Figure:
 def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, Trained]]) -> None:
     steps = max(dataset.plan.eval.steps)
     for index, (name, network) in enumerate(networks):
-        cells = sorted(cell for cell in network.test.grid if cell[1] == steps)
-        shares = np.array([network.test.clean, *(network.test.grid[cell] for cell in cells)])
-        eps = np.array([0.0, *(float(cell[0]) * 255 for cell in cells)])
+        pgd = {attack.eps: share for attack, share in network.test.pgd.items() if attack.steps == steps}
+        shares = np.array([network.test.clean, *pgd.values()])
+        eps = np.array([0.0, *(float(radius) * 255 for radius in pgd)])
         style = series(index)
         if len(networks) <= BARS:
             eps += (index - (len(networks) - 1) / 2) * 0.12
             bounds = np.array([wilson(share, network.test.images) for share in shares]).T
-            axes.errorbar(eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7,
-                          ecolor=style["color"])  # fmt: skip
+            axes.errorbar(
+                eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7, ecolor=style["color"]
+            )
         axes.plot(eps, 100 * shares, label=name, **style)
     axes.set_xlabel("radius eps (1/255 of the pixel range)")
     axes.set_xticks([0, *(float(one) * 255 for one in dataset.plan.eval.eps)])
@@ -150,19 +148,14 @@ def draw_hypervolume(dataset: Dataset) -> Figure:
     figure = new(PAGE, 2.8)
     axes = figure.subplots()
     for index, row in enumerate(dataset.rows):
-        style = series(index)
-        generations = [line["generation"] for line in row.hypervolume]
-        axes.plot(generations, [line["hypervolume"] for line in row.hypervolume], label=row.name, **style,
-                  markevery=max(1, len(generations) // 20))  # fmt: skip
-        axes.plot(
-            generations, [line["archive_hypervolume"] for line in row.hypervolume], color=style["color"], linewidth=0.7
-        )
-        if row.random_search:
-            axes.plot(
-                [line["generation"] for line in row.random_search],
-                [line["archive_hypervolume"] for line in row.random_search],
-                color=style["color"], linewidth=0.9, linestyle=":",
-            )  # fmt: skip
+        style, every = series(index), max(1, len(row.hypervolume) // 20)
+        for lines, key, look in (
+            (row.hypervolume, "hypervolume", {"label": row.name, "markevery": every, **style}),
+            (row.hypervolume, "archive_hypervolume", {"color": style["color"], "linewidth": 0.7}),
+            (row.random_search, "archive_hypervolume", {"color": style["color"], "linewidth": 0.9, "linestyle": ":"}),
+        ):
+            if lines:
+                axes.plot([line["generation"] for line in lines], [line[key] for line in lines], **look)
     axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
     if any(row.random_search for row in dataset.rows):
         axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="random search")

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.report.accuracy import accuracy_value, difference, share
-from tamnas.report.checks import wilson
-from tamnas.report.findings import paired_text
-from tamnas.report.study import Cell, Controls, Dataset, Lego, Row, Trained
-from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import BOLD, CLEAN, cell_name, name_of, setting
+from tamnas.report.intervals import wilson
+from tamnas.report.study import Controls, Dataset, Lego, Row, Trained
+from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.terms import BOLD, CLEAN, name_of, setting
 
 RANDOM_SEARCH = "random search, as many evaluations"
 NOT_RUN = "not run"
@@ -57,8 +57,7 @@ def _of_subnets(row: Row) -> Iterator[Comparison]:
         yield compare(equal, title, scratch, row.scratch)
     common, title = row.plan.controls.common_attack, "the same subnets, from scratch under a common attack"
     if common:
-        attack = common.attack
-        title += f": eps {format_fraction(attack.eps)}, TRADES-YOPO-{attack.m}-{attack.n}"
+        title += f": eps {format_fraction(common.attack.eps)}, TRADES-YOPO-{common.attack.m}-{common.attack.n}"
     yield compare("common_attack", title, scratch, row.scratch)
 
 
@@ -86,10 +85,10 @@ def _comparison(
     return Comparison(scope, title, beside, pairs, None if pairs else text)
 
 
-def controls(dataset: Dataset) -> Table:
+def controls_table(dataset: Dataset) -> Table:
     """One line per control: means of both sides, and their difference with its interval."""
-    cell = dataset.key_cell
-    robust = cell_name(cell)
+    attack = dataset.key_attack
+    robust = attack.text
     columns = [
         Column("row", "Row"), Column("control", "Control"), Column("beside", "Beside"),
         Column("networks", "Networks", "count"), Column("parameters", "Mean parameters", "count"),
@@ -100,7 +99,7 @@ def controls(dataset: Dataset) -> Table:
         Column("difference_robust", "Difference, robust (points)"),
         Column("hypervolume", "Hypervolume", "number"), Column("beside_hypervolume", "Beside: hypervolume", "number"),
     ]  # fmt: skip
-    rows = [_line(one, cell) for one in comparisons(dataset)]
+    rows = [_line(one, attack) for one in comparisons(dataset)]
     rows += [_random_search(row) for row in dataset.rows]
     seeds = dataset.plan.seeds
     told = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
@@ -122,19 +121,19 @@ def controls(dataset: Dataset) -> Table:
     )  # fmt: skip
 
 
-def _line(one: Comparison, cell: Cell) -> list[Value]:
+def _line(one: Comparison, attack: Attack) -> list[Value]:
     if not one.pairs:
         return _without(one.scope, one.control, one.beside, one.status)
     values = [Value(one.scope), Value(one.control), Value(one.beside), Value(len(one.pairs))]
     values += [Value(round(fmean(pair[side].parameters for pair in one.pairs))) for side in (0, 1)]
-    for which in (None, cell):
+    for which in (None, attack):
         values += [_mean([pair[side] for pair in one.pairs], which) for side in (0, 1)]
-        values.append(Value(paired_text(difference(one.pairs, which))))
+        values.append(Value(found.points if (found := difference(one.pairs, which)) else None))
     return [*values, Value(), Value()]
 
 
-def _mean(networks: Sequence[Trained], cell: Cell | None) -> Value:
-    found = [share(network.test, cell) for network in networks]
+def _mean(networks: Sequence[Trained], attack: Attack | None) -> Value:
+    found = [share(network.test, attack) for network in networks]
     if None in found:
         return Value()
     mean = fmean(found)
@@ -156,19 +155,20 @@ def _without(scope: str, control: str, beside: str, status: str) -> list[Value]:
     return [Value(scope), Value(control), Value(beside), Value(text=status), *[Value()] * 10]
 
 
-def attack_checks(dataset: Dataset) -> Table:
+def attack_checks_table(dataset: Dataset) -> Table:
     """The final networks under both rules of success, several random starts, and a radius nothing survives."""
     plan = dataset.plan.eval.checks
     networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
     networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows if row.lego]
     networks += [("Lego-Net, pooled", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
-    cell = (plan.attack.eps, plan.attack.steps) if plan else dataset.key_cell
+    attack = plan.attack if plan else dataset.key_attack
+    large = Pgd(eps=plan.large_eps, steps=attack.steps).text if plan else "a large radius"
     names = {"any": "any iterate counts (%)", "last": "the last iterate counts (%)",
              "restarts": f"{plan.restarts if plan else 'several'} random starts (%)",
-             "large_eps": f"{cell_name((plan.large_eps, cell[1])) if plan else 'a large radius'} (%)"}  # fmt: skip
+             "large_eps": f"{large} (%)"}  # fmt: skip
     columns = [Column("network", "Network"), CLEAN]
-    columns += [Column(key, name if key == "large_eps" else f"{cell_name(cell)}, {name}", "percent",
+    columns += [Column(key, name if key == "large_eps" else f"{attack.text}, {name}", "percent",
                        None if key == "large_eps" else "max") for key, name in names.items()]  # fmt: skip
     rows = [[Value(name), accuracy_value(network, None), *_checked(network, names)] for name, network in networks]
     notes = [

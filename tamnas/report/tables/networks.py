@@ -1,15 +1,14 @@
-"""The tables of test accuracies, and the list of all tables; the paper's own are in `published`."""
+"""The tables of test accuracies in the form of the paper's; the paper's own are in `published`."""
 
 from collections.abc import Sequence
 
+from tamnas.attacks.registry import Attack
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.checks import wilson
-from tamnas.report.controls import attack_checks, controls
-from tamnas.report.findings import layers, search, votes
-from tamnas.report.space_tables import blocks, geometry
-from tamnas.report.study import Cell, Dataset, Row, Trained
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.intervals import wilson
+from tamnas.report.study import Dataset, Row, Trained
+from tamnas.report.tables.search import votes
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import (
     BODY,
     CLEAN,
@@ -17,13 +16,12 @@ from tamnas.report.terms import (
     LATENCY,
     MACS,
     SIZE,
+    attack_column,
+    attack_notes,
     by_validation,
-    cell_column,
-    cell_key,
-    cell_name,
     cost_notes,
-    final_cells,
-    grid_cells,
+    final_attacks,
+    grid_attacks,
     in_order,
     key_of,
     name_of,
@@ -32,60 +30,48 @@ from tamnas.report.terms import (
 )
 
 
-def run_tables(datasets: Sequence[Dataset]) -> list[Table]:
-    """All tables but the paper's own, in reading order."""
-    tables = []
-    for dataset in datasets:
-        tables += [grid(dataset), lego(dataset), benchmark(dataset), subnets(dataset), search(dataset), layers(dataset)]
-        tables += [controls(dataset), attack_checks(dataset)]
-    return [table for table in tables if table.rows] + [geometry(datasets), blocks(datasets)]
-
-
-def paper_cell(cell: Cell) -> tuple:
-    """The key of `tamnas.paper`: eps x 255."""
-    return cell[0] * 255, cell[1]
-
-
-def network_values(network: Trained | None, cells: Sequence[Cell], paper: Published | None, missing="not run") -> list:
-    """Size, clean, and `cells` on test, each with the published value; without a network, `missing`."""
+def network_values(
+    network: Trained | None, attacks: Sequence[Attack], paper: Published | None, missing: str = "not run"
+) -> list[Value]:
+    """Size, clean, and `attacks` on test, each with the published value; without a network, `missing`."""
     beside = paper.grid if paper else {}
     papers = [paper.size if paper else None, paper.clean if paper else None]
-    papers += [beside.get(paper_cell(cell)) for cell in cells]
+    papers += [beside.get((attack.eps * 255, attack.steps)) if attack.kind == "pgd" else None for attack in attacks]
     if network is None:
         return [Value(paper=papers[0], text=missing)] + [Value(paper=value) for value in papers[1:]]
-    accuracies = [accuracy_value(network, cell, one) for cell, one in zip((None, *cells), papers[1:], strict=True)]
-    return [Value(network.parameters, papers[0]), *accuracies]
+    accuracies = zip((None, *attacks), papers[1:], strict=True)
+    return [Value(network.parameters, papers[0]), *(accuracy_value(network, *pair) for pair in accuracies)]
 
 
-def grid(dataset: Dataset) -> Table:
+def grid_table(dataset: Dataset) -> Table:
     """The form of Tables II to VI: one row per mode."""
-    cells = grid_cells(dataset.plan.eval)
+    attacks = grid_attacks(dataset.plan.eval)
     rows = [
         [Value(plan.row), Value(row.best.id if row else None),
-         *network_values(row.best if row else None, cells, published(dataset.name, plan.mode))]
+         *network_values(row.best if row else None, attacks, published(dataset.name, plan.mode))]
         for plan, row in in_order(dataset)
     ]  # fmt: skip
     return Table(
         f"{dataset.name}-grid",
         f"The best subnet of each mode under attack, {dataset.name} (form of Tables II to VI)",
-        [Column("row", "Row"), Column("subnet", "Subnet"), SIZE, CLEAN, *map(cell_column, cells)],
+        [Column("row", "Row"), Column("subnet", "Subnet"), SIZE, CLEAN, *map(attack_column, attacks)],
         rows,
-        notes_of(dataset, [by_validation(dataset)], key_of(dataset, dataset.key_cell)),
+        notes_of(dataset, [by_validation(dataset)], key_of(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
     )
 
 
-def lego(dataset: Dataset) -> Table:
+def lego_table(dataset: Dataset) -> Table:
     """The form of Tables VIII and IX: Lego-Nets beside the best searched subnet."""
-    cells = grid_cells(dataset.plan.eval)
-    rows = [[Value(name), *network_values(network, cells, paper)] for name, network, paper in lego_networks(dataset)]
+    attacks = grid_attacks(dataset.plan.eval)
+    rows = [[Value(name), *network_values(network, attacks, paper)] for name, network, paper in lego_networks(dataset)]
     return Table(
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
-        [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)],
+        [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)],
         rows,
-        notes_of(dataset, [*votes(dataset), by_validation(dataset)], key_of(dataset, dataset.key_cell)),
+        notes_of(dataset, [*votes(dataset), by_validation(dataset)], key_of(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -103,22 +89,24 @@ def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published
     return found
 
 
-def benchmark(dataset: Dataset) -> Table:
+def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
-    cells = final_cells(dataset)
+    attacks = final_attacks(dataset)
     entries = [(name_of(name), network, published(dataset.name, name), "not run")
                for name, network in hand_made(dataset).items()]  # fmt: skip
     entries += [(*one, "not run") for one in lego_networks(dataset) if one[0].startswith("Lego")]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.name, plan.mode), "not run"))
-    columns, rows, notes = comparison(dataset, entries, cells)
+    columns, rows, notes = comparison(dataset, entries, attacks)
     return Table(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
         columns,
         rows,
-        notes_of(dataset, [by_validation(dataset), *notes], key_of(dataset, cells[0])),
+        notes_of(
+            dataset, [by_validation(dataset), *attack_notes(dataset.plan.eval), *notes], key_of(dataset, attacks[0])
+        ),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -133,7 +121,7 @@ def hand_made(dataset: Dataset) -> dict[str, Trained | None]:
 Entry = tuple[str, Trained | None, Published | None, str]  # name, network, published, what to say without a network
 
 
-def comparison(dataset: Dataset, entries: Sequence[Entry], cells: Sequence[Cell]) -> tuple[list, list, list[str]]:
+def comparison(dataset: Dataset, entries: Sequence[Entry], attacks: Sequence[Attack]) -> tuple[list, list, list[str]]:
     """(columns, rows, notes) of Table X: what each network costs beside what it reaches.
 
     The column of latencies is there where some network has one.
@@ -142,17 +130,17 @@ def comparison(dataset: Dataset, entries: Sequence[Entry], cells: Sequence[Cell]
     costs = [HEAD, BODY, MACS] + [LATENCY] * any(one.costs.milliseconds is not None for one in networks)
     rows = []
     for name, network, paper, missing in entries:
-        size, *accuracies = network_values(network, cells, paper, missing)
+        size, *accuracies = network_values(network, attacks, paper, missing)
         own = network.costs if network else None
         values = [own.head, own.body, own.macs, own.milliseconds] if own else [None] * 4
         rows.append([Value(name), size, *(Value(value) for value in values[: len(costs)]), *accuracies])
-    columns = [Column("network", "Network"), SIZE, *costs, CLEAN, *map(cell_column, cells)]
+    columns = [Column("network", "Network"), SIZE, *costs, CLEAN, *map(attack_column, attacks)]
     return columns, rows, cost_notes(networks, dataset.plan.data.size)
 
 
-def subnets(dataset: Dataset) -> Table:
+def subnets_table(dataset: Dataset) -> Table:
     """Every retrained subnet: where its parameters are, and its accuracies at each stage."""
-    cell = dataset.key_cell
+    attack = dataset.key_attack
     columns = [
         Column("row", "Row"), Column("subnet", "Subnet"),
         Column("architecture", "Architecture (block@ratio per layer)"),
@@ -167,10 +155,10 @@ def subnets(dataset: Dataset) -> Table:
                     for which in ("clean", "robust")]  # fmt: skip
     for key, title in (("scratch", "scratch"), ("finetune", "fine-tuned")):
         columns += [Column(f"test_{key}_clean", f"Test, {title}: clean (%)", "percent", "max"),
-                    Column(f"test_{key}_{cell_key(cell)}", f"Test, {title}: {cell_name(cell)} (%)", "percent",
+                    Column(f"test_{key}_{attack.key}", f"Test, {title}: {attack.text} (%)", "percent",
                            "max")]  # fmt: skip
     images = dataset.images["validation"]
-    rows = [_subnet(row, network, cell, images) for row in dataset.rows for network in row.scratch]
+    rows = [_subnet(row, network, attack, images) for row in dataset.rows for network in row.scratch]
     reference = dataset.plan.validation.attack.text
     searches = sorted({row.plan.search.attack.text for row in dataset.rows})
     own = [
@@ -180,12 +168,12 @@ def subnets(dataset: Dataset) -> Table:
         *cost_notes([], dataset.plan.data.size),
     ]
     title = f"Every retrained subnet, {dataset.name}"
-    notes = notes_of(dataset, own, key_of(dataset, cell))
+    notes = notes_of(dataset, own, key_of(dataset, attack))
     return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"],
                  validation_images=images)  # fmt: skip
 
 
-def _subnet(row: Row, network: Trained, cell: Cell, images: int) -> list[Value]:
+def _subnet(row: Row, network: Trained, attack: Attack, images: int) -> list[Value]:
     """`images`: how many validation images there are."""
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)
@@ -197,5 +185,5 @@ def _subnet(row: Row, network: Trained, cell: Cell, images: int) -> list[Value]:
         for weights in ("best", "last"):
             shown += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
     validation = [Value() if one is None else Value(one, interval=wilson(one, images)) for one in shown]
-    tests = [accuracy_value(one, which) if one else Value() for one in (network, finetuned) for which in (None, cell)]
+    tests = [accuracy_value(one, which) if one else Value() for one in (network, finetuned) for which in (None, attack)]
     return [*map(Value, values), *validation, *tests]

@@ -7,12 +7,12 @@ what `judges` computes, and a change of either is a change of the test.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tamnas.report import judges
-from tamnas.report.evidence import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
-from tamnas.report.judges import Judge
+from tamnas.report.claims import judges
+from tamnas.report.claims.judges import Judge
+from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.study import Dataset
-from tamnas.report.table import Column, Table, Value, markdown
-from tamnas.report.terms import cell_name, counted
+from tamnas.report.tables.table import Column, Table, Value, markdown
+from tamnas.report.terms import counted
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def claims_table(datasets: Sequence[Dataset]) -> Table:
         rows.append([Value(claim.text), Value(claim.where), Value(dataset.name), Value(finding.verdict),
                      Value("; ".join(warned))])  # fmt: skip
     notes = [f"{claim.text}: {claim.test}" for claim in CLAIMS]
-    notes += [f"Robust, {dataset.name}: {cell_name(dataset.key_cell)}, on test images where not said otherwise."
+    notes += [f"Robust, {dataset.name}: {dataset.key_attack.text}, on test images where not said otherwise."
               for dataset in datasets]  # fmt: skip
     return Table("claims", "The paper's conclusions, judged by this run", columns, rows, [*RULES, *notes])
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from tamnas.report.figures.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
 from tamnas.report.study import Lego
-from tamnas.report.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
 from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.space import SearchSpace
@@ -19,6 +19,8 @@ FAMILIES = {
     "tiny robust": {"facecolor": "#E69F00", "edgecolor": "#6E4C00", "hatch": "///"},
     "pure robust": {"facecolor": "#00507D", "edgecolor": "#B9D7EA", "hatch": "..."},
 }
+FIRST = {"marker": "o", "color": VERMILLION}
+SECOND = {"marker": "s", "facecolors": "white", "edgecolors": BLUE, "linewidths": 1.1}
 BANDS = {"pure tiny": "#F3F8FC", "tiny robust": "#FDF3DF", "pure robust": "#DDE7EE"}
 
 
@@ -72,8 +74,7 @@ def draw_layers(space: SearchSpace, lego: Lego) -> Figure:
         for layer in range(len(space.layers)):
             own = [line for line in lego.counts if (line["layer"], line["gene"]) == (layer, gene)]
             for line, first in _two_most_frequent(own):
-                style = {"marker": "o", "color": VERMILLION} if first else {
-                    "marker": "s", "facecolors": "white", "edgecolors": BLUE, "linewidths": 1.1}  # fmt: skip
+                style = FIRST if first else SECOND
                 axes.scatter([layer], [position[line["value"]]], s=_area(line["count"], most), zorder=3, **style)
             if space.layers[layer].transition and layer:
                 axes.axvline(layer - 0.5, color=GREY, linestyle="--", linewidth=0.7)
@@ -85,14 +86,14 @@ def draw_layers(space: SearchSpace, lego: Lego) -> Figure:
     left.set_ylabel("block id")
     right.set_ylabel("channel ratio")
     _family_bands(left, blocks)
-    counts = sorted({1, (1 + most) // 2, most})
+    alone = {"linestyle": "none"}
     handles = [
-        Line2D([], [], linestyle="none", marker="o", color=VERMILLION, markersize=6, label="most frequent"),
-        Line2D([], [], linestyle="none", marker="s", markerfacecolor="white", markeredgecolor=BLUE, markersize=6,
-               label="second"),
-        *(Line2D([], [], linestyle="none", marker="o", color="#9A9A9A", markersize=_area(count, most) ** 0.5,
-                 label=f"{count} of {len(lego.voters)}") for count in counts),
-    ]  # fmt: skip
+        Line2D([], [], marker="o", color=VERMILLION, markersize=6, label="most frequent", **alone),
+        Line2D([], [], marker="s", color=BLUE, markerfacecolor="white", markersize=6, label="second", **alone),
+    ]
+    for count in sorted({1, (1 + most) // 2, most}):
+        size, label = _area(count, most) ** 0.5, f"{count} of {len(lego.voters)}"
+        handles.append(Line2D([], [], marker="o", color="#9A9A9A", markersize=size, label=label, **alone))
     legend_above(figure, handles, columns=5)
     return figure
 
@@ -114,5 +115,5 @@ def _family_bands(axes, blocks: Sequence[int]) -> None:
         inside = np.flatnonzero(families == family)
         if len(inside):
             axes.axhspan(inside[0] - 0.5, inside[-1] + 0.5, color=colour, zorder=0, linewidth=0)
-            axes.text(1.01, inside.mean(), family, transform=axes.get_yaxis_transform(), rotation=270, va="center",
-                      ha="left", fontsize=7, color="#444444")  # fmt: skip
+            style = {"rotation": 270, "va": "center", "ha": "left", "fontsize": 7, "color": "#444444"}
+            axes.text(1.01, inside.mean(), family, transform=axes.get_yaxis_transform(), **style)

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from tamnas.report.checks import scratch_minus_finetune
+from tamnas.attacks.registry import Attack, Pgd
+from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, Lego, Row
-from tamnas.report.table import Column, Table, Value
-from tamnas.report.terms import BOLD, cell_name, counted, selection_images, tau_text
+from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.terms import BOLD, counted, selection_images, tau_text
 
 
-def search(dataset: Dataset) -> Table:
+def search_table(dataset: Dataset) -> Table:
     """Per row: front, hypervolume, does the supernet predict, does scratch beat fine-tuning."""
-    cell = dataset.key_cell
+    attack = dataset.key_attack
     columns = [
         Column("row", "Row"), Column("evaluated", "Subnets evaluated", "count"), Column("front", "Front", "count"),
         Column("archive_front", "Front of all evaluated", "count"),
@@ -18,20 +19,20 @@ def search(dataset: Dataset) -> Table:
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"),
         Column("tau_clean", "Kendall's tau, clean"), Column("tau_robust", "Kendall's tau, robust"),
         Column("scratch_minus_finetune_clean", "Scratch minus fine-tuned, clean (points)"),
-        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {cell_name(cell)} (points)"),
+        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {attack.text} (points)"),
         Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"),
         Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"),
     ]  # fmt: skip
     rows = []
     for row in dataset.rows:
-        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, cell), validation_gap(row, dataset)
+        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, attack), validation_gap(row, dataset)
         rows.append(
             [
                 Value(row.name), Value(last["evaluated"]), Value(len(row.front)), Value(len(row.archive_front)),
                 Value(float(last["hypervolume"])), Value(float(last["archive_hypervolume"])),
                 Value(tau_text(row.tau["clean"])), Value(tau_text(row.tau["robust"])),
-                *(Value(paired_text(differences.get(which))) for which in ("clean", "robust")),
-                *(Value(gap[which]) for which in ("clean", "robust")),
+                *(Value(differences[which].points if which in differences else None) for which in gap),
+                *map(Value, gap.values()),
             ]
         )  # fmt: skip
     notes = [
@@ -54,25 +55,25 @@ def search(dataset: Dataset) -> Table:
 def validation_gap(row: Row, dataset: Dataset) -> dict[str, float | None]:
     """Mean validation minus test accuracy in points, over subnets trained from scratch."""
     reference, weights = dataset.plan.validation.attack, row.plan.eval.weights
-    cell = (reference.eps, reference.steps)
+    attack = Pgd(eps=reference.eps, steps=reference.steps)
 
     def mean(values: Sequence[float]) -> float:
         return round(100 * sum(values) / len(values), 2)
 
     gaps = {"clean": mean([one.validation[weights]["clean"] - one.test.clean for one in row.scratch]), "robust": None}
-    if all(cell in one.test.grid for one in row.scratch):
-        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[cell] for one in row.scratch])
+    if all(attack in one.test.grid for one in row.scratch):
+        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[attack] for one in row.scratch])
     return gaps
 
 
-def paired_text(found) -> str | None:
-    if found is None:
-        return None
-    text = f"{100 * found.mean:+.2f}"
-    if found.low is not None:
-        p_value = f", p {found.p_value:.2g}" if found.p_value is not None else ""
-        text += f" ({100 * found.low:+.2f} to {100 * found.high:+.2f}{p_value})"
-    return text.replace("-", "−")
+def scratch_minus_finetune(row: Row, attack: Attack) -> dict[str, Paired]:
+    """Paired over the networks of a row, on test: clean, and robust under `attack`."""
+    finetuned = {network.id: network.test for network in row.finetune}
+    pairs = [(network.test, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
+    differences = {"clean": [a.clean - b.clean for a, b in pairs]}
+    if all(attack in test.grid for pair in pairs for test in pair):
+        differences["robust"] = [a.grid[attack] - b.grid[attack] for a, b in pairs]
+    return {name: paired(values) for name, values in differences.items() if values}
 
 
 def _data(dataset: Dataset) -> str:
@@ -83,17 +84,17 @@ def _data(dataset: Dataset) -> str:
     )
 
 
-def layers(dataset: Dataset) -> Table:
+def layers_table(dataset: Dataset) -> Table:
     """The lower part of Table VII: which blocks and ratios the best subnets use per layer."""
     scopes = [(row.name, row.lego) for row in dataset.rows if row.lego]
     if dataset.pooled:
         scopes.insert(0, ("pooled", dataset.pooled))
     rows = []
-    for name, found in scopes:
-        for layer in sorted({line["layer"] for line in found.counts}):
+    for name, lego in scopes:
+        for layer in sorted({line["layer"] for line in lego.counts}):
             texts = []
             for gene in ("block", "ratio"):
-                own = [line for line in found.counts if (line["layer"], line["gene"]) == (layer, gene)]
+                own = [line for line in lego.counts if (line["layer"], line["gene"]) == (layer, gene)]
                 texts.append(", ".join(f"{line['value']:g} ({line['count']})" for line in own))
             rows.append([Value(name), Value(str(layer)), *map(Value, texts)])
     notes = [

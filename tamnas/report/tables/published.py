@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
+from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
-from tamnas.report.findings import pooled_votes
-from tamnas.report.study import Cell, Dataset, Trained
-from tamnas.report.table import Column, Table, Value
-from tamnas.report.tables import comparison, hand_made, network_values
-from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, by_validation, cell_column, name_of, setting
+from tamnas.report.study import Dataset, Trained
+from tamnas.report.tables.networks import comparison, hand_made, network_values
+from tamnas.report.tables.search import pooled_votes
+from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, attack_column, by_validation, name_of, setting
 
 NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}
 
@@ -25,8 +26,8 @@ def paper_tables(datasets: Sequence[Dataset]) -> list[Table]:
 
 def _table(name: str, dataset: Dataset) -> Table:
     printed = TABLES[name]
-    cells = [_cell(cell) for cell in printed.rows[0].grid]
-    cells.sort(key=lambda cell: (-cell[0], cell[1])) if name == "X" else cells.sort(key=lambda cell: (cell[1], cell[0]))
+    attacks = [Pgd(eps=Fraction(eps, 255), steps=steps) for eps, steps in printed.rows[0].grid]
+    attacks.sort(key=lambda attack: (-attack.eps, attack.steps) if name == "X" else (attack.steps, attack.eps))
     entries = [
         (name_of(row.label), _measured(row, dataset), row, "quoted" if row.mode.startswith("robnet") else "not run")
         for row in printed.rows
@@ -35,10 +36,10 @@ def _table(name: str, dataset: Dataset) -> Table:
         known = {row.mode for row in printed.rows}
         more = {one: network for one, network in hand_made(dataset).items() if one not in known}
         entries += [(name_of(one), network, None, "not run") for one, network in more.items()]
-        columns, rows, costs = comparison(dataset, entries, cells)
+        columns, rows, costs = comparison(dataset, entries, attacks)
     else:
-        columns, costs = [Column("network", "Network"), SIZE, CLEAN, *map(cell_column, cells)], []
-        rows = [[Value(label), *network_values(network, cells, *rest)] for label, network, *rest in entries]
+        columns, costs = [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)], []
+        rows = [[Value(label), *network_values(network, attacks, *rest)] for label, network, *rest in entries]
     own = [by_validation(dataset)]
     if any(row.lego and _measured(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
@@ -59,10 +60,6 @@ def _table(name: str, dataset: Dataset) -> Table:
         of_paper=True,
         images=dataset.images["test"],
     )
-
-
-def _cell(cell: tuple[int, int]) -> Cell:
-    return Fraction(cell[0], 255), cell[1]
 
 
 def _measured(row: Published, dataset: Dataset) -> Trained | None:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
-from tamnas.report.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import in_order
 from tamnas.space.blocks import BLOCKS
-from tamnas.space.layers import block_parameters, se_parameters
+from tamnas.space.layers import se_parameters
 from tamnas.space.space import SearchSpace
 
 
-def geometry(datasets: Sequence[Dataset]) -> Table:
+def geometry_table(datasets: Sequence[Dataset]) -> Table:
     """Table I from the plans' own search spaces; one part per distinct geometry."""
     parts: dict[tuple, list[str]] = {}
     for dataset in datasets:
@@ -83,7 +83,7 @@ def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
     ]
 
 
-def blocks(datasets: Sequence[Dataset]) -> Table:
+def blocks_table(datasets: Sequence[Dataset]) -> Table:
     """The upper part of Table VII, from the code's own block table."""
     names = {
         "shuffle": "ShuffleNetV2",
@@ -99,8 +99,8 @@ def blocks(datasets: Sequence[Dataset]) -> Table:
             Value(str(kind.id)), Value(kind.name), Value(names.get(kind.branch)),
             Value(f"{kind.kernel}x{kind.kernel}" if kind.kernel else None), Value(names.get(kind.attention)),
             Value(("yes" if kind.attention_norm else "no") if kind.attention else None), Value(kind.family),
-            Value("yes" if first.allows(kind.id) else "no"), Value("yes" if kind.id in used else "no"),
-            Value(block_parameters(inner, kind.id, 1.0)),
+            Value("yes" if kind.allowed(first) else "no"), Value("yes" if kind.id in used else "no"),
+            Value(kind.parameters(inner, 1.0)),
         ]
         for kind in BLOCKS
     ]  # fmt: skip

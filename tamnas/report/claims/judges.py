@@ -11,26 +11,25 @@ from statistics import fmean
 
 from scipy.stats import fisher_exact, mannwhitneyu
 
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import BASELINES
-from tamnas.report.checks import paired, tested, wilson
-from tamnas.report.evidence import (
+from tamnas.report.claims.transfer import retrained_alike
+from tamnas.report.claims.verdicts import (
     FAILS,
     HOLDS,
     NOT_RUN,
     UNDECIDED,
     Finding,
-    Interval,
+    above,
     all_of,
-    correlation,
-    mean_of,
-    newcombe,
-    welch,
+    below,
+    by_sides,
+    within,
 )
-from tamnas.report.findings import paired_text
+from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, paired, welch, wilson
 from tamnas.report.study import Dataset, Row, Trained
-from tamnas.report.terms import cell_name, counted, name_of
-from tamnas.report.transfer import retrained_alike
+from tamnas.report.terms import counted, name_of
 from tamnas.space.blocks import BLOCKS
 
 Judge = Callable[[Dataset], Finding]
@@ -43,7 +42,7 @@ LARGE = "resnet18"
 
 
 def few_steps_suffice(dataset: Dataset) -> Finding:
-    cell, found, numbers = dataset.key_cell, [], []
+    attack, found, numbers = dataset.key_attack, [], []
     pairs = []
     for rows in _alike(dataset, lambda row: (row.plan.supernet.attack.eps, row.plan.network.width)):
         reference = max(rows, key=_steps)
@@ -52,11 +51,11 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
     networks, evidence = retrained_alike(dataset.rows)
     for row, reference in pairs:
-        shares = [_shares(networks[which.name], cell) for which in (row, reference)]
+        shares = [_robust(networks[which.name], attack) for which in (row, reference)]
         difference = welch(*shares, 1 - 0.05 / len(pairs))
-        found.append(difference.above(-MARGIN) if difference else UNDECIDED)
+        found.append(above(difference, -MARGIN))
         numbers.append(_compared(row, reference, networks, difference))
-    return Finding(all_of(found), f"mean accuracy under {cell_name(cell)}: {'; '.join(numbers)}; {evidence}")
+    return Finding(all_of(found), f"mean accuracy under {attack.text}: {'; '.join(numbers)}; {evidence}")
 
 
 def eps_not_steps(dataset: Dataset) -> Finding:
@@ -64,16 +63,16 @@ def eps_not_steps(dataset: Dataset) -> Finding:
     if len(radii) < 2 or len(steps) < 2:
         return Finding(NOT_RUN, "needs a grid of several radii and several step counts")
     by_eps, by_steps = [], []
-    for _, network in tested(dataset):
-        grid = network.test.grid
+    for _, network in dataset.tested():
+        grid = {(attack.eps, attack.steps): share for attack, share in network.test.pgd.items()}
         if all((eps, count) in grid for eps in radii for count in steps):
             by_eps.append(fmean(grid[radii[0], count] - grid[radii[-1], count] for count in steps))
             by_steps.append(fmean(grid[eps, steps[0]] - grid[eps, steps[-1]] for eps in radii))
-    test = mean_of([b - a / 10 for a, b in zip(by_eps, by_steps, strict=True)])
+    test = mean_interval([b - a / 10 for a, b in zip(by_eps, by_steps, strict=True)])
     if test is None:
         return Finding(NOT_RUN, "needs two networks with a whole grid")
     return Finding(
-        test.below(0),
+        below(test),
         f"mean loss over {len(by_eps)} networks: {100 * fmean(by_eps):.2f} points from {format_fraction(radii[0])} to "
         f"{format_fraction(radii[-1])}, {100 * fmean(by_steps):.2f} from {steps[0]} to {steps[-1]} steps; steps minus "
         f"a tenth of eps: {test.points}",
@@ -87,12 +86,12 @@ def best_eps(dataset: Dataset) -> Finding:
             continue
         others = [row for row in rows if row is not ours]
         networks, evidence = retrained_alike(rows)
-        level, steps = 1 - 0.05 / len(others), dataset.key_cell[1]
+        level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
         found, numbers = [], []
         for row in others:
             pair = [[_over_radii(dataset, one, steps) for one in networks[which.name]] for which in (ours, row)]
             difference = welch(*pair, level)
-            found.append(difference.above(0) if difference else UNDECIDED)
+            found.append(above(difference))
             numbers.append(_compared(ours, row, networks, difference))
         what = f"mean accuracy under PGD-{steps} over the radii of the grid"
         return Finding(all_of(found), f"{what}: {'; '.join(numbers)}; {evidence}")
@@ -100,33 +99,31 @@ def best_eps(dataset: Dataset) -> Finding:
 
 
 def size_is_not_it(dataset: Dataset) -> Finding:
-    cell, sizes, shares, rows = dataset.key_cell, [], [], 0
+    attack, sizes, shares, rows = dataset.key_attack, [], [], 0
     for row in dataset.rows:
-        networks = [one for one in row.scratch if cell in one.test.grid]
+        networks = [one for one in row.scratch if attack in one.test.grid]
         if len(networks) < 2:
             continue
         rows += 1
-        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[cell])):
+        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[attack])):
             centre = fmean(map(of, networks))
             values += [of(one) - centre for one in networks]
     r = correlation(sizes, shares, rows)
     if r is None:
         return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
     text = f"{r.value:+.2f} ({r.low:+.2f} to {r.high:+.2f})".replace("-", "−")
-    return Finding(
-        _within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {cell_name(cell)}"
-    )
+    return Finding(within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {attack.text}")
 
 
 def scratch_beats_finetuning(dataset: Dataset) -> Finding:
-    cell, differences = dataset.key_cell, {"clean": [], "robust": []}
+    attack, differences = dataset.key_attack, {"clean": [], "robust": []}
     for row in dataset.rows:
         finetuned = {one.id: one.test for one in row.finetune}
         for one in row.scratch:
             other = finetuned.get(one.id)
-            if other and cell in one.test.grid and cell in other.grid:
+            if other and attack in one.test.grid and attack in other.grid:
                 differences["clean"].append(one.test.clean - other.clean)
-                differences["robust"].append(one.test.grid[cell] - other.grid[cell])
+                differences["robust"].append(one.test.grid[attack] - other.grid[attack])
     if len(differences["clean"]) < 2:
         return Finding(NOT_RUN, "needs subnets trained both ways")
     found, numbers = [], []
@@ -134,10 +131,10 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
         result = paired(values)
         clear = result.p_value is not None and result.p_value < 0.05
         found.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
-        numbers.append(f"{which} {paired_text(result)}")
+        numbers.append(f"{which} {result.points}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
-    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {cell_name(cell)}"
+    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {attack.text}"
     return Finding(all_of(found), "; ".join([text, *uneven]))
 
 
@@ -193,20 +190,13 @@ def training_converged(dataset: Dataset) -> Finding:
                 middle, last = (network.curve[at][f"validation_{which}"] for at in (39, -1))
                 if None not in (middle, last):
                     values.append(last - middle)
-    intervals = {which: mean_of(values) for which, values in changes.items() if len(values) > 1}
+    intervals = {which: mean_interval(values) for which, values in changes.items() if len(values) > 1}
     if not intervals:
         epochs = max((len(network.curve) for row in dataset.rows for network in row.scratch), default=0)
         return Finding(NOT_RUN, f"needs retraining of more than 40 epochs; here it has {epochs}")
-    found = [_within(one, SETTLED) for one in intervals.values()]
+    found = [within(one, SETTLED) for one in intervals.values()]
     numbers = [f"{which} {one.points} over {len(changes[which])} subnets" for which, one in intervals.items()]
     return Finding(all_of(found), f"last epoch minus epoch 40: {', '.join(numbers)}")
-
-
-def _within(interval: Interval, bar: float) -> str:
-    """Is the value closer to 0 than `bar`?"""
-    if -bar < interval.low and interval.high < bar:
-        return HOLDS
-    return FAILS if interval.low > bar or interval.high < -bar else UNDECIDED
 
 
 def robust_blocks_first(dataset: Dataset) -> Finding:
@@ -218,7 +208,7 @@ def robust_blocks_first(dataset: Dataset) -> Finding:
     greater, less = (float(fisher_exact(table, alternative=side).pvalue) for side in ("greater", "less"))
     (first, total_first), (last, total_last) = counts
     return Finding(
-        HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED,
+        by_sides(greater, less),
         f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first quarter of the layers, "
         f"{last} of {total_last} in the last half; p {min(greater, less):.2g}",
     )
@@ -253,7 +243,7 @@ def wide_ratios_first(dataset: Dataset) -> Finding:
 def _larger(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, float]:
     """Mann-Whitney's test of `ours` above `theirs`: (verdict, the smaller of both one-sided p)."""
     greater, less = (float(mannwhitneyu(ours, theirs, alternative=side).pvalue) for side in ("greater", "less"))
-    return HOLDS if greater < 0.025 else FAILS if less < 0.025 else UNDECIDED, min(greater, less)
+    return by_sides(greater, less), min(greater, less)
 
 
 def lego_beats_searched(dataset: Dataset) -> Finding:
@@ -286,17 +276,17 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
 
 def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
     """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
-    lego, cell, found, numbers = dataset.pooled.network, dataset.key_cell, [], []
+    lego, attack, found, numbers = dataset.pooled.network, dataset.key_attack, [], []
     for name, other in others:
         found.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
-        for which, get in (("clean", lambda test: test.clean), (cell_name(cell), lambda test: test.grid.get(cell))):
+        for which, get in (("clean", lambda test: test.clean), (attack.text, lambda test: test.grid.get(attack))):
             ours, theirs = get(lego.test), get(other.test)
             if None in (ours, theirs):
                 found.append(UNDECIDED)
                 continue
             difference = newcombe(ours, theirs, lego.test.images, other.test.images)
-            found.append(difference.above(0))
+            found.append(above(difference))
             parts.append(f"{which} {difference.points}")
         numbers.append(f"minus {name}: {', '.join(parts)}")
     return Finding(all_of(found), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
@@ -311,12 +301,13 @@ def _alike(dataset: Dataset, key: Callable[[Row], tuple]) -> list[list[Row]]:
     return [list(rows) for _, rows in groupby(sorted(dataset.rows, key=key), key=key)]
 
 
-def _shares(networks: Sequence[Trained], cell) -> list[float]:
-    return [one.test.grid[cell] for one in networks if cell in one.test.grid]
+def _robust(networks: Sequence[Trained], attack: Attack) -> list[float]:
+    return [one.test.grid[attack] for one in networks if attack in one.test.grid]
 
 
 def _over_radii(dataset: Dataset, network: Trained, steps: int) -> float:
-    return fmean(network.test.grid[eps, steps] for eps in dataset.plan.eval.eps if (eps, steps) in network.test.grid)
+    radii = dataset.plan.eval.eps
+    return fmean(share for attack, share in network.test.pgd.items() if attack.steps == steps and attack.eps in radii)
 
 
 def _compared(ours: Row, theirs: Row, networks: Mapping[str, Sequence[Trained]], difference: Interval | None) -> str:

@@ -1,0 +1,163 @@
+"""What a reader should know before believing the numbers: broken networks, attacks that were too weak, leaks."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+from tamnas.config.fields import format_fraction
+from tamnas.config.plan import RowPlan
+from tamnas.evaluation.health import curve_signs, trace_signs
+from tamnas.report.study import Dataset, Row, Test, Trained
+
+MASKING = "a sign of gradient masking"
+SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
+
+
+def warnings(dataset: Dataset) -> list[str]:
+    """One line each, what is not there at all first."""
+    networks = list(dataset.examined())
+    found = [f"{divergence.name}: {divergence.text}" for divergence in dataset.diverged]
+    found += dataset.unfinished
+    if dataset.plan.data.merge_validation:
+        found.append(
+            "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
+            "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
+        )
+    found += broken(dataset)
+    signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
+    found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
+    if dataset.plan.eval.checks:
+        radius = format_fraction(dataset.plan.eval.checks.large_eps)
+        found += [
+            f"{name}: {100 * network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
+            for name, network in networks
+            if network.checks.get("large_eps", 0) > SURVIVORS
+        ]
+    chance = 1.5 / len(dataset.card["classes"])
+    found += [
+        f"{name}: clean accuracy {100 * network.test.clean:.2f}% is close to chance; the training did not succeed."
+        for name, network in networks
+        if network.test.clean <= chance
+    ]
+    return found
+
+
+def suspicious(test: Test) -> list[str]:
+    """Signs of gradient masking or of an attack that has not converged.
+
+    A rise by one image, or by 0.25 points on large test sets, is the noise of random starts.
+    """
+    tolerance, pgd = max(1.0001 / test.images, 0.0025), test.pgd
+    lines = [
+        f"accuracy under {attack.text} ({100 * share:.2f}%) is above clean accuracy ({100 * test.clean:.2f}%): "
+        f"{MASKING}."
+        for attack, share in {**pgd, **test.grid}.items()
+        if share > test.clean + tolerance
+    ]
+    for steps in sorted({attack.steps for attack in pgd}):
+        line = [(attack.eps, share) for attack, share in pgd.items() if attack.steps == steps]
+        lines += [
+            f"accuracy under PGD-{steps} rises from {100 * a:.2f}% at {format_fraction(low)} to {100 * b:.2f}% at "
+            f"{format_fraction(high)}: {MASKING}."
+            for (low, a), (high, b) in pairwise(line)
+            if b > a + tolerance
+        ]
+    for eps in sorted({attack.eps for attack in pgd}):
+        line = [(attack.steps, share) for attack, share in pgd.items() if attack.eps == eps]
+        lines += [
+            f"accuracy at {format_fraction(eps)} rises from {100 * a:.2f}% under PGD-{few} to {100 * b:.2f}% under "
+            f"PGD-{many}: {MASKING}."
+            for (few, a), (many, b) in pairwise(line)
+            if b > a + tolerance
+        ]
+        (few, first), (many, final) = line[0], line[-1]
+        if first - final > 0.05:
+            lines.append(
+                f"at {format_fraction(eps)} PGD-{few} leaves {100 * first:.2f}%, PGD-{many} {100 * final:.2f}%: the "
+                "shorter attack has not converged; read the longer one."
+            )
+    return lines
+
+
+def broken(dataset: Dataset) -> list[str]:
+    """Signs of networks that training broke, from their curves, attacks and accuracies; one line each."""
+    share, images = max(class_shares(dataset, "train")), dataset.images["train"]
+    noise = max(1.0001 / dataset.images["validation"], 0.0025)  # of random starts, as in `suspicious`
+    shares = class_shares(dataset, "validation")
+    lines = [f"{row.name}: {line}" for row in dataset.rows for line in _search_signs(row, share, images, noise)]
+    trained_at = _training_eps(dataset)
+    for name, network in dataset.examined():
+        signs = list(curve_signs(network.curve, share, images, shares).values())
+        signs += trace_signs(network.attack)
+        signs += _one_class(network.test, class_shares(dataset, "test"))
+        signs += _defenceless(network.test, trained_at.get(id(network)), share)
+        # The trace and the accuracies may say the same of a dead network.
+        lines += [f"{name}: {line}" for line in dict.fromkeys(signs)]
+    return lines
+
+
+def _search_signs(row: Row, share: float, images: int, noise: float) -> Iterator[str]:
+    for phase, curve in (("block", row.block_curve), ("joint", row.joint_curve)):
+        for line in curve_signs(curve, share, images).values():
+            yield f"supernet, {phase} phase: {line}"
+    for subnet in row.front:
+        if subnet.robust > subnet.clean + noise:
+            yield (
+                f"search: subnet {subnet.id} has {100 * subnet.robust:.2f}% under attack and "
+                f"{100 * subnet.clean:.2f}% clean with inherited weights: {MASKING}."
+            )
+    if row.front and max(subnet.robust for subnet in row.front) <= share / 2:
+        yield (
+            f"search: no subnet of the front keeps more than {100 * share / 2:.2f}% under attack with inherited "
+            "weights: the supernet has no robustness to search for."
+        )
+
+
+def _one_class(test: Test, shares: list[float]) -> Iterator[str]:
+    """A network that predicts one class: its accuracy is that class's share, under every attack."""
+    same = all(share == test.clean for share in test.grid.values())
+    if same and any(abs(test.clean - share) < 1e-9 for share in shares):
+        yield f"{100 * test.clean:.2f}% clean and under every attack, the share of one class: the network is dead."
+
+
+def _defenceless(test: Test, eps: Fraction | None, share: float) -> Iterator[str]:
+    """No robustness left within the radius that the network was trained for."""
+    worst = next((attack for attack in reversed(test.pgd) if eps and attack.eps <= eps), None)
+    if worst and test.clean > 2 * share and test.grid[worst] < share / 2:
+        yield (
+            f"{100 * test.clean:.2f}% clean, {100 * test.grid[worst]:.2f}% under {worst.text}, "
+            f"within its training radius {format_fraction(eps)}: the robustness collapsed (catastrophic overfitting)."
+        )
+
+
+def class_shares(dataset: Dataset, split: str) -> list[float]:
+    """Each class's share of a split; cards without counts per class count as balanced."""
+    part = dataset.card["splits"][split]
+    if "per_class" not in part:
+        return [1 / len(dataset.card["classes"])]
+    return [count / part["images"] for count in part["per_class"]]
+
+
+def _training_eps(dataset: Dataset) -> dict[int, Fraction]:
+    """The radius that a network was trained for, by the object's id."""
+    radii: dict[int, Fraction] = {}
+    for row in dataset.rows:
+        retrain = row.plan.retrain
+        scratch = [*row.scratch, row.lego.network] if row.lego else row.scratch
+        radii |= {id(network): retrain.scratch.attack.eps for network in scratch}
+        radii |= {id(network): retrain.finetune.attack.eps for network in row.finetune}
+        radii |= {id(network): _control_eps(row.plan, network) for network in row.controls.networks}
+    pooled, baselines = dataset.plan.pooled.training.attack.eps, dataset.plan.baselines.training.attack.eps
+    if dataset.pooled:
+        radii[id(dataset.pooled.network)] = pooled
+    for network in dataset.controls.networks:
+        radii[id(network)] = baselines if network.label["kind"] == "baselines" else pooled
+    return radii | {id(network): baselines for network in dataset.baselines}
+
+
+def _control_eps(plan: RowPlan, network: Trained) -> Fraction:
+    """A control trains as what it stands beside, but for what it is there to change (`tamnas.controls`)."""
+    changed = {variant.control: variant.training for variant in plan.controls.finetune}
+    changed["common_attack"] = plan.controls.common_attack
+    own = plan.retrain.finetune if network.label["kind"] == "finetune" else plan.retrain.scratch
+    return (changed.get(network.label["control"]) or own).attack.eps
