@@ -9,10 +9,11 @@ import numpy as np
 from tamnas.config.fields import format_fraction, read_yaml, write_yaml
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.stage_plans import stage_plans
 from tamnas.files import write_csv, write_json
-from tamnas.legonet import layer_counts, lego_net, rank_correlation
+from tamnas.legonet import Candidate, design
 from tamnas.pipeline.paths import results, seeded
-from tamnas.records import top
+from tamnas.records import Record
 from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import Table, to_csv
 from tamnas.space.space import SearchSpace
@@ -41,18 +42,18 @@ def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...]
     """Plans, and made-up results of every row but those in `omit`, below `root` (the working directory)."""
     random = np.random.default_rng(seed)
     plans = resolve_all(parse_params(raw))
-    for name, plan in plans.items():
-        write_yaml(root / "plan" / f"{name}.yaml", plan.plain())
-    records = {}
+    for path, plan in stage_plans(plans).items():
+        write_yaml(root / path, plan.plain())
+    voting = {}
     for plan in plans.values():
         if isinstance(plan, RowPlan) and plan.row not in omit:
-            records[plan.row] = _write_row(plan, random, networks)
+            voting[plan.row] = _write_row(plan, random, networks)
     for plan in plans.values():
         if isinstance(plan, DatasetPlan):
-            _write_dataset(plan, random, records)
+            _write_dataset(plan, random, voting)
 
 
-def _write_row(plan: RowPlan, random, networks: int) -> list[dict]:
+def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
     space = SearchSpace.from_params(plan)
 
     def folder(stage: str) -> Path:
@@ -82,34 +83,27 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[dict]:
         ]
         write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
-            records = [
-                {**one, "row": plan.row, "inherited": start} for one, start in zip(trained, selected, strict=True)
+            voting = [
+                Candidate(plan.row, Record.from_plain(one), start) for one, start in zip(trained, selected, strict=True)
             ]
-    _write_lego(plan, "legonet", plan.row, records, random)
-    return records
+    _write_lego(plan, "legonet", plan.row, voting, random)
+    return voting
 
 
-def _write_dataset(plan: DatasetPlan, random, records: dict[str, list[dict]]) -> None:
+def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Candidate]]) -> None:
     splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
     card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
     write_json(results(plan.dataset, "prepare") / "card.json", card)
-    if set(records) >= set(plan.pooled.rows):
-        _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in records[row]], random)
+    if set(voting) >= set(plan.pooled.rows):
+        _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in voting[row]], random)
     if plan.baselines.names:
         trained = [{**train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]
         write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
 
 
-def _write_lego(plan, stage: str, row: str | None, records: list[dict], random) -> None:
-    space, weights = SearchSpace.from_params(plan), plan.eval.weights
-    voters = top(records, plan.legonet.top, weights)
-    counts = layer_counts(voters, weights)
-    arch = lego_net(space, counts)
-    tau = {which: rank_correlation([one["inherited"][which] for one in records],
-                                   [one[weights][which] for one in records])
-           for which in ("clean", "robust")}  # fmt: skip
-    statistics = {"format": 1, "architecture": arch.plain(), "parameters": space.parameters(arch), "weights": weights,
-                  "voters": [{"row": one["row"], "id": one["id"]} for one in voters], "kendall_tau": tau}  # fmt: skip
+def _write_lego(plan, stage: str, row: str | None, voting: list[Candidate], random) -> None:
+    space = SearchSpace.from_params(plan)
+    arch, counts, statistics = design(space, voting, plan.legonet.top, plan.eval.weights)
     folder = results(plan.dataset, stage, row)
     write_json(folder / "statistics.json", statistics)
     write_csv(folder / "counts.csv", counts)
