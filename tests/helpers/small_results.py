@@ -44,13 +44,13 @@ def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...]
     plans = resolve_all(parse_params(raw))
     for path, plan in stage_plans(plans).items():
         write_yaml(root / path, plan.plain())
-    records = {}
+    voting = {}
     for plan in plans.values():
         if isinstance(plan, RowPlan) and plan.row not in omit:
-            records[plan.row] = _write_row(plan, random, networks)
+            voting[plan.row] = _write_row(plan, random, networks)
     for plan in plans.values():
         if isinstance(plan, DatasetPlan):
-            _write_dataset(plan, random, records)
+            _write_dataset(plan, random, voting)
 
 
 def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
@@ -83,32 +83,38 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
         ]
         write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
-            records = [
+            voting = [
                 Candidate(plan.row, Record.from_plain(one), start) for one, start in zip(trained, selected, strict=True)
             ]
-    _write_lego(plan, "legonet", plan.row, records, random)
-    return records
+    _write_lego(plan, "legonet", plan.row, voting, random)
+    return voting
 
 
-def _write_dataset(plan: DatasetPlan, random, records: dict[str, list[Candidate]]) -> None:
+def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Candidate]]) -> None:
     splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
     card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
     write_json(results(plan.dataset, "prepare") / "card.json", card)
-    if set(records) >= set(plan.pooled.rows):
-        _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in records[row]], random)
+    if set(voting) >= set(plan.pooled.rows):
+        _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in voting[row]], random)
     if plan.baselines.names:
         trained = [{**train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]
         write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
 
 
-def _write_lego(plan, stage: str, row: str | None, networks: list[Candidate], random) -> None:
+def _write_lego(plan, stage: str, row: str | None, voting: list[Candidate], random) -> None:
     space = SearchSpace.from_params(plan)
-    arch, counts, statistics = design(space, networks, plan.legonet.top, plan.eval.weights)
+    arch, counts, statistics = design(space, voting, plan.legonet.top, plan.eval.weights)
     folder = results(plan.dataset, stage, row)
     write_json(folder / "statistics.json", statistics)
     write_csv(folder / "counts.csv", counts)
-    lego = train(random, "lego", arch.plain(), space.parameters(arch), 0.9)
-    write_trained(plan, stage, f"evaluate_{stage}", row, [lego], random)
+    write_trained(
+        plan,
+        stage,
+        f"evaluate_{stage}",
+        row,
+        [train(random, "lego", arch.plain(), space.parameters(arch), 0.9)],
+        random,
+    )
 
 
 def train(random, name: str, arch: dict | None, parameters: int, clean: float) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 from tamnas.attacks.registry import Pgd
 from tamnas.config.plan import Search
 from tamnas.search.fitness import Fitness
+from tamnas.search.objectives import BASE
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -22,13 +23,19 @@ TINY = tiny_space(2)  # 54 architectures
 SMALL = tiny_space(3, ratios=(0.5, 1.0, 1.5, 2.0))  # 1,152
 CLEAN = {0: 0.05, 6: 0.025, 20: 0.0}
 ROBUST = {0: 0.0, 6: 0.1, 20: 0.04}
+THREE = tuple(objective.name for objective in BASE)
+
+
+def fitness_of(clean: float, robust: float, parameters: int) -> Fitness:
+    """As a search for the paper's three objectives measures it."""
+    return Fitness.of({"clean": clean, "robust": robust, "parameters": parameters}, THREE)
 
 
 def toy(space: SearchSpace, arch: Architecture) -> Fitness:
     """Blocks and ratios that help clean accuracy hurt robust accuracy; both cost parameters."""
     clean = 0.5 + sum(CLEAN[block] for block in arch.blocks) + 0.02 * sum(arch.ratios)
     robust = 0.2 + sum(ROBUST[block] for block in arch.blocks) - 0.03 * sum(arch.ratios[1:])
-    return Fitness(clean, robust, space.parameters(arch))
+    return fitness_of(clean, robust, space.parameters(arch))
 
 
 def evaluator(space: SearchSpace):
@@ -43,7 +50,7 @@ def everything(space: SearchSpace) -> dict[Architecture, Fitness]:
 
 def true_front(fitness: dict[Architecture, Fitness]) -> set[Architecture]:
     """By definition: nobody is at least as good in everything and better in something."""
-    points = np.array([one.objectives for one in fitness.values()])
+    points = np.array([one.costs for one in fitness.values()])
     no_worse = (points[:, None] <= points[None]).all(2)  # [i, j]: i is no worse than j
     better = (points[:, None] < points[None]).any(2)
     dominated = (no_worse & better).any(0)

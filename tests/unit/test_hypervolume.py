@@ -5,11 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tamnas.search.fitness import Fitness
 from tamnas.search.front import hypervolume
 from tamnas.search.nsga2 import search
 from tamnas.space.architecture import Architecture
-from tests.helpers.toy_search import SMALL, evaluator, planned, toy
+from tests.helpers.toy_search import SMALL, THREE, evaluator, fitness_of, planned, toy
 
 
 def by_inclusion_exclusion(points: np.ndarray) -> float:
@@ -23,19 +22,22 @@ def by_inclusion_exclusion(points: np.ndarray) -> float:
 
 def test_hypervolume_by_hand():
     largest = SMALL.parameter_range()[1]
-    assert hypervolume(SMALL, [Fitness(0.5, 0.25, largest // 5)]) == pytest.approx(0.5 * 0.25 * 0.8)
-    assert hypervolume(SMALL, [Fitness(1, 1, 0)]) == pytest.approx(1)
+    assert hypervolume(SMALL, THREE, [fitness_of(0.5, 0.25, largest // 5)]) == pytest.approx(0.5 * 0.25 * 0.8)
+    assert hypervolume(SMALL, THREE, [fitness_of(1, 1, 0)]) == pytest.approx(1)
     # on the reference planes nothing is dominated
-    assert hypervolume(SMALL, [Fitness(0, 0.5, 10), Fitness(0.5, 0, 10), Fitness(0.9, 0.9, largest)]) == 0
+    assert (
+        hypervolume(SMALL, THREE, [fitness_of(0, 0.5, 10), fitness_of(0.5, 0, 10), fitness_of(0.9, 0.9, largest)]) == 0
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_hypervolume_by_inclusion_and_exclusion(count):
     random, largest = np.random.default_rng(count), SMALL.parameter_range()[1]
     for _ in range(5):
-        points = [Fitness(*random.random(2), int(random.integers(largest + 1))) for _ in range(count)]
-        scaled = np.array([(1 - p.clean, 1 - p.robust, p.parameters / largest) for p in points])
-        assert hypervolume(SMALL, points) == pytest.approx(by_inclusion_exclusion(scaled))
+        points = [fitness_of(*random.random(2), int(random.integers(largest + 1))) for _ in range(count)]
+        values = [point.values for point in points]
+        scaled = np.array([(1 - v["clean"], 1 - v["robust"], v["parameters"] / largest) for v in values])
+        assert hypervolume(SMALL, THREE, points) == pytest.approx(by_inclusion_exclusion(scaled))
 
 
 def test_hypervolume_rows():
@@ -45,7 +47,9 @@ def test_hypervolume_rows():
         evaluated |= set(archs)
         assert row["evaluated"] == len(evaluated)
         # the archive's, recomputed from all points at once: dominated ones add nothing
-        assert row["archive_hypervolume"] == pytest.approx(hypervolume(SMALL, [toy(SMALL, arch) for arch in evaluated]))
+        assert row["archive_hypervolume"] == pytest.approx(
+            hypervolume(SMALL, THREE, [toy(SMALL, arch) for arch in evaluated])
+        )
         assert row["hypervolume"] <= row["archive_hypervolume"] + 1e-12
         assert row["front"] <= 16
     archive = [row["archive_hypervolume"] for row in found.hypervolume]
@@ -62,7 +66,7 @@ def test_stagnation_ends_the_search(space, patience):
     def evaluate(archs):
         quality = 0.5 if not born else 0.1
         born.extend(archs)
-        return [Fitness(quality, quality, 1000 if quality == 0.5 else 2000) for _ in archs]
+        return [fitness_of(quality, quality, 1000 if quality == 0.5 else 2000) for _ in archs]
 
     found = search(space, planned(generations=20, stagnation=patience), evaluate, seed=0)
     assert len(found.generations) == 1 + patience
@@ -75,7 +79,7 @@ def test_gains_keep_the_search_alive(space):
 
         def evaluate(archs):
             quality[0] += 0.01
-            return [Fitness(quality[0], quality[0], 1000) for _ in archs]
+            return [fitness_of(quality[0], quality[0], 1000) for _ in archs]
 
         return evaluate
 

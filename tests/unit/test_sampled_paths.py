@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import parse_params, resolve_row
+from tamnas.config.stage_plans import PhasePlan, row_stages
 from tamnas.data.loader import Split
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -23,8 +23,8 @@ from tests.helpers.tiny import tiny_params
 from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
 
 
-def row_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> RowPlan:
-    """A plan with SPACE's geometry; both phases have 4 epochs with batches of 16."""
+def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> PhasePlan:
+    """The plan of a phase, with SPACE's geometry: 4 epochs with batches of 16."""
     raw = tiny_params()
     raw["data"]["digits"].update(classes=3)
     raw["network"].update(stem_channels=4, channels=[8, 12], repeats=[1, 2], strides=[2, 1])
@@ -36,7 +36,7 @@ def row_plan(every: dict, phase: str = "joint", budget=None, span: str = "both")
     raw["supernet"]["joint"] = {"epochs": 4, "open_ratios": {"first": 2, "after": 2, "every": 1}}
     raw["supernet"][phase]["budget"] = budget
     raw["run"]["rows"], raw["modes"] = {"one": {"dataset": "digits", "mode": "base"}}, {"base": {}}
-    plan = resolve_row(parse_params(raw), "one")
+    plan = row_stages(resolve_row(parse_params(raw), "one"))[f"supernet_{phase}"]
     assert SearchSpace.from_params(plan) == SPACE
     return plan
 
@@ -50,8 +50,8 @@ def supernet_with(seed: int = 0) -> Supernet:
     return made
 
 
-def paths(plan: RowPlan, phase: str = "joint", steps: int = 3, seed: int = 0) -> SampledPaths:
-    return SampledPaths(supernet_with(seed), plan, phase, steps, (0, "paths"))
+def paths(plan: PhasePlan, steps: int = 3, seed: int = 0) -> SampledPaths:
+    return SampledPaths(supernet_with(seed), plan, steps, (0, "paths"))
 
 
 def visited(trainee: SampledPaths, epochs: int = 4) -> list[Architecture]:
@@ -70,26 +70,26 @@ def visited(trainee: SampledPaths, epochs: int = 4) -> list[Architecture]:
     ("every", "run_length"), [({"steps": 1}, 1), ({"steps": 5}, 5), ({"epochs": 1}, 3), ({"epochs": 2}, 6)], ids=str
 )
 def test_architecture_changes_when_it_should(every, run_length):
-    archs = visited(paths(row_plan(every)))
+    archs = visited(paths(phase_plan(every)))
     runs = [archs[start : start + run_length] for start in range(0, 12, run_length)]
     assert all(len(set(one)) == 1 for one in runs)
     # 4 x 4 x 4 genes per layer: neighbours of equal architecture would be a coincidence
     assert all(one[0] != other[0] for one, other in itertools.pairwise(runs))
-    assert visited(paths(row_plan(every))) == archs
+    assert visited(paths(phase_plan(every))) == archs
     assert all(SPACE.is_legal(arch) for arch in archs)
 
 
 def test_a_draw_depends_on_its_number_alone():
-    trainee = paths(row_plan({"steps": 1}))
+    trainee = paths(phase_plan({"steps": 1}))
     archs = visited(trainee)
-    late = paths(row_plan({"steps": 1}))
+    late = paths(phase_plan({"steps": 1}))
     assert late.at(3, 1)[0].arch == archs[10]
-    other = SampledPaths(supernet_with(), row_plan({"steps": 1}), "joint", 3, (0, "other"))
+    other = SampledPaths(supernet_with(), phase_plan({"steps": 1}), 3, (0, "other"))
     assert visited(other) != archs
 
 
 def test_block_phase_uses_the_largest_ratio():
-    archs = visited(paths(row_plan({"steps": 1}), "block"))
+    archs = visited(paths(phase_plan({"steps": 1}, "block")))
     assert {ratio for arch in archs for ratio in arch.ratios} == {2.0}
     assert {block for arch in archs for block in arch.blocks} == {0, 3, 6, 20}
 
@@ -99,7 +99,7 @@ def test_joint_phase_opens_ratios(every):
     opened = [{1.6, 2.0}, {1.6, 2.0}, {1.0, 1.6, 2.0}, {0.4, 1.0, 1.6, 2.0}]
     used: list[set] = [set() for _ in opened]
     for key in range(5):
-        trainee = SampledPaths(supernet_with(), row_plan(every), "joint", 8, (key, "paths"))
+        trainee = SampledPaths(supernet_with(), phase_plan(every), 8, (key, "paths"))
         for epoch, step in itertools.product(range(4), (0, 3, 7)):
             used[epoch] |= set(trainee.at(epoch, step)[0].arch.ratios)
     assert used == opened
@@ -111,7 +111,7 @@ def test_paths_stay_within_the_phase_budget(phase):
     budget = [low + (high - low) // 3, low + (high - low) * 2 // 3]
 
     def sizes_under(budget):
-        trainee = paths(row_plan({"steps": 1}, phase, budget), phase, steps=10)
+        trainee = paths(phase_plan({"steps": 1}, phase, budget), steps=10)
         return [SPACE.parameters(trainee.architecture(draw)) for draw in range(30)]
 
     sizes, free = sizes_under(budget), sizes_under(None)
@@ -129,10 +129,10 @@ def path_mask(net: Supernet, archs) -> dict[str, torch.Tensor]:
 
 
 def test_off_the_path_nothing_changes(split):
-    plan = row_plan({"steps": 2})
+    plan = phase_plan({"steps": 2})
     trainee = paths(plan)
     before = {name: tensor.clone() for name, tensor in supernet_tensors(trainee.supernet).items()}
-    setting = plan.supernet.joint.recipe.model_copy(update={"epochs": 1})
+    setting = plan.recipe.model_copy(update={"epochs": 1})
     archs = {trainee.architecture(0), trainee.architecture(1)}
     run(trainee, split, recipe=setting)
     after = trainee.tensors()
@@ -147,8 +147,8 @@ def test_off_the_path_nothing_changes(split):
 
 
 def test_one_fixed_path_trains_like_a_network_of_its_own(split, monkeypatch):
-    plan = row_plan({"steps": 1})
-    setting = plan.supernet.joint.recipe
+    plan = phase_plan({"steps": 1})
+    setting = plan.recipe
     trainee = paths(plan)
     for tensor in trainee.supernet.momentum.values():
         tensor.zero_()
@@ -162,7 +162,7 @@ def test_one_fixed_path_trains_like_a_network_of_its_own(split, monkeypatch):
 
 def test_momentum_of_a_path_goes_on_when_it_returns(split, monkeypatch):
     one, other = Architecture((0, 3, 6), (1.0, 2.0, 0.4)), Architecture((3, 6, 20), (2.0, 1.6, 1.0))
-    plan = row_plan({"epochs": 1})
+    plan = phase_plan({"epochs": 1})
     trainee = paths(plan)
     monkeypatch.setattr(trainee, "architecture", lambda draw: (one, other, one)[draw])
 
@@ -198,7 +198,7 @@ def layout(tensor: torch.Tensor) -> list[int]:
 
 def test_momentum_lies_in_memory_as_its_parameter_does(split):
     """What fused SGD on CUDA checks before its every step, for parameters, gradients and momentum."""
-    trainee = paths(row_plan({"epochs": 1}))
+    trainee = paths(phase_plan({"epochs": 1}))
     for epoch in range(2):
         model, optimiser = trainee.at(epoch, 0)
         x, y = split.images[:16] / 255, split.labels[:16]
@@ -214,7 +214,7 @@ def test_momentum_lies_in_memory_as_its_parameter_does(split):
 def test_paths_change_on_a_gpu(split, graphs):
     """Two visits of every path with enough steps to capture it; weights and momentum go back to the supernet."""
     device = torch.device("cuda")
-    trainee = SampledPaths(supernet_with().to(device), row_plan({"epochs": 1}), "joint", 6, (0, "paths"))
+    trainee = SampledPaths(supernet_with().to(device), phase_plan({"epochs": 1}), 6, (0, "paths"))
     images = Split(split.images.to(device), split.labels.to(device), 255)
     setting = recipe(batch_size=8)
     found = run(trainee, images, recipe=setting, runtime=Runtime(device, torch.bfloat16, graphs))
@@ -225,8 +225,8 @@ def test_paths_change_on_a_gpu(split, graphs):
 @pytest.mark.parametrize(("every", "stop"), [({"steps": 2}, 0), ({"steps": 2}, 2), ({"epochs": 3}, 1)], ids=str)
 def test_interrupted_phase_ends_with_the_same_bits(split, tmp_path, every, stop):
     # neither 2 steps nor 3 epochs divide the phase: a path is cut in two by the interruption
-    plan = row_plan(every)
-    setting = plan.supernet.joint.recipe
+    plan = phase_plan(every)
+    setting = plan.recipe
     undisturbed = paths(plan)
     expected = run(undisturbed, split, recipe=setting).history
     resume = Resume(tmp_path / "state.safetensors", 0)
@@ -249,37 +249,38 @@ def test_momentum_at_the_start_of_the_joint_phase(split, tmp_path, monkeypatch, 
         return Outcome()
 
     monkeypatch.setattr(supernet, "train", spy)
-    plan = row_plan({"epochs": 1}, span=span)
-    assert plan.supernet.joint.keep_momentum == (span == "both")
-    train_phase(plan, "joint", split, start, CPU, Resume(tmp_path / "state.safetensors"))
+    plan = phase_plan({"epochs": 1}, span=span)
+    assert plan.keep_momentum == (span == "both")
+    train_phase(plan, "supernet_joint", split, start, CPU, Resume(tmp_path / "state.safetensors"))
     assert equal(seen["weights"], stored.state_dict())
     if span == "both":
         assert equal(seen["momentum"], stored.momentum)
     assert any(state["momentum_buffer"].any() for state in seen["buffers"]) == (span == "both")
     assert all(tensor.any() for tensor in seen["momentum"].values()) == (span == "both")
-    assert seen["recipe"] == plan.supernet.joint.recipe
+    assert seen["recipe"] == plan.recipe
 
 
 def test_a_resumed_joint_phase_does_not_lose_its_momentum(split, tmp_path):
     # without keep_momentum it is zeroed where the phase begins, not where it goes on
-    plan, start = row_plan({"steps": 2}, span="phase"), tmp_path / "block.safetensors"
+    plan, start = phase_plan({"steps": 2}, span="phase"), tmp_path / "block.safetensors"
     checkpoint.write_weights(start, supernet_tensors(supernet_with(7)), {})
-    whole, _ = train_phase(plan, "joint", split, start, CPU, Resume(tmp_path / "whole.safetensors", 0))
+    whole, _ = train_phase(plan, "supernet_joint", split, start, CPU, Resume(tmp_path / "whole.safetensors", 0))
     resume = Resume(tmp_path / "state.safetensors", 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supernet.Progress, "step", StopAfter(1).step)
         with pytest.raises(StopError):
-            train_phase(plan, "joint", split, start, CPU, resume)
-    resumed, outcome = train_phase(plan, "joint", split, start, CPU, resume)
+            train_phase(plan, "supernet_joint", split, start, CPU, resume)
+    resumed, outcome = train_phase(plan, "supernet_joint", split, start, CPU, resume)
     assert equal(supernet_tensors(resumed), supernet_tensors(whole))
     assert len(outcome.history) == 4
 
 
 def test_block_phase_starts_from_seeded_weights(split, tmp_path, monkeypatch):
     monkeypatch.setattr(supernet, "train", lambda *args, **kwargs: Outcome())
-    plan, resume = row_plan({"steps": 1}), Resume(tmp_path / "state.safetensors")
+    plan, resume = phase_plan({"steps": 1}, "block"), Resume(tmp_path / "state.safetensors")
     nets = [
-        train_phase(plan.model_copy(update={"seed": seed}), "block", split, None, CPU, resume)[0] for seed in (0, 0, 1)
+        train_phase(plan.model_copy(update={"seed": seed}), "supernet_block", split, None, CPU, resume)[0]
+        for seed in (0, 0, 1)
     ]
     assert equal(supernet_tensors(nets[0]), supernet_tensors(nets[1]))
     assert not equal(supernet_tensors(nets[0]), supernet_tensors(nets[2]))

@@ -6,12 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
 from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import bounds
-from tests.helpers.toy_search import SMALL, TINY, evaluator, everything, planned, toy, true_front
+from tests.helpers.toy_search import SMALL, THREE, TINY, evaluator, everything, fitness_of, planned, toy, true_front
 
 # The 26 non-dominated of TINY's 54 architectures, by growing size.
 GOLDEN_FRONT = """
@@ -43,8 +42,8 @@ def test_search_finds_much_of_the_front_of_a_larger_space():
         chance = len(evaluated) * len(truth) / len(fitness)
         assert len(evaluated & truth) > 1.4 * chance
         assert len(set(found.front) & truth) >= 0.5 * len(found.front)
-        share = hypervolume(SMALL, [fitness[arch] for arch in found.archive_front])
-        assert share > 0.88 * hypervolume(SMALL, [fitness[arch] for arch in truth])
+        share = hypervolume(SMALL, THREE, [fitness[arch] for arch in found.archive_front])
+        assert share > 0.88 * hypervolume(SMALL, THREE, [fitness[arch] for arch in truth])
 
 
 def test_equal_seeds_give_equal_results_whatever_numpy_does():
@@ -79,7 +78,7 @@ def test_survivals_and_individuals(space, population, generations):
 
     def evaluate(archs):
         calls.append(archs)
-        return [Fitness(0.5, 0.5, space.parameters(arch)) for arch in archs]
+        return [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs]
 
     plan = planned(population=population, offspring=population, generations=generations)
     found = search(space, plan, evaluate, seed=0)
@@ -92,7 +91,7 @@ def test_survivals_and_individuals(space, population, generations):
 
 def test_offspring_may_differ_from_the_population(space):
     plan = planned(population=8, offspring=3, generations=5)
-    found = search(space, plan, lambda archs: [Fitness(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=0)
+    found = search(space, plan, lambda archs: [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=0)
     assert [len(archs) for archs in found.generations] == [8, 3, 3, 3, 3, 3]
 
 
@@ -108,7 +107,7 @@ def test_everyone_is_legal_and_within_budget(space, budget, unit):
         # selection pushes towards the side that the budget closes
         sizes = [space.parameters(arch) for arch in archs]
         pull = -1 if budget and budget[0] else 1
-        return [Fitness(0.5 + 0.4 * pull * size / largest, 0.5, size) for size in sizes]
+        return [fitness_of(0.5 + 0.4 * pull * size / largest, 0.5, size) for size in sizes]
 
     plan = planned(budget=budget, mutation_probability=0.5, mutation_unit=unit)
     found = search(space, plan, evaluate, seed=0)
@@ -120,7 +119,7 @@ def test_everyone_is_legal_and_within_budget(space, budget, unit):
 
 def test_crossover_mixes_genes_position_by_position(space):
     plan = planned(population=6, offspring=6, generations=3, mutation_probability=0, crossover_probability=1)
-    found = search(space, plan, lambda archs: [Fitness(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=1)
+    found = search(space, plan, lambda archs: [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=1)
     genes = [np.array([space.encode(arch) for arch in archs]) for archs in found.generations]
     new = 0
     for children in genes[1:]:
@@ -133,7 +132,7 @@ def test_crossover_mixes_genes_position_by_position(space):
 def test_without_crossover_a_child_is_a_parent_with_one_gene_changed(space):
     plan = planned(population=12, offspring=12, generations=1, tournament=2, mutation_probability=1,
                    mutation_unit="individual", crossover_probability=0)  # fmt: skip
-    found = search(space, plan, lambda archs: [Fitness(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=0)
+    found = search(space, plan, lambda archs: [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=0)
     parents, children = (np.array([space.encode(arch) for arch in archs]) for archs in found.generations)
     nearest = (children[:, None] != parents[None]).sum(2).min(1)
     assert (nearest == 1).all()
@@ -155,7 +154,7 @@ def test_records_are_plain_and_complete():
     assert [(row["generation"], row["individual"]) for row in rows] == list(product(range(3), range(16)))
     for row, arch in zip(rows, (arch for archs in found.generations for arch in archs), strict=True):
         assert Architecture.parse(row["architecture"]) == arch
-        assert Fitness(row["clean"], row["robust"], row["parameters"]) == fitness[arch]
+        assert fitness_of(row["clean"], row["robust"], row["parameters"]) == fitness[arch]
     plain = fronts(found, fitness)
     assert json.loads(json.dumps(plain)) == plain
     assert [row["id"] for row in plain["front"]] == [f"n{i:02d}" for i in range(1, len(found.front) + 1)]
@@ -165,5 +164,5 @@ def test_records_are_plain_and_complete():
 
 def test_front_of_drops_repeats_and_keeps_equals():
     a, b, c = (Architecture((0, 0), (ratio, 1.0)) for ratio in TINY.ratios)
-    fitness = {a: Fitness(0.5, 0.5, 10), b: Fitness(0.5, 0.5, 10), c: Fitness(0.5, 0.4, 10)}
+    fitness = {a: fitness_of(0.5, 0.5, 10), b: fitness_of(0.5, 0.5, 10), c: fitness_of(0.5, 0.4, 10)}
     assert front_of([a, c, b, a], fitness) == sorted([a, b], key=str)

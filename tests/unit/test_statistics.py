@@ -8,8 +8,8 @@ import pytest
 
 from tamnas.errors import InputError
 from tamnas.files import write_json
-from tamnas.legonet import design, layer_counts, lego_net, rank_correlation, trained_networks
-from tamnas.records import best, top
+from tamnas.legonet import Candidate, candidates, design, layer_counts, lego_net, rank_correlation, top
+from tamnas.records import NetworkSpec, Record, Score, best
 from tamnas.search.front import spread
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -21,42 +21,45 @@ SPACE = SearchSpace(
 )  # fmt: skip
 
 
-def record(name: str, clean=0.9, robust=0.5, *, blocks=(0, 0), ratios=(1.0, 1.0), parameters=1000, last=None) -> dict:
-    return {
-        "id": name, "architecture": {"blocks": list(blocks), "ratios": list(ratios)}, "parameters": parameters,
-        "best": {"epoch": 1, "clean": clean, "robust": robust},
-        "last": {"epoch": 2, **dict(zip(("clean", "robust"), last or (clean, robust), strict=True))},
-    }  # fmt: skip
+def record(name: str, clean=0.9, robust=0.5, *, blocks=(0, 0), ratios=(1.0, 1.0), parameters=1000, last=None) -> Record:
+    network = NetworkSpec(name, Architecture(tuple(blocks), tuple(ratios)))
+    return Record(network, parameters, 3, last=Score(2, *(last or (clean, robust))), best=Score(1, clean, robust))
 
 
-def names(records) -> list[str]:
-    return [one["id"] for one in records]
+def candidate(record: Record) -> Candidate:
+    """With inherited accuracies that rank clean as training does, and robust not at all."""
+    return Candidate("one", record, {"clean": record.best.clean / 2, "robust": 0.3})
+
+
+def names(records: list[Record], count: int) -> list[str]:
+    return [one.record.id for one in top([candidate(record) for record in records], count, "best")]
 
 
 def test_top_is_by_the_sum():
     records = [record("a", 0.5, 0.5), record("b", 0.875, 0.25), record("c", 0.25, 0.75), record("d", 0.75, 0.625)]
-    assert names(top(records, 2, "best")) == ["d", "b"]
-    assert names(top(records, 10, "best")) == ["d", "b", "a", "c"]
+    assert names(records, 2) == ["d", "b"]
+    assert names(records, 10) == ["d", "b", "a", "c"]
 
 
 def test_top_breaks_ties_by_size_then_name():
     records = [record("c", 0.5, 0.25), record("b", 0.5, 0.25), record("a", 0.5, 0.25, parameters=2000)]
     records += [record("d", 0.25, 0.5, parameters=500)]
-    assert names(top(records, 3, "best")) == ["d", "b", "c"]
-    assert names(top(records[::-1], 4, "best")) == ["d", "b", "c", "a"]
+    assert names(records, 3) == ["d", "b", "c"]
+    assert names(records[::-1], 4) == ["d", "b", "c", "a"]
 
 
 def test_best_is_by_robust_then_clean_then_size():
     records = [record("a", 0.9, 0.4), record("b", 0.5, 0.6), record("c", 0.6, 0.6), record("d", 0.6, 0.6, parameters=9)]
-    assert best(records, "best")["id"] == "d"
-    assert best(records[:3], "best")["id"] == "c"
-    assert best(records[:2], "best")["id"] == "b"
+    assert best(records, "best").id == "d"
+    assert best(records[:3], "best").id == "c"
+    assert best(records[:2], "best").id == "b"
 
 
 def test_weights_say_which_epoch_counts():
     records = [record("a", 0.9, 0.9, last=(0.1, 0.1)), record("b", 0.2, 0.2, last=(0.3, 0.3))]
-    for choose in (lambda weights: best(records, weights), lambda weights: top(records, 1, weights)[0]):
-        assert (choose("best")["id"], choose("last")["id"]) == ("a", "b")
+    voting = [candidate(record) for record in records]
+    for choose in (lambda weights: best(records, weights), lambda weights: top(voting, 1, weights)[0].record):
+        assert (choose("best").id, choose("last").id) == ("a", "b")
     robust = [row["mean_robust"] for row in layer_counts(records, "last")]
     assert robust == pytest.approx([0.2] * 4)
 
@@ -124,7 +127,7 @@ def test_lego_net_of_random_networks_is_legal(space):
         arch = lego_net(space, layer_counts(records, "best"))
         assert space.is_legal(arch)
         for layer, block in enumerate(arch.blocks):
-            votes = [one["architecture"]["blocks"][layer] for one in records]
+            votes = [one.network.architecture.blocks[layer] for one in records]
             assert votes.count(block) == max(map(votes.count, votes))
 
 
@@ -192,8 +195,8 @@ def test_spread_is_even_and_complete():
 # -- Lego-Net -----------------------------------------------------------------------------------
 
 
-def voters() -> list[dict]:
-    """Three good networks and a bad one, with inherited accuracies that rank clean as training does."""
+def voters() -> list[Candidate]:
+    """Three good networks and a bad one."""
     given = [
         ("a", 0.9, 0.6, (3, 20), (0.4, 1.0)),
         ("b", 0.8, 0.5, (3, 6), (2.0, 1.0)),
@@ -201,12 +204,9 @@ def voters() -> list[dict]:
         ("z", 0.1, 0.1, (0, 0), (1.0, 0.4)),
     ]
     return [
-        {
-            **record(name, clean, robust, blocks=blocks, ratios=ratios), "row": "one",
-            "inherited": {"clean": clean / 2, "robust": 0.3},
-        }
+        candidate(record(name, clean, robust, blocks=blocks, ratios=ratios))
         for name, clean, robust, blocks, ratios in given
-    ]  # fmt: skip
+    ]
 
 
 def test_design_end_to_end():
@@ -231,18 +231,19 @@ def test_the_bad_network_votes_when_all_do():
     assert arch == Architecture((3, 20), (0.4, 1.0))
 
 
-def test_trained_networks_are_read_from_all_rows(tmp_path, monkeypatch):
+def test_candidates_are_read_from_all_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for row in ("one", "two"):
-        own = [{**one, "row": None} for one in voters()[:2]]
+        own = [one.record.plain() for one in voters()[:2]]
         chosen = [{"id": one["id"], "clean": 0.1, "robust": 0.2, "architecture": {}} for one in reversed(own)]
         write_json(tmp_path / "results/d/select" / row / "selected.json", {"format": 1, "networks": chosen})
         write_json(
             tmp_path / "results/d/retrain_scratch" / row / "seed-3/validation.json", {"format": 1, "networks": own}
         )
-    networks = trained_networks("d", ["one", "two"], 3)
-    assert [(one["row"], one["id"]) for one in networks] == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
-    assert all(one["inherited"] == {"clean": 0.1, "robust": 0.2} for one in networks)
-    assert networks[1]["best"]["clean"] == 0.8
+    networks = candidates("d", ["one", "two"], 3)
+    found = [(one.row, one.record.id) for one in networks]
+    assert found == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
+    assert all((one.inherited["clean"], one.inherited["robust"]) == (0.1, 0.2) for one in networks)
+    assert networks[1].record.best.clean == 0.8
     with pytest.raises(InputError, match="seed-4"):
-        trained_networks("d", ["one"], 4)
+        candidates("d", ["one"], 4)
