@@ -359,7 +359,7 @@ class Harness:
         """A real `dvc repro` is killed, its child lives on, and a second `dvc repro` starts at once."""
         folder = project(self.home / "dvc", small_params())
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(folder),
+            [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while not list((folder / ".checkpoints").glob("retrain-scratch/*/*/*.state.safetensors")):

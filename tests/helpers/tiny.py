@@ -57,10 +57,13 @@ def write_params(folder: Path, raw: dict) -> None:
     yaml.dump(raw, folder / "params.yaml")
 
 
-def stage(folder: Path, *arguments: str, **kwargs) -> subprocess.Popen:
-    """`python stages/<...>` as DVC would call it, in `folder`."""
-    command = [sys.executable, str(ROOT / "stages" / arguments[0]), *arguments[1:]]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+def stage(folder: Path, *arguments: str) -> subprocess.Popen:
+    """`python -m stages.<...>` of this checkout in `folder`, which has parameters and no code."""
+    command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def invoke(script: str, *arguments: str) -> Result:
@@ -68,17 +71,16 @@ def invoke(script: str, *arguments: str) -> Result:
     return CliRunner().invoke(importlib.import_module(f"stages.{script}").main, arguments)
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """For `dvc`: the stages' `python` is this interpreter with the code in `folder`, and no outer DVC run is seen."""
+def environment() -> dict[str, str]:
+    """For `dvc`: the stages' `python` is this interpreter, its code that of the project; no outer DVC run is seen."""
     found = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    found.pop("DVC_ROOT", None)
-    return found | {"PYTHONPATH": str(folder)}
+    return {name: value for name, value in found.items() if name not in ("DVC_ROOT", "PYTHONPATH")}
 
 
 def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
     """The output of a real `dvc` command."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(folder), capture_output=True, text=True
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
     )
     if check and done.returncode:
         raise AssertionError(f"dvc {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
@@ -89,7 +91,7 @@ def project(folder: Path, raw: dict) -> Path:
     """A git and DVC repository with the real dvc.yaml and code, and `raw` as its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("tamnas", "stages"):
+    for name in ("tamnas", "stages", "plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)

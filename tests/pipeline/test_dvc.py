@@ -1,40 +1,37 @@
-"""Real `dvc` on the real dvc.yaml: a change re-runs the stages it affects, and no others.
+"""A change re-runs the stages that it affects, and no others: asked of DVC in this process, where it takes a second.
 
-All stages but `fingerprint` and `plan` are stand-ins that write a hash of what they depend on, so
-that every dependency that is declared, and none that is not, travels down the pipeline.
+Every stage counts as run once: its outputs are stand-ins, committed to dvc.lock. After a change `fingerprint` and
+`plan` run, `Repo.status` says which stages have changed dependencies, and what lies behind these in dvc.yaml runs
+too. Real `dvc repro` of stand-in scripts, which make of all that they depend on a hash, show that this is what happens.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+import stages.fingerprint
+import stages.plan
+from tamnas.pipeline import code
 from tamnas.pipeline.code import scripts, source_files
 from tests.helpers.tiny import ROOT, commit, dvc, project, tiny_params, write_params
 
 STAND_IN = """
 import hashlib, json, pathlib, sys
-here = json.loads(pathlib.Path("stages.json").read_text())
-stage = here["python " + " ".join(sys.argv)]
+name = pathlib.Path(sys.argv[0]).stem
+stage = json.loads(pathlib.Path("stages.json").read_text())[" ".join(["python -m stages." + name, *sys.argv[1:]])]
 digest = hashlib.sha256()
-for path in stage["deps"]:
-    path = pathlib.Path(path)
+for path in map(pathlib.Path, stage["deps"]):
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             digest.update(str(file).encode() + file.read_bytes())
-for path, keys in stage["params"].items():
-    from ruamel.yaml import YAML
-    values = YAML(typ="safe", pure=True).load(pathlib.Path(path))
-    for key in keys:
-        value = values
-        for part in key.split("."):
-            value = value[part]
-        digest.update(f"{key}={value}".encode())
-for out in stage["outs"]:
-    out = pathlib.Path(out)
+for out in map(pathlib.Path, stage["outs"]):
     if not out.suffix:
         out = out / "hash.txt"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,49 +41,66 @@ for out in stage["outs"]:
 raise SystemExit  # what follows is the stage's own code, for what it imports
 
 """
+REAL = ("fingerprint", "plan")  # the stages that are no stand-ins
 
 
-def three_modes() -> dict:
+@contextlib.contextmanager
+def opened(repo: Path) -> Iterator[Repo]:
+    with contextlib.chdir(repo), Repo(str(repo)) as found:
+        yield found
+
+
+def two_modes() -> dict:
     raw = tiny_params()
     raw["modes"] = {"plain": {}, "own": {"supernet": {"eps": "6/255", "attack_steps": 10}}}
     raw["run"]["rows"] = {f"digits-{mode}": {"dataset": "digits", "mode": mode} for mode in raw["modes"]}
     return raw
 
 
-def describe(folder: Path) -> None:
-    """What the stand-ins need: each command's dependencies, parameters and outputs, as DVC resolves them."""
-    from dvc.repo import Repo
-
-    stages = {}
-    with Repo(str(folder)) as repo:
-        for stage in repo.index.stages:
-            params: dict[str, list] = {}
-            for dep in stage.deps:
-                if hasattr(dep, "params"):
-                    params.setdefault(dep.def_path, []).extend(dep.params)
-            stages[stage.cmd] = {
+def blocks(repo: Path) -> dict[str, dict]:
+    """Command, dependencies and outputs of every stage instance, as DVC resolves them, in an order to run them in."""
+    with opened(repo) as found:
+        return {
+            stage.addressing: {
+                "cmd": stage.cmd,
                 "deps": [dep.def_path for dep in stage.deps if not hasattr(dep, "params")],
-                "params": params,
                 "outs": [out.def_path for out in stage.outs],
             }
-    (folder / "stages.json").write_text(json.dumps(stages))
+            for stage in found.index.stages
+        }
 
 
-def with_stand_ins(folder: Path, raw: dict) -> Path:
-    project(folder, raw)
-    for script in (folder / "stages").glob("*.py"):
-        if script.stem not in ("__init__", "fingerprint", "plan"):
-            script.write_text(STAND_IN + script.read_text())
-    describe(folder)
-    return folder
+def describe(repo: Path) -> None:
+    """What the stand-in scripts need."""
+    (repo / "stages.json").write_text(json.dumps({block["cmd"]: block for block in blocks(repo).values()}))
+
+
+def plan_and_list_code(repo: Path) -> None:
+    """Run `plan` and `fingerprint` on the parameters and the code in `repo`."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(repo):
+        patch.setattr(code, "ROOT", repo)
+        patch.setattr(code, "PLUGINS", repo / "plugins")
+        stages.fingerprint.main.run()
+        stages.plan.main.run()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = with_stand_ins(tmp_path_factory.mktemp("dvc") / "project", three_modes())
-    dvc(folder, "repro")
-    commit(folder, "results")
-    return folder
+    repo = project(tmp_path_factory.mktemp("dvc") / "project", two_modes())
+    for script in (repo / "stages").glob("*.py"):
+        if script.stem not in ("__init__", *REAL):
+            script.write_text(STAND_IN + script.read_text())
+    describe(repo)
+    plan_and_list_code(repo)
+    for name, block in blocks(repo).items():
+        for out in map(Path, block["outs"] if name not in REAL else ()):
+            path = repo / (out if out.suffix else out / "out.txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text({".json": "{}", ".csv": "run,generation,hypervolume\na,0,0\n"}.get(path.suffix, name))
+    with opened(repo) as found:
+        found.commit(force=True)
+    commit(repo, "results")
+    return repo
 
 
 @pytest.fixture
@@ -94,24 +108,56 @@ def repo(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "project", symlinks=True))
 
 
-def change(repo: Path, edit) -> set[str]:
-    """The stages that `dvc repro` runs after `edit` of the parameters."""
+def status(repo: Path) -> dict:
+    with opened(repo) as found:
+        return found.status()
+
+
+def runs(repo: Path) -> set[str]:
+    """The stages that `dvc repro` would run."""
+    plan_and_list_code(repo)
+    found, table = set(status(repo)), blocks(repo)
+    changed = {out for name in found - set(REAL) for out in table[name]["outs"]}
+    while True:
+        behind = {name for name, block in table.items() if name not in found and touched(block["deps"], changed)}
+        if not behind:
+            return found
+        found |= behind
+        changed |= {out for name in behind for out in table[name]["outs"]}
+
+
+def touched(deps: list[str], changed: set[str]) -> bool:
+    return any(f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+               for one in deps for other in changed)  # fmt: skip
+
+
+def edit(repo: Path, change) -> None:
     raw = YAML(typ="safe", pure=True).load(repo / "params.yaml")
-    edit(raw)
+    change(raw)
     write_params(repo, raw)
-    describe(repo)
-    return ran(dvc(repo, "repro"))
+
+
+def runs_after(repo: Path, change) -> set[str]:
+    """The stages that `dvc repro` would run after `change` of the parameters."""
+    edit(repo, change)
+    return runs(repo)
+
+
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("# a change\n")
 
 
 def ran(output: str) -> set[str]:
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
-EVALUATION = {
-    f"evaluate_{kind}@digits-{mode}"
-    for kind in ("scratch", "finetune", "legonet", "controls")
-    for mode in ("plain", "own")
-}
+def both_rows(*stages: str) -> set[str]:
+    return {f"{stage}@digits-{mode}" for stage in stages for mode in ("plain", "own")}
+
+
+ALWAYS = {"plan", "tables"}
+EVALUATION = both_rows(*(f"evaluate_{kind}" for kind in ("scratch", "finetune", "legonet", "controls")))
 EVALUATION |= {f"evaluate_{kind}@digits" for kind in ("legonet_pooled", "baselines", "controls_pooled")}
 PER_ROW = [
     "supernet_block", "supernet_joint", "search", "random_search", "select", "retrain_scratch", "retrain_finetune",
@@ -121,39 +167,39 @@ POOLED = {f"{stage}@digits" for stage in ("legonet_pooled", "controls_pooled")}
 POOLED |= {f"evaluate_{stage}" for stage in POOLED}
 
 
-def test_a_second_repro_runs_nothing(repo):
-    output = dvc(repo, "repro")
-    assert ran(output) == set()
-    assert "up to date" in output
+# -- parameters ---------------------------------------------------------------------------------
 
 
 def test_generations_rerun_the_search_but_no_supernet(repo):
-    stages = change(repo, lambda raw: raw["search"].update(generations=3))
-    assert {"search@digits-plain", "select@digits-own", "retrain_scratch@digits-plain", "tables"} <= stages
-    assert not any(name.startswith(("supernet", "prepare", "baselines", "evaluate_baselines")) for name in stages)
+    found = runs_after(repo, lambda raw: raw["search"].update(generations=3))
+    behind = [stage for stage in PER_ROW if not stage.startswith("supernet")]
+    assert found == ALWAYS | both_rows(*behind) | POOLED
+
+
+def finetune_epochs(raw: dict) -> None:
+    raw["retrain"]["finetune"].update(epochs=2)
+
+
+FINETUNED = both_rows("retrain_finetune", "evaluate_finetune", "controls", "evaluate_controls")
 
 
 def test_finetune_epochs_rerun_no_training_from_scratch(repo):
-    stages = change(repo, lambda raw: raw["retrain"]["finetune"].update(epochs=2))
-    again = ("retrain_finetune", "evaluate_finetune", "controls", "evaluate_controls")
-    assert stages == {"plan", "tables"} | both_rows(*again)
-
-
-def both_rows(*stages: str) -> set[str]:
-    return {f"{stage}@digits-{mode}" for stage in stages for mode in ("plain", "own")}
+    assert runs_after(repo, finetune_epochs) == ALWAYS | FINETUNED
 
 
 def test_a_control_reruns_nothing_that_it_stands_beside(repo):
-    always = {"plan", "tables"}
-    stages = change(repo, lambda raw: raw["controls"].update(random_networks=True))
-    assert stages == always | both_rows("controls", "evaluate_controls")
-    assert change(repo, lambda raw: raw["controls"].update(random_search=True)) == always | both_rows("random_search")
-    final = both_rows("controls", "evaluate_controls") | {"controls_pooled@digits", "evaluate_controls_pooled@digits"}
-    assert change(repo, lambda raw: raw.update(seeds=[1])) == always | final
+    networks = both_rows("controls", "evaluate_controls")
+    assert runs_after(repo, lambda raw: raw["controls"].update(random_networks=True)) == ALWAYS | networks
+    edit(repo, lambda raw: raw["controls"].update(random_networks=False))
+    search = both_rows("random_search")
+    assert runs_after(repo, lambda raw: raw["controls"].update(random_search=True)) == ALWAYS | search
+    edit(repo, lambda raw: raw["controls"].update(random_search=False))
+    final = networks | {"controls_pooled@digits", "evaluate_controls_pooled@digits"}
+    assert runs_after(repo, lambda raw: raw.update(seeds=[1])) == ALWAYS | final
 
 
 def test_eval_eps_reruns_evaluation_and_reports_only(repo):
-    assert change(repo, lambda raw: raw["eval"].update(eps=["2/255"])) == {"plan", "tables"} | EVALUATION
+    assert runs_after(repo, lambda raw: raw["eval"].update(eps=["2/255"])) == ALWAYS | EVALUATION
 
 
 def test_a_new_mode_reruns_only_its_own_chain(repo):
@@ -161,51 +207,43 @@ def test_a_new_mode_reruns_only_its_own_chain(repo):
         raw["modes"]["new"] = {"supernet": {"attack_steps": 5}}
         raw["run"]["rows"]["digits-new"] = {"dataset": "digits", "mode": "new"}
 
-    assert change(repo, add) == {"plan", "tables"} | {f"{stage}@digits-new" for stage in PER_ROW} | POOLED
+    assert runs_after(repo, add) == ALWAYS | {f"{stage}@digits-new" for stage in PER_ROW} | POOLED
 
 
-def test_plotting_code_remakes_only_the_reports(repo):
-    with (repo / "tamnas" / "report" / "figures" / "pictures.py").open("a") as file:
-        file.write("# a change\n")
-    assert ran(dvc(repo, "repro")) == {"fingerprint", "tables"}
-
-
-def test_training_code_reruns_every_training(repo):
-    with (repo / "tamnas" / "step.py").open("a") as file:
-        file.write("# a change\n")
-    training = ("supernet_block", "supernet_joint", "retrain_scratch", "retrain_finetune", "legonet", "controls")
-    assert both_rows(*training) | {"baselines@digits", "legonet_pooled@digits"} <= ran(dvc(repo, "repro"))
-
-
-def test_a_change_of_code_is_accepted_without_running_it(repo):
-    with (repo / "tamnas" / "step.py").open("a") as file:
-        file.write("# a change\n")
-    dvc(repo, "repro", "--single-item", "fingerprint")  # what `make accept` does
-    dvc(repo, "commit", "--force")
-    shutil.rmtree(repo / "code")
-    assert ran(dvc(repo, "repro")) <= {"fingerprint"}
-    subprocess.run(["sha256sum", "--check", "--quiet", "code/search.sha256"], cwd=repo, check=True)
+def test_the_base_reruns_only_modes_without_values_of_their_own(repo):
+    found = runs_after(repo, lambda raw: raw["supernet"].update(eps="6/255", attack_steps=2))
+    assert found == ALWAYS | {f"{stage}@digits-plain" for stage in PER_ROW} | POOLED
 
 
 def test_compute_reruns_nothing(repo):
-    assert change(repo, lambda raw: raw["compute"].update(workers=7, engine="processes")) == set()
+    assert runs_after(repo, lambda raw: raw["compute"].update(workers=7, engine="processes")) == set()
 
 
 def test_a_comment_reruns_nothing(repo):
-    with (repo / "params.yaml").open("a") as file:
-        file.write("# a comment\n")
-    assert ran(dvc(repo, "repro")) == set()
+    append(repo / "params.yaml")
+    assert runs(repo) == set()
 
 
-def test_an_experiment_reruns_only_modes_without_values_of_their_own_and_diffs_tell(repo):
-    output = dvc(repo, "exp", "run", "-S", "supernet.eps=6/255", "-S", "supernet.attack_steps=2")
-    assert ran(output) == {"plan", "tables"} | {f"{stage}@digits-plain" for stage in PER_ROW} | POOLED
-    assert "6/255" in (repo / "params.yaml").read_text()
-    described = dvc(repo, "params", "diff", "--targets", "params.yaml").splitlines()
-    assert {line.split()[1] for line in described if "params.yaml" in line} == {"supernet.attack_steps", "supernet.eps"}
-    assert "hash" in dvc(repo, "metrics", "diff")
-    dvc(repo, "plots", "diff", "HEAD", "--out", "plots")
-    assert (repo / "plots" / "index.html").exists()
+# -- code ---------------------------------------------------------------------------------------
+
+TRAINING = ("supernet_block", "supernet_joint", "retrain_scratch", "retrain_finetune", "legonet", "controls")
+
+
+def test_plotting_code_remakes_only_the_reports(repo):
+    append(repo / "tamnas" / "report" / "figures" / "style.py")
+    assert runs(repo) == {"fingerprint", "tables"}
+
+
+def test_training_code_reruns_every_training_and_is_accepted_without_running_it(repo):
+    append(repo / "tamnas" / "training" / "step.py")
+    told = runs(repo)
+    assert both_rows(*TRAINING) | {"baselines@digits", "legonet_pooled@digits"} <= told
+    dvc(repo, "repro", "--single-item", "fingerprint")  # what `make accept` does
+    with opened(repo) as found:
+        found.commit(force=True)
+    shutil.rmtree(repo / "code")
+    assert runs(repo) <= {"fingerprint"}
+    subprocess.run(["sha256sum", "--check", "--quiet", "code/search.sha256"], cwd=repo, check=True)
 
 
 def test_every_stage_depends_on_the_list_of_its_own_code():
@@ -213,7 +251,7 @@ def test_every_stage_depends_on_the_list_of_its_own_code():
     for name, stage in pipeline["stages"].items():
         body = stage.get("do", stage)
         listed = [dep for dep in body["deps"] if dep.startswith("code/")]
-        script = Path(body["cmd"].split()[1]).stem
+        script = body["cmd"].split()[2].removeprefix("stages.")
         assert listed == ([] if name == "fingerprint" else [f"code/{script}.sha256"])
 
 
@@ -230,3 +268,32 @@ def test_training_stages_do_not_depend_on_reports_or_raw_parameters():
             late = ("tamnas/config/resolve.py", "tamnas/config/params.py", "tamnas/paper.py")
             files = [str(file) for file in source_files(script)]
             assert not any("report" in file or file in late for file in files), script
+
+
+# -- real commands ------------------------------------------------------------------------------
+
+
+def test_a_real_repro_runs_what_was_told(repo):
+    assert "up to date" in dvc(repo, "repro")  # every stage was committed as it would have run
+    edit(repo, finetune_epochs)
+    append(repo / "tamnas" / "report" / "figures" / "style.py")
+    told = runs(repo)
+    assert told == ALWAYS | FINETUNED | {"fingerprint"}
+    for folder in ("plan", "code"):  # the command makes its own
+        shutil.rmtree(repo / folder)
+    assert ran(dvc(repo, "repro")) == told
+    output = dvc(repo, "repro")
+    assert ran(output) == set()
+    assert "up to date" in output
+
+
+@pytest.mark.slow
+def test_a_real_experiment_runs_what_was_told_and_diffs_tell(repo):
+    output = dvc(repo, "exp", "run", "-S", "supernet.eps=6/255", "-S", "supernet.attack_steps=2")
+    assert ran(output) == ALWAYS | {f"{stage}@digits-plain" for stage in PER_ROW} | POOLED
+    assert "6/255" in (repo / "params.yaml").read_text()
+    described = dvc(repo, "params", "diff").splitlines()
+    assert {line.split()[1] for line in described if "params.yaml" in line} == {"supernet.attack_steps", "supernet.eps"}
+    assert "hash" in dvc(repo, "metrics", "diff")
+    dvc(repo, "plots", "diff", "HEAD", "--out", "plots")
+    assert (repo / "plots" / "index.html").exists()

@@ -35,7 +35,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def repro_killed_in(folder: Path, checkpoint: str) -> bool:
     """Start `dvc repro`, kill it and its stage as soon as `checkpoint` holds work; False if it ended before."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(folder), start_new_session=True,
+        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while process.poll() is None:
