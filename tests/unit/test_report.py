@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.fields import write_yaml
+from tamnas.config.plan import STUDY, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
-from tamnas.config.stage_plans import STUDY, stage_plans
 from tamnas.errors import InputError
 from tamnas.report import collect
 from tamnas.report.metrics import metrics

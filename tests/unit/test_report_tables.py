@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.fields import read_yaml, write_yaml
-from tamnas.config.stage_plans import STUDY
+from tamnas.config.plan import STUDY
 from tamnas.errors import InputError
 from tamnas.files import write_csv
 from tamnas.pipeline.paths import results, seeded
