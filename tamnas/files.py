@@ -1,8 +1,6 @@
 """Reading and writing files so that a kill, a full disk or a power cut leaves the old file or the new one, whole."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,14 +39,18 @@ def write_json(path: Path, plain) -> None:
     write_text(path, json.dumps(plain, indent=1) + "\n")
 
 
+def csv_text(rows: Sequence[Mapping]) -> str:
+    """One line per row; the columns are the first row's (no rows: no text). None is an empty cell."""
+    import pandas as pd  # here: most commands write no CSV
+
+    cells = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
+    # As objects: an integer stays one beside an empty cell or a fraction.
+    return pd.DataFrame(cells, dtype=object).to_csv(index=False, na_rep="nan", lineterminator="\n") if rows else ""
+
+
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
-    """One line per row; the columns are the first row's (no rows: an empty file). None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    if rows:
-        writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    """Write `csv_text` atomically."""
+    write_text(path, csv_text(rows))
 
 
 def write_text(path: Path, text: str) -> None:

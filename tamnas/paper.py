@@ -10,9 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tamnas.space.blocks import BLOCKS
-from tamnas.space.space import SearchSpace
-
 EPS = (2, 4, 6, 8)  # over 255
 STEPS = (10, 30, 50)
 
@@ -92,7 +89,7 @@ TABLE_VII: dict[str, tuple[int, ...]] = {
     "K=7": (2, 5, 8, 11, 14, 17),
 }
 # Rows that are off by one against the kernel rows: row -> (ids ticked wrongly, ids whose tick is missing).
-# Corrected by these, the rows say what `tamnas.space.space.BLOCKS` says.
+# Corrected by these, the rows say what `tamnas.space.blocks.BLOCKS` says.
 TABLE_VII_MISPRINTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "S": ((11,), (14,)),
     "NE": ((), (11,)),
@@ -193,7 +190,7 @@ def published(dataset: str, mode: str, *, lego: bool = False) -> Published | Non
     return found
 
 
-# Facts in our own words; docs/reading.md prints the list.
+# Facts in our own words; docs/reading.md points here.
 CONTRADICTIONS: tuple[str, ...] = (
     "Tables III and V differ in one cell of the same network: SVHN S_8_10 at 6/255 under PGD-50 is 50.35 in III "
     "and 60.35 in V; PGD-30 gives 60.81 in both, so 50.35 is a misprint.",
@@ -248,40 +245,8 @@ CONTRADICTIONS: tuple[str, ...] = (
 def contradictions(table: str) -> list[str]:
     """Those of CONTRADICTIONS that name a table, by its Roman number."""
     named = re.compile(r"Tables? ([IVX]+(?:(?:, | and )[IVX]+)*)")
-    return [text for text in CONTRADICTIONS
-            if any(table in re.split(", | and ", numbers) for numbers in named.findall(text))]  # fmt: skip
-
-
-_BLOCKS_HEADER = """\
-# The choice blocks
-
-Generated from `tamnas.space.space.BLOCKS`; do not edit, run
-
-    python -c "from tamnas.paper import block_table_markdown as t; print(t(), end='')" > docs/blocks.md
-
-S: ShuffleNetV2 branch, SX: Shuffle-Xception branch, NE and NG: non-local with an embedded Gaussian or a
-Gaussian, BN: BatchNorm at the end of the non-local part. Every block ends in squeeze-and-excitation. Blocks 18
-to 21 change neither resolution nor width and are not legal where a stage begins. The last three columns count
-the parameters of the block alone in a stride-1 layer of 96 channels (the paper's middle stage) at three ratios.
-
-| id | name | branch | kernel | non-local | BN in non-local | family | where a stage begins | at 0.2 | at 1.0 | at 2.0 |
-| ---: | --- | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: |
-"""
-
-
-def block_table_markdown() -> str:
-    """The text of docs/blocks.md."""
-    space = SearchSpace.paper()
-    first, inner = space.layers[4], space.layers[5]
-    branches = {"shuffle": "ShuffleNetV2", "xception": "Shuffle-Xception", None: "-"}
-    attentions = {"embedded": "embedded Gaussian", "gaussian": "Gaussian", None: "-"}
-    lines = []
-    for kind in BLOCKS:
-        counts = (f"{kind.parameters(inner, ratio):,}" for ratio in (0.2, 1.0, 2.0))
-        norm = ("yes" if kind.attention_norm else "no") if kind.attention else "-"
-        cells = (
-            kind.id, kind.name, branches[kind.branch], f"{kind.kernel}x{kind.kernel}" if kind.kernel else "-",
-            attentions[kind.attention], norm, kind.family, "yes" if kind.allowed(first) else "no", *counts,
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, cells))} |\n")
-    return _BLOCKS_HEADER + "".join(lines)
+    return [
+        text
+        for text in CONTRADICTIONS
+        if any(table in re.split(", | and ", numbers) for numbers in named.findall(text))
+    ]

@@ -1,27 +1,26 @@
 """The few numbers that `dvc metrics diff` compares, and the long CSVs that DVC plots."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import Attack
+from tamnas.files import csv_text
 from tamnas.report.study import Dataset, Row, Trained
 
 
 def metrics(datasets: Sequence[Dataset]) -> dict:
     """{dataset: {row: ..., pooled_lego, baselines}}; accuracies in percent, hypervolumes as shares."""
-    found = {}
+    figures = {}
     for dataset in datasets:
         attack = dataset.key_attack
-        found[dataset.name] = {row.name: _row(row, attack) for row in dataset.rows}
+        own = figures[dataset.name] = {row.name: _row_metrics(row, attack) for row in dataset.rows}
         if dataset.pooled:
-            found[dataset.name]["pooled_lego"] = _network(dataset.pooled.network, attack)
+            own["pooled_lego"] = _network_metrics(dataset.pooled.network, attack)
         if dataset.baselines:
-            found[dataset.name]["baselines"] = {one.id: _network(one, attack) for one in dataset.baselines}
-    return found
+            own["baselines"] = {network.id: _network_metrics(network, attack) for network in dataset.baselines}
+    return figures
 
 
-def _row(row: Row, attack: Attack) -> dict:
+def _row_metrics(row: Row, attack: Attack) -> dict:
     last = row.hypervolume[-1]
     later = {"best_finetune": row.best_finetuned, "lego": row.lego and row.lego.network}
     return {
@@ -30,13 +29,13 @@ def _row(row: Row, attack: Attack) -> dict:
             "population": round(last["hypervolume"], 6),
             "all_evaluated": round(last["archive_hypervolume"], 6),
         },
-        "best_scratch": _network(row.best, attack),
-        **{name: _network(network, attack) for name, network in later.items() if network},
+        "best_scratch": _network_metrics(row.best, attack),
+        **{name: _network_metrics(network, attack) for name, network in later.items() if network},
         "kendall_tau": {which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()},
     }
 
 
-def _network(network: Trained, attack: Attack) -> dict:
+def _network_metrics(network: Trained, attack: Attack) -> dict:
     robust = network.test.grid.get(attack)
     return {
         "parameters": network.parameters,
@@ -47,16 +46,15 @@ def _network(network: Trained, attack: Attack) -> dict:
 
 def hypervolume_csv(datasets: Sequence[Dataset]) -> str:
     """One line per row and generation, random search apart; shares of the box."""
-    columns = ("run", "generation", "hypervolume", "archive_hypervolume")
-    return _csv(
+    columns = ("generation", "hypervolume", "archive_hypervolume")
+    return csv_text(
         [
-            {**line, "run": name}
+            {"run": name} | {column: line[column] for column in columns}
             for dataset in datasets
             for row in dataset.rows
             for name, lines in ((row.name, row.hypervolume), (f"{row.name} random search", row.random_search))
             for line in lines
-        ],
-        columns,
+        ]
     )
 
 
@@ -65,27 +63,18 @@ def curves_csv(datasets: Sequence[Dataset]) -> str:
 
     Accuracies are shares, measured in training (on augmented batches) or on validation.
     """
-    columns = ("run", "epoch", "loss", "train_clean", "train_robust", "validation_clean", "validation_robust")
     lines = []
-    for dataset in datasets:
-        for row in dataset.rows:
-            for epoch, line in enumerate([*row.block_curve, *row.joint_curve]):
-                lines.append({"run": f"{row.name} supernet", **line, "epoch": epoch})
-            for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune)):
-                for same in zip(*(network.curve for network in networks), strict=True):
-                    lines.append({"run": f"{row.name} {kind}", "epoch": same[0]["epoch"]} | _mean(same, columns[2:]))
-    return _csv(lines, columns)
+    for row in (row for dataset in datasets for row in dataset.rows):
+        for epoch, line in enumerate([*row.block_curve, *row.joint_curve]):
+            lines.append({"run": f"{row.name} supernet", "epoch": epoch} | _mean_of([line]))
+        for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune)):
+            for same in zip(*(network.curve for network in networks), strict=True):
+                lines.append({"run": f"{row.name} {kind}", "epoch": same[0]["epoch"]} | _mean_of(same))
+    return csv_text(lines)
 
 
-def _mean(lines: Sequence[Mapping], keys: Sequence[str]) -> dict:
-    """Empty where any line is empty: robust accuracy is not measured in every epoch."""
-    columns = {key: [line[key] for line in lines] for key in keys}
-    return {key: None if None in values else sum(values) / len(values) for key, values in columns.items()}
-
-
-def _csv(lines: Sequence[Mapping], columns: Sequence[str]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
+def _mean_of(lines: Sequence[Mapping]) -> dict:
+    """Empty where any line is empty: robust accuracy is not measured in every epoch, a supernet's never."""
+    columns = ("loss", "train_clean", "train_robust", "validation_clean", "validation_robust")
+    values = {column: [line.get(column) for line in lines] for column in columns}
+    return {column: None if None in own else sum(own) / len(own) for column, own in values.items()}

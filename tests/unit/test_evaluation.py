@@ -26,6 +26,7 @@ from tamnas.evaluation.accuracy import (
 from tamnas.evaluation.grid import GridTask, check_attack, evaluate_kind
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
+from tamnas.records import NetworkSpec, Record, Score
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
 
@@ -259,14 +260,12 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
     """(rows of the grid, rows of the checks) per network, through the files a stage reads."""
     for index, (name, (arch, network)) in enumerate(networks.items()):
         state = {f"last.{key}": tensor for key, tensor in network.state_dict().items()}
-        figures = {"epoch": 1, "clean": 0.9, "robust": index / 10}
-        record = {"id": name, "architecture": arch.plain(), "baseline": None, "parameters": space.parameters(arch)}
-        checkpoint.write_weights(
-            folder / "weights" / f"{name}.safetensors", state, {"record": {**record, "last": figures}}
-        )
+        score = Score(1, 0.9, index / 10)
+        record = Record(NetworkSpec(name, arch), space.parameters(arch), 2, score, score)
+        checkpoint.write_weights(folder / "weights" / f"{name}.safetensors", state, {"record": record.plain()})
     monkeypatch.setattr("tamnas.evaluation.grid.load_split", lambda path, which, device: {"test": split}[which])
     task = GridTask(
-        key=("evaluate",), space=space, data=folder / "none.npz",
+        space=space, data=folder / "none.npz",
         plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks),
         numerics=NumericsParams(precision="float32", threads=1, deterministic=False),
         compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder / "finished",

@@ -356,28 +356,33 @@ def write_controls(raw: dict) -> None:
     """Made-up results of one control of a row and of the pooled Lego-Net, and of repeats with seed 1."""
     import numpy as np
 
+    from tamnas.config.plan import stage_plans
     from tamnas.config.resolve import parse_params, resolve_all
     from tamnas.controls import pooled_jobs, row_jobs, status
     from tamnas.files import write_json
     from tamnas.pipeline.paths import results
+    from tamnas.records import NetworkSpec
     from tests.helpers import small_results
 
     random = np.random.default_rng(1)
     plans = resolve_all(parse_params(raw))
     (row,) = collect.collect()[0].rows
-    selected = [{"id": one.id, "architecture": one.architecture.plain()} for one in row.selected]
+    selected = [NetworkSpec(one.id, one.architecture) for one in row.selected]
+    files = stage_plans(plans)
+    told = {name: files[Path("plan") / name / f"{stage}.yaml"]
+            for name, stage in (("digits-S_8_1", "controls"), ("digits", "controls_pooled"))}  # fmt: skip
     lego = row.lego.network.architecture
     for name, jobs in (
-        ("digits-S_8_1", row_jobs(plans["digits-S_8_1"], selected, row.best.id, lego, Path("none"))),
-        ("digits", pooled_jobs(plans["digits"], lego)),
+        ("digits-S_8_1", row_jobs(told["digits-S_8_1"], selected, row.best.id, lego, Path("none"))),
+        ("digits", pooled_jobs(told["digits"], lego)),
     ):
         stage, of_row = ("controls", name) if name != "digits" else ("controls_pooled", None)
-        write_json(results("digits", stage, of_row) / "controls.json", status(plans[name]))
+        write_json(results("digits", stage, of_row) / "controls.json", status(told[name]))
         for seed in (0, 1):
             trained = [
-                small_results.train(random, job["id"], job["architecture"], 9000, 0.9) | job["label"]
+                small_results.train(random, job.network.id, None, 9000, 0.9) | job.network.plain() | vars(job.label)
                 for job in jobs
-                if job["label"]["seed"] == seed
+                if job.label.seed == seed
             ]
             plan = plans[name].model_copy(update={"seed": seed})
             small_results.write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.fields import write_yaml
+from tamnas.config.plan import STUDY, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.report import collect
@@ -17,16 +18,18 @@ from tests.helpers.small_results import params, records, tables_by_name, write_r
 
 
 def test_the_stage_writes_the_same_bytes_twice_and_forgets_earlier_runs(folder):
-    from stages.tables import run
+    from stages.tables import main
 
     write_run(params(), folder)
     stale = folder / "reports" / "tables" / "gone-grid.md"
     stale.parent.mkdir(parents=True)
     stale.write_text("from an earlier run")
-    run()
-    run("again")
-    found = {path.relative_to("reports"): path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
-    again = {path.relative_to("again"): path.read_bytes() for path in Path("again").rglob("*") if path.is_file()}
+    runs = []
+    for _ in range(2):
+        main.run()
+        files = [path for path in Path("reports").rglob("*") if path.is_file()]
+        runs.append({path.relative_to("reports"): path.read_bytes() for path in files})
+    found, again = runs
     assert found == again
     assert not stale.exists()
     names = {str(path) for path in found}
@@ -151,8 +154,7 @@ def test_a_row_without_some_of_its_results_is_an_error_that_names_the_file(folde
 
 def test_rows_come_from_the_plans_and_not_from_the_folders(folder):
     write_run(params("digits", {"S_8_1": {}, "S_4_1": {}}), folder)
-    (folder / "plan" / "digits-S_4_1.yaml").unlink()
-    write_yaml(folder / "plan" / "digits.yaml", resolve_all(parse_params(params()))["digits"].plain())
+    write_yaml(folder / STUDY, stage_plans(resolve_all(parse_params(params())))[STUDY].plain())
     (dataset,) = collect.collect()
     assert [row.name for row in dataset.rows] == ["digits-S_8_1"]
 
@@ -165,7 +167,7 @@ def test_nothing_run_at_all(folder):
 
 
 def test_without_plans(folder):
-    with pytest.raises(InputError, match="no plans"):
+    with pytest.raises(InputError, match="no such plan"):
         collect.collect()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.fields import read_yaml, write_yaml
+from tamnas.config.plan import STUDY
 from tamnas.errors import InputError
 from tamnas.files import write_csv
 from tamnas.pipeline.paths import results, seeded
@@ -187,9 +188,9 @@ def test_table_x_says_what_networks_cost(folder):
 def test_planned_baselines_that_were_not_run_say_so(folder):
     raw = params("cifar10", {"S_6_10": {}}, baselines={"names": ["resnet20"]})
     write_run(raw, folder)
-    plan = {**read_yaml("plan/cifar10.yaml")}
-    plan["baselines"]["names"] = ["resnet18", "wrn34_2", "resnet20"]
-    write_yaml(Path("plan/cifar10.yaml"), plan)
+    study = read_yaml(STUDY)
+    study["datasets"]["cifar10"]["baselines"]["names"] = ["resnet18", "wrn34_2", "resnet20"]
+    write_yaml(STUDY, study)
     tables = tables_by_name(collect.collect())
     for name in ("table-10", "cifar10-benchmark"):
         status = {row["network"]: row["status"] for row in records(tables[name])}

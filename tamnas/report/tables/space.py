@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
-from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table, Value, markdown
 from tamnas.report.terms import in_order
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.layers import se_parameters
@@ -83,31 +83,49 @@ def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
     ]
 
 
-def blocks_table(datasets: Sequence[Dataset]) -> Table:
-    """The upper part of Table VII, from the code's own block table."""
-    names = {
-        "shuffle": "ShuffleNetV2",
-        "xception": "Shuffle-Xception",
-        "embedded": "embedded Gaussian",
-        "gaussian": "Gaussian",
-    }
+ALGORITHMS = {
+    "shuffle": "ShuffleNetV2",
+    "xception": "Shuffle-Xception",
+    "embedded": "embedded Gaussian",
+    "gaussian": "Gaussian",
+}
+
+
+def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
+    """The upper part of Table VII, from the code's own block table; without datasets, of no run."""
     used = {block for dataset in datasets for plan, _ in in_order(dataset) for block in plan.space.blocks}
     space = SearchSpace.paper()
     first, inner = space.layers[4], space.layers[5]
-    rows = [
-        [
-            Value(str(kind.id)), Value(kind.name), Value(names.get(kind.branch)),
-            Value(f"{kind.kernel}x{kind.kernel}" if kind.kernel else None), Value(names.get(kind.attention)),
-            Value(("yes" if kind.attention_norm else "no") if kind.attention else None), Value(kind.family),
-            Value("yes" if kind.allowed(first) else "no"), Value("yes" if kind.id in used else "no"),
-            Value(kind.parameters(inner, 1.0)),
+
+    def yes(answer: bool) -> str:
+        return "yes" if answer else "no"
+
+    rows = []
+    for kind in BLOCKS:
+        texts = [
+            str(kind.id),
+            kind.name,
+            ALGORITHMS.get(kind.branch),
+            f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
+            ALGORITHMS.get(kind.attention),
+            yes(kind.attention_norm) if kind.attention else None,
+            kind.family,
+            yes(kind.allowed(first)),
+            *([yes(kind.id in used)] if datasets else []),
         ]
-        for kind in BLOCKS
-    ]  # fmt: skip
-    columns = [Column("block", "Block"), Column("name", "Name"), Column("branch", "Branch"), Column("kernel", "Kernel"),
-               Column("non_local", "Non-local"), Column("norm", "BN in non-local"), Column("family", "Family"),
-               Column("transition", "Where a stage begins"), Column("used", "In this run"),
-               Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count")]  # fmt: skip
+        rows.append([*map(Value, texts), Value(kind.parameters(inner, 1.0))])
+    columns = [
+        Column("block", "Block"),
+        Column("name", "Name"),
+        Column("branch", "Branch"),
+        Column("kernel", "Kernel"),
+        Column("non_local", "Non-local"),
+        Column("norm", "BN in non-local"),
+        Column("family", "Family"),
+        Column("transition", "Where a stage begins"),
+        *([Column("used", "In this run")] if datasets else []),
+        Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count"),
+    ]
     wrong = "; ".join(
         f"{name}: " + ", ".join([f"{i} ticked" for i in ticked] + [f"{i} not ticked" for i in unticked])
         for name, (ticked, unticked) in TABLE_VII_MISPRINTS.items()
@@ -118,3 +136,15 @@ def blocks_table(datasets: Sequence[Dataset]) -> Table:
         f"The paper's table differs in five cells, taken for misprints ({wrong}).",
     ]
     return Table("table-07", "Table VII. The choice blocks (upper part)", columns, rows, notes)
+
+
+GENERATED = """
+Generated from `tamnas.space.blocks.BLOCKS`; do not edit, run
+
+    python -c "from tamnas.report.tables.space import blocks_page as t; print(t(), end='')" > docs/blocks.md
+"""
+
+
+def blocks_page() -> str:
+    """The text of docs/blocks.md."""
+    return markdown(blocks_table()) + GENERATED

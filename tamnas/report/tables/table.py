@@ -4,10 +4,10 @@ A cell holds a measured value, a published one beside it, or text. Each form mar
 measured value of a column in bold.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from tamnas.files import csv_text
 
 DASH = "–"
 
@@ -143,35 +143,28 @@ def to_csv(table: Table) -> str:
     """
     papers, intervals, spreads = (table._columns_with(name) for name in ("paper", "interval", "spread"))
     counts = {"images": table.images, "validation_images": table.validation_images}
-    counts = {name: count for name, count in counts.items() if count}
-    header = list(counts)
-    for i, column in enumerate(table.columns):
-        header += [column.key, *([f"{column.key}_paper"] if i in papers else [])]
-        header += [f"{column.key}_low", f"{column.key}_high"] if i in intervals else []
-        header += [f"{column.key}_sd", f"{column.key}_seeds"] if i in spreads else []
-    status = any(value.text for row in table.rows for value in row)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header + (["status"] if status else []))
+    some_missing = any(value.text for row in table.rows for value in row)
+    lines = []
     for row in table.rows:
-        line = list(counts.values())
+        line = {name: count for name, count in counts.items() if count}
         for i, (column, value) in enumerate(zip(table.columns, row, strict=True)):
-            line.append(_plain(value.measured, column.kind))
+            line[column.key] = _plain(value.measured, column.kind)
             if i in papers:
-                line.append("" if value.paper is None else value.paper)
+                line[f"{column.key}_paper"] = value.paper
             if i in intervals:
-                line += [_plain(end, column.kind) for end in value.interval or (None, None)]
+                for end, bound in zip(("low", "high"), value.interval or (None, None), strict=True):
+                    line[f"{column.key}_{end}"] = _plain(bound, column.kind)
             if i in spreads:
-                line += [_plain(value.spread[0], column.kind), value.spread[1]] if value.spread else ["", ""]
-        reason = next((value.text for value in row if value.text), "measured")
-        writer.writerow(line + ([reason] if status else []))
-    return buffer.getvalue()
+                deviation, seeds = value.spread or (None, None)
+                line |= {f"{column.key}_sd": _plain(deviation, column.kind), f"{column.key}_seeds": seeds}
+        if some_missing:
+            line["status"] = next((value.text for value in row if value.text), "measured")
+        lines.append(line)
+    return csv_text(lines)
 
 
-def _plain(value, kind: str):
-    if value is None:
-        return ""
-    return round(100 * value, 4) if kind == "percent" and not isinstance(value, str) else value
+def _plain(value: float | str | None, kind: str) -> float | str | None:
+    return round(100 * value, 4) if kind == "percent" and isinstance(value, (int, float)) else value
 
 
 _ESCAPES = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
