@@ -92,7 +92,7 @@ TABLE_VII: dict[str, tuple[int, ...]] = {
     "K=7": (2, 5, 8, 11, 14, 17),
 }
 # Rows that are off by one against the kernel rows: row -> (ids ticked wrongly, ids whose tick is missing).
-# Corrected by these, the rows say what `tamnas.space.space.BLOCKS` says.
+# Corrected by these, the rows say what `tamnas.space.blocks.BLOCKS` says.
 TABLE_VII_MISPRINTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "S": ((11,), (14,)),
     "NE": ((), (11,)),
@@ -255,7 +255,7 @@ def contradictions(table: str) -> list[str]:
 _BLOCKS_HEADER = """\
 # The choice blocks
 
-Generated from `tamnas.space.space.BLOCKS`; do not edit, run
+Generated from `tamnas.space.blocks.BLOCKS`; do not edit, run
 
     python -c "from tamnas.paper import block_table_markdown as t; print(t(), end='')" > docs/blocks.md
 
