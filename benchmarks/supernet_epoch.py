@@ -14,7 +14,7 @@ import time
 
 from benchmarks.harness import ATTACK, environment, random_images, report, setting
 from benchmarks.options import GEOMETRY, ROUNDS, benchmark, click
-from tamnas.config.plan import ResampleEvery, Schedule
+from tamnas.config.sections import ResampleParams, SchedulePlan
 from tamnas.data.loader import steps_per_epoch
 from tamnas.networks.supernet import Supernet
 from tamnas.pipeline.progress import Progress
@@ -55,9 +55,9 @@ def main(row, where, threads, out, geometry: str, images: int, batch: int, round
     split = random_images(images, size, space.num_classes, at.runtime.device)
     plan = at.stage("supernet_block")
     # At a low rate: on noise a high one may diverge, and the time is the same.
-    changed = {"epochs": 2 * (1 + rounds), "batch_size": batch, "lr": 0.01, "schedule": Schedule(kind="milestones")}
+    changed = {"epochs": 2 * (1 + rounds), "batch_size": batch, "lr": 0.01, "schedule": SchedulePlan(kind="milestones")}
     recipe = plan.recipe.model_copy(update=changed)
-    plan = plan.model_copy(update={"recipe": recipe, "resample_every": ResampleEvery(epochs=2)})
+    plan = plan.model_copy(update={"recipe": recipe, "resample_every": ResampleParams(epochs=2)})
     supernet = Supernet(space, torch_generator("benchmark", "supernet")).to(at.runtime.device)
     clock = Clock()
     train(
