@@ -18,18 +18,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import (
-    cpu_levers,
-    floor,
-    new_path,
-    pgd_grid,
-    precision,
-    scaling,
-    search,
-    side_by_side,
-    supernet_epoch,
-    training_step,
-)
+from benchmarks import pgd_grid, precision, search, supernet_epoch, training_step
 from benchmarks.page import page
 from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
@@ -45,24 +34,15 @@ SIZES = {
         "pgd_grid": ["--images=1000"],
         "search": ["--workers=1,2"],
         "supernet_epoch": ["--images=5000"],
-        "new_path": [],
         "precision": [],
-        "scaling": ["--images=5000,15000,50000", "--base=2500", "--batches=32,64,128,256"],
-        "side_by_side": [],
-        "floor": [],
-        "cpu_levers": [],
     },
     # One round of the long ones: a GPU is lent by the minute, and its times repeat better than a shared CPU's.
     "cuda": {
         "training_step": ["--geometry=paper", "--batch=512", "--rounds=10"],
         "supernet_epoch": ["--geometry=paper", "--images=50000", "--batch=512"],
-        "new_path": ["--geometry=paper", "--batch=512", "--paths=10"],
-        "floor": ["--batch=512"],
         "search": ["--subnets=24", "--workers=1,2,4,8", "--epochs=5", "--rounds=1"],
         "pgd_grid": ["--images=10000", "--rounds=1"],
         "precision": [],
-        "side_by_side": ["--workers=1,2,4,8", "--networks=8", "--rounds=1"],
-        "scaling": ["--images=5000,10000,25000,50000", "--base=10000", "--batches=128,256,512,1024", "--rounds=1"],
     },
 }
 TINY = {
@@ -70,17 +50,9 @@ TINY = {
     "pgd_grid": ["--images=32", "--epochs=1", "--steps=1,2", "--rounds=1"],
     "search": ["--subnets=2", "--epochs=1", "--rounds=1"],
     "supernet_epoch": ["--images=8", "--batch=4", "--rounds=1"],
-    "new_path": ["--batch=4", "--paths=1"],
     "precision": ["--epochs=1", "--seeds=2"],
-    "scaling": ["--images=32,64", "--base=32", "--batches=16,32", "--scales=1,2", "--populations=2,4",
-                "--generations=1,2", "--rounds=1"],
-    "side_by_side": ["--workers=1,2", "--networks=2", "--epochs=1", "--rounds=1"],
-    "floor": ["--batch=4", "--rounds=1", "--networks=1"],
-    "cpu_levers": ["--batch=4", "--rounds=1", "--no-compile"],
-}  # fmt: skip
-MODULES = (
-    training_step, pgd_grid, search, supernet_epoch, new_path, precision, scaling, side_by_side, floor, cpu_levers
-)  # fmt: skip
+}
+MODULES = (training_step, pgd_grid, search, supernet_epoch, precision)
 MAINS = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}
 
 

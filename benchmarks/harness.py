@@ -16,7 +16,7 @@ from torch import nn
 
 from tamnas import SearchSpace
 from tamnas.config.compute import ComputeParams
-from tamnas.config.plan import RowPlan
+from tamnas.config.plan import RowPlan, StagePlan, row_stages
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.config.sections import SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, load_split
@@ -53,6 +53,10 @@ class Setting:
             prepare(self.plan.dataset, self.plan.data, path)
         return path
 
+    def stage(self, name: str) -> StagePlan:
+        """The plan of one of the row's stages."""
+        return row_stages(self.plan)[name]
+
     def split(self, name: str) -> Split:
         return load_split(self.data, name, self.runtime.device)
 
@@ -86,9 +90,14 @@ def trained(at: Setting, number: int, epochs: int, *, seed: int = 0, runtime: de
     scratch = at.plan.retrain.scratch
     recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": SchedulePlan(kind="cosine")})
     train(
-        Single(model, recipe), at.split("train"), recipe=recipe, attack=scratch.attack, augment=at.plan.data.augment,
-        key=("benchmark", number, seed), runtime=runtime or at.runtime,
-    )  # fmt: skip
+        Single(model, recipe),
+        at.split("train"),
+        recipe=recipe,
+        attack=scratch.attack,
+        augment=at.plan.data.augment,
+        key=("benchmark", number, seed),
+        runtime=runtime or at.runtime,
+    )
     return model.eval()
 
 

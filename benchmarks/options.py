@@ -18,9 +18,12 @@ ROUNDS = click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns; figures are their medians."
 )
 GEOMETRY = click.option(
-    "--geometry", type=click.Choice(["row", "paper"]), default="row", show_default=True,
+    "--geometry",
+    type=click.Choice(["row", "paper"]),
+    default="row",
+    show_default=True,
     help="Search space and image size: the row's, or the paper's.",
-)  # fmt: skip
+)
 
 
 class Numbers(click.ParamType):

@@ -105,9 +105,12 @@ def main(row, where, threads, out, images: int, epochs: int, steps: list[int], r
     higher = max(share - grids.theirs[cell] for cell, share in grids.ours.items())
     title = f"PGD grid, {len(split)} {name} images; cells computed alone: {100 * apart:.2g} points apart at most"
     result = environment(at.runtime.device, threads, rounds) | {
-        "ratio": taken["torchattacks"] / taken["ours"], "ratio_alone": taken["torchattacks"] / taken["alone"],
-        "seconds": taken, "robust_accuracy_higher_by_at_most": higher, "images": len(split),
-    }  # fmt: skip
+        "ratio": taken["torchattacks"] / taken["ours"],
+        "ratio_alone": taken["torchattacks"] / taken["alone"],
+        "seconds": taken,
+        "robust_accuracy_higher_by_at_most": higher,
+        "images": len(split),
+    }
     report(title, ["eps x 255", "steps", "ours, %", "torchattacks, %"], rows, result, out)
     print(f"each cell alone, without the shared run: {result['ratio_alone']:.2f}x")
     print(f"our robust accuracy minus theirs: {100 * higher:+.2f} points at most")

@@ -20,36 +20,33 @@ from torch.nn import functional as F
 from benchmarks.harness import Setting, alternate, environment, report, setting
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from benchmarks.workers import Workers
-from tamnas.data.loader import batches, chunks, steps_per_epoch
-from tamnas.networks.supernet import Supernet
+from tamnas.data.loader import batches, chunks
+from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint
 from tamnas.search.fitness import SearchContext, evaluate_subnet, load_context
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
-from tamnas.training.loop import train
-from tamnas.training.phases import SampledPaths
+from tamnas.training.loop import Resume
+from tamnas.training.phases import train_phase
 
 
 def trained_supernet(at: Setting, epochs: int, path: Path) -> None:
     """A supernet after so many epochs of the block phase, written to `path`."""
-    phase, train_split = at.plan.supernet.block, at.split("train")
-    recipe = phase.recipe.model_copy(update={"epochs": epochs})
-    supernet = Supernet(at.space, torch_generator("benchmark", "supernet")).to(at.runtime.device)
-    paths = SampledPaths(supernet, at.plan, "block", steps_per_epoch(train_split, recipe.batch_size), ("benchmark",))
-    train(
-        paths, train_split, recipe=recipe, attack=at.plan.supernet.attack, augment=at.plan.data.augment,
-        key=("benchmark", "supernet"), runtime=at.runtime,
-    )  # fmt: skip
-    checkpoint.write_weights(path, paths.tensors(), {})
+    plan = at.stage("supernet_block")
+    plan = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"epochs": epochs})})
+    supernet, _ = train_phase(
+        plan, "benchmark", at.split("train"), None, at.runtime, Resume(path.with_suffix(".state"))
+    )
+    checkpoint.write_weights(path, supernet_tensors(supernet), {})
 
 
-def naive(spec: dict, context: SearchContext) -> tuple[float, float]:
+def naive(arch: Architecture, context: SearchContext) -> dict[str, float]:
     """What a reader of the paper would write: no folding, no early end, no sharing."""
     plan, split, attack = context.plan, context.validation, context.plan.search.attack
-    model = context.supernet.extract(Architecture.from_plain(spec))
-    generator = torch_generator(plan.seed, "search", plan.row, "recalibration", device=split.images.device)
-    size = min(plan.supernet.joint.recipe.batch_size, plan.search.bn_calibration_images)
-    calibration = batches(context.train, size, plan.data.augment, generator)
+    model = context.supernet.extract(arch)
+    generator = torch_generator(plan.seed, "search", plan.name, "recalibration", device=split.images.device)
+    size = min(plan.batch_size, plan.search.bn_calibration_images)
+    calibration = batches(context.train, size, plan.augment, generator)
     torch.optim.swa_utils.update_bn(
         (x for x, _ in islice(calibration, plan.search.bn_calibration_images // size)), model
     )
@@ -66,7 +63,7 @@ def naive(spec: dict, context: SearchContext) -> tuple[float, float]:
             moved = (x + (moved + step * moved.grad.sign() - x).clamp(-eps, eps)).clamp(0, 1)
             standing &= model(moved).argmax(1) == y
         robust += int(standing.sum())
-    return clean / len(split), robust / len(split)
+    return {"clean": clean / len(split), "robust": robust / len(split)}
 
 
 @benchmark
@@ -78,35 +75,42 @@ def naive(spec: dict, context: SearchContext) -> tuple[float, float]:
 @ROUNDS
 def main(row, where, threads, out, subnets: int, workers: list[int], epochs: int, rounds: int) -> None:
     at = setting(row, where, threads)
-    specs = [at.architecture(number).plain() for number in range(subnets)]
+    archs = [at.architecture(number) for number in range(subnets)]
     answers: dict[str, list] = {}
     with TemporaryDirectory() as folder:
         weights = Path(folder) / "supernet.safetensors"
         trained_supernet(at, epochs, weights)
-        load = partial(load_context, at.plan, weights, at.data)
+        load = partial(load_context, at.stage("search"), weights, at.data)
         context = load(at.compute)
         with Workers(partial(load, at.compute), at.compute, max(workers)) as pool:
             ways: dict[str, Callable[[], list]] = {
-                "naive, one by one": lambda: [naive(spec, context) for spec in specs],
-                "ours, in this process": lambda: [evaluate_subnet(spec, context) for spec in specs],
+                "naive, one by one": lambda: [naive(arch, context) for arch in archs],
+                "ours, in this process": lambda: [evaluate_subnet(arch, context) for arch in archs],
             }
             for count in workers:
                 if count > 1:
-                    ways[f"ours, {count} processes"] = partial(pool.run, evaluate_subnet, specs, count)
+                    ways[f"ours, {count} processes"] = partial(pool.run, evaluate_subnet, archs, count)
             runs = {name: lambda name=name, way=way: answers.update({name: way()}) for name, way in ways.items()}
-            evaluate_subnet(specs[0], context)  # warms up, here and in the workers
-            pool.run(evaluate_subnet, specs[:1] * max(workers), max(workers))
+            evaluate_subnet(archs[0], context)  # warms up, here and in the workers
+            pool.run(evaluate_subnet, archs[:1] * max(workers), max(workers))
             taken = alternate(runs, rounds, at.runtime.device, warm_up=0)
     base, mine = answers["naive, one by one"], answers["ours, in this process"]
-    clean, robust = (max(abs(theirs[i] - ours[i]) for theirs, ours in zip(base, mine, strict=True)) for i in (0, 1))
+    clean, robust = (
+        max(abs(theirs[what] - ours[what]) for theirs, ours in zip(base, mine, strict=True))
+        for what in ("clean", "robust")
+    )
     naively = taken["naive, one by one"]
     rows = [[name, subnets / value, naively / value] for name, value in taken.items()]
     images = len(context.validation)
     title = f"{subnets} subnets on {images} validation images, {at.plan.search.attack.text}"
     result = environment(at.runtime.device, threads, rounds) | {
-        "seconds": taken, "subnets": subnets, "images": images, "attack": at.plan.search.attack.text,
-        "clean_differs_by_at_most": clean, "robust_differs_by_at_most": robust,
-    }  # fmt: skip
+        "seconds": taken,
+        "subnets": subnets,
+        "images": images,
+        "attack": at.plan.search.attack.text,
+        "clean_differs_by_at_most": clean,
+        "robust_differs_by_at_most": robust,
+    }
     report(title, ["evaluation", "subnets / s", "rate / naive"], rows, result, out)
     print(f"points apart at most: clean {100 * clean:.2f} (rounding), robust {100 * robust:.2f} (start noise)")
 

@@ -12,14 +12,13 @@ import itertools
 import statistics
 import time
 
-from benchmarks.harness import ATTACK, Setting, environment, random_images, report, setting
+from benchmarks.harness import ATTACK, environment, random_images, report, setting
 from benchmarks.options import GEOMETRY, ROUNDS, benchmark, click
-from tamnas.config.sections import RecipePlan, ResampleParams, SchedulePlan
-from tamnas.data.loader import Split, steps_per_epoch
+from tamnas.config.sections import ResampleParams, SchedulePlan
+from tamnas.data.loader import steps_per_epoch
 from tamnas.networks.supernet import Supernet
 from tamnas.pipeline.progress import Progress
 from tamnas.seeding import torch_generator
-from tamnas.space.space import SearchSpace
 from tamnas.training.loop import train
 from tamnas.training.phases import SampledPaths
 
@@ -45,21 +44,6 @@ class Clock(Progress):
         return [end - start for start, end in itertools.pairwise(self.ends)]
 
 
-def sampled_paths(
-    at: Setting, space: SearchSpace, split: Split, batch: int, epochs: int, every: ResampleParams
-) -> tuple[SampledPaths, RecipePlan]:
-    """A fresh supernet's paths of the block phase, and the recipe to train them by."""
-    block = at.plan.supernet.block
-    # At a low rate: on noise a high one may diverge, and the time is the same.
-    changed = {"epochs": epochs, "batch_size": batch, "lr": 0.01, "schedule": SchedulePlan(kind="milestones")}
-    recipe = block.recipe.model_copy(update=changed)
-    phase = block.model_copy(update={"recipe": recipe})
-    supernet_plan = at.plan.supernet.model_copy(update={"block": phase, "resample_every": every})
-    plan = at.plan.model_copy(update={"supernet": supernet_plan})
-    supernet = Supernet(space, torch_generator("benchmark", "supernet")).to(at.runtime.device)
-    return SampledPaths(supernet, plan, "block", steps_per_epoch(split, batch), ("benchmark",)), recipe
-
-
 @benchmark
 @GEOMETRY
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True)
@@ -69,20 +53,36 @@ def main(row, where, threads, out, geometry: str, images: int, batch: int, round
     at = setting(row, where, threads)
     space, size = at.geometry(geometry)
     split = random_images(images, size, space.num_classes, at.runtime.device)
-    paths, recipe = sampled_paths(at, space, split, batch, 2 * (1 + rounds), ResampleParams(epochs=2))
+    plan = at.stage("supernet_block")
+    # At a low rate: on noise a high one may diverge, and the time is the same.
+    changed = {"epochs": 2 * (1 + rounds), "batch_size": batch, "lr": 0.01, "schedule": SchedulePlan(kind="milestones")}
+    recipe = plan.recipe.model_copy(update=changed)
+    plan = plan.model_copy(update={"recipe": recipe, "resample_every": ResampleParams(epochs=2)})
+    supernet = Supernet(space, torch_generator("benchmark", "supernet")).to(at.runtime.device)
     clock = Clock()
     train(
-        paths, split, recipe=recipe, attack=ATTACK, augment=at.plan.data.augment, key=("benchmark", "supernet"),
-        runtime=at.runtime, progress=clock,
-    )  # fmt: skip
+        SampledPaths(supernet, plan, steps_per_epoch(split, batch), ("benchmark",)),
+        split,
+        recipe=recipe,
+        attack=ATTACK,
+        augment=plan.augment,
+        key=("benchmark", "supernet"),
+        runtime=at.runtime,
+        progress=clock,
+    )
     new, same = (statistics.median(clock.seconds[2 + first :: 2]) for first in (0, 1))  # the first two warm up
     mean = same + (new - same) / PATH_EPOCHS
     seconds = {"begins with a new path": new, "goes on with its path": same, f"mean of {PATH_EPOCHS} on a path": mean}
     rows = [[name, value, images / value, EPOCHS * value / 60] for name, value in seconds.items()]
     title = f"Supernet epoch, {geometry} geometry at {size}x{size}: {images:,} images, batch {batch}, TRADES-YOPO-5-3"
     result = environment(at.runtime.device, threads, rounds) | {
-        "seconds": seconds, "epoch_seconds": mean, "images": images, "batch": batch, "geometry": geometry,
-    }  # fmt: skip
+        "seconds": seconds,
+        "epoch_seconds": mean,
+        "new_path_seconds": new - same,
+        "images": images,
+        "batch": batch,
+        "geometry": geometry,
+    }
     report(title, ["epoch", "seconds", "images / s", f"{EPOCHS:,} such epochs, minutes"], rows, result, out)
 
 

@@ -90,13 +90,9 @@ def layer_counts(records: Sequence[Record], weights: str) -> list[dict]:
             # fsum: equal sets of accuracies have equal means, whatever the order of the networks
             means = {value: fsum(found) / len(found) for value, found in robust.items()}
             ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))
-            rows += [
-                {
-                    "layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank,
-                    "count": len(robust[value]), "mean_robust": means[value],
-                }
-                for rank, value in enumerate(ranked)
-            ]  # fmt: skip
+            for rank, value in enumerate(ranked):
+                row = {"layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank}
+                rows.append(row | {"count": len(robust[value]), "mean_robust": means[value]})
     return rows
 
 

@@ -5,7 +5,6 @@ one its classifier; the body is the rest, stem included.
 """
 
 import platform
-import time
 from collections.abc import Collection
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ from statistics import median
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from tamnas.networks.folding import folded
@@ -48,21 +48,10 @@ def latency(model: nn.Module, size: int) -> float:
     """Median milliseconds of one `size` x `size` image on one CPU thread, BatchNorm folded, channels-last."""
     fast = folded(model).cpu().to(memory_format=MEMORY_FORMAT)
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(memory_format=MEMORY_FORMAT)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in range(WARM_UP):
-                fast(image)
-            return 1000 * median(_seconds(fast, image) for _ in range(RUNS))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _seconds(model: nn.Module, image: torch.Tensor) -> float:
-    started = time.perf_counter()
-    model(image)
-    return time.perf_counter() - started
+    timer = Timer("fast(image)", globals={"fast": fast, "image": image}, num_threads=1)
+    with torch.inference_mode():
+        timer.timeit(WARM_UP)
+        return 1000 * median(timer.timeit(1).median for _ in range(RUNS))
 
 
 def cost_rows(trained: Path, space: SearchSpace, size: int) -> list[dict]:
@@ -72,12 +61,8 @@ def cost_rows(trained: Path, space: SearchSpace, size: int) -> list[dict]:
         record = trained_record(path)
         model = build(record.network, space)
         head = sum(p.numel() for p in head_of(model).parameters())
-        rows.append(
-            {
-                "network": record.id, "parameters": record.parameters, "head": head,
-                "body": record.parameters - head, "size": size, "macs": macs(model, size),
-            }
-        )  # fmt: skip
+        parts = {"parameters": record.parameters, "head": head, "body": record.parameters - head}
+        rows.append({"network": record.id, **parts, "size": size, "macs": macs(model, size)})
     return rows
 
 

@@ -119,10 +119,9 @@ def grid_row(attack: Attack | None, plan: EvalParams, images: int, share: float)
 def traced(model: nn.Module, test: Split, plan: EvalParams, key: tuple) -> list[dict]:
     """The beginning of the grid's strongest attack, step by step: whether it attacks at all shows there already."""
     eps, steps = max(plan.eps), min(max(plan.steps), TRACE_STEPS)
-    rows = attack_trace(
-        model, test, eps=float(eps), step_size=float(eps) / plan.step_divisor, steps=steps,
-        generator=torch_generator(*key, "trace", str(eps), device=test.images.device),
-    )  # fmt: skip
+    generator = torch_generator(*key, "trace", str(eps), device=test.images.device)
+    step_size = float(eps) / plan.step_divisor
+    rows = attack_trace(model, test, eps=float(eps), step_size=step_size, steps=steps, generator=generator)
     return [{"eps": format_fraction(eps), **row} for row in rows]
 
 
@@ -145,16 +144,17 @@ def check_attack(model: nn.Module, test: Split, plan: EvalParams, key: tuple) ->
     attempts = [attempt(eps, "any"), attempt(eps, "last"), attempt(large, plan.success), *further]
     any_, last, at_large, *others = (standing[0] for standing in survivals(model, test, attempts))
     restarts = torch.stack([any_ if plan.success == "any" else last, *others]).all(0)
+
+    def row(check: str, radius: Fraction, success: str, starts: int, standing: torch.Tensor) -> dict:
+        attack = {"eps": format_fraction(radius), "steps": checks.attack.steps, "success": success, "restarts": starts}
+        return {"check": check, **attack, "images": len(test), "accuracy": int(standing.sum()) / len(test)}
+
     return [
-        {
-            "check": check, "eps": format_fraction(radius), "steps": checks.attack.steps, "success": success,
-            "restarts": starts, "images": len(test), "accuracy": int(standing.sum()) / len(test),
-        }
-        for check, radius, success, starts, standing in (
-            ("any", eps, "any", 1, any_), ("last", eps, "last", 1, last),
-            ("restarts", eps, plan.success, checks.restarts, restarts), ("large_eps", large, plan.success, 1, at_large),
-        )
-    ]  # fmt: skip
+        row("any", eps, "any", 1, any_),
+        row("last", eps, "last", 1, last),
+        row("restarts", eps, plan.success, checks.restarts, restarts),
+        row("large_eps", large, plan.success, 1, at_large),
+    ]
 
 
 @dataclass(frozen=True)

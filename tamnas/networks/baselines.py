@@ -104,20 +104,21 @@ def _stages(block: type[nn.Module], n: int, cin: int, widths: tuple[int, ...]) -
     return blocks
 
 
+def _pooled() -> tuple[nn.Module, ...]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten()
+
+
 def cifar_resnet(n: int, num_classes: int) -> HandMade:
     """ResNet-(6n+2) for small images: 16, 32, 64 channels, n blocks a stage."""
-    return HandMade(
-        _conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *_stages(BasicBlock, n, 16, (16, 32, 64)),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
-    )  # fmt: skip
+    stages = _stages(BasicBlock, n, 16, (16, 32, 64))
+    return HandMade(_conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *stages, *_pooled(), nn.Linear(64, num_classes))
 
 
 def wide_resnet(n: int, k: int, num_classes: int) -> HandMade:
     """WRN-(6n+4)-k without dropout: 16k, 32k, 64k channels, n blocks a stage; k at least 2."""
-    return HandMade(
-        _conv3x3(3, 16), *_stages(WideBlock, n, 16, (16 * k, 32 * k, 64 * k)), nn.BatchNorm2d(64 * k), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64 * k, num_classes), norm="0.bn1",
-    )  # fmt: skip
+    stages = _stages(WideBlock, n, 16, (16 * k, 32 * k, 64 * k))
+    last = nn.BatchNorm2d(64 * k), nn.ReLU(), *_pooled(), nn.Linear(64 * k, num_classes)
+    return HandMade(_conv3x3(3, 16), *stages, *last, norm="0.bn1")
 
 
 def resnet18(num_classes: int) -> Adapted:
@@ -128,10 +129,8 @@ def resnet18(num_classes: int) -> Adapted:
     for block in model.modules():
         if isinstance(block, resnet.BasicBlock):
             block.conv_norm = BasicBlock.conv_norm
-    return Adapted(
-        _conv3x3(3, 64), model.bn1, nn.ReLU(), model.layer1, model.layer2, model.layer3, model.layer4,
-        model.avgpool, nn.Flatten(), model.fc,
-    )  # fmt: skip
+    stages = model.layer1, model.layer2, model.layer3, model.layer4
+    return Adapted(_conv3x3(3, 64), model.bn1, nn.ReLU(), *stages, *_pooled(), model.fc)
 
 
 def shufflenetv2(num_classes: int) -> Adapted:
@@ -139,10 +138,8 @@ def shufflenetv2(num_classes: int) -> Adapted:
 
     model = shufflenet_v2_x1_0(weights=None, num_classes=num_classes)
     conv, norm, act = model.conv1
-    return Adapted(
-        conv, norm, act, model.stage2, model.stage3, model.stage4, model.conv5,
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.fc,
-    )  # fmt: skip
+    stages = model.stage2, model.stage3, model.stage4, model.conv5
+    return Adapted(conv, norm, act, *stages, *_pooled(), model.fc)
 
 
 def mobilenetv3(num_classes: int) -> Adapted:
@@ -151,7 +148,7 @@ def mobilenetv3(num_classes: int) -> Adapted:
 
     model = mobilenet_v3_large(weights=None, num_classes=num_classes, dropout=0.0, norm_layer=nn.BatchNorm2d)
     (conv, norm, act), *layers = model.features
-    return Adapted(conv, norm, act, *layers, model.avgpool, nn.Flatten(), model.classifier)
+    return Adapted(conv, norm, act, *layers, *_pooled(), model.classifier)
 
 
 FACTORIES = {

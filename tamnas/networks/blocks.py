@@ -83,27 +83,23 @@ def _depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
 
 
+def _normed(conv: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return conv, nn.BatchNorm2d(conv.out_channels)
+
+
 def shuffle_branch(layer: Layer, m: int, kernel: int, act_layer=nn.ReLU) -> list[nn.Module]:
     """ShuffleNetV2 branch: 1x1, depthwise, 1x1."""
     p, o = layer.branch_in, layer.branch_out
-    return [
-        _conv(p, m), nn.BatchNorm2d(m), act_layer(),
-        _depthwise(m, kernel, layer.stride), nn.BatchNorm2d(m),
-        _conv(m, o), nn.BatchNorm2d(o), act_layer(),
-    ]  # fmt: skip
+    middle = _normed(_depthwise(m, kernel, layer.stride))
+    return [*_normed(_conv(p, m)), act_layer(), *middle, *_normed(_conv(m, o)), act_layer()]
 
 
 def xception_branch(layer: Layer, m: int, kernel: int, act_layer=nn.ReLU) -> list[nn.Module]:
     """Shuffle-Xception branch: three depthwise-separable convolutions."""
     p, o = layer.branch_in, layer.branch_out
-    return [
-        _depthwise(p, kernel, layer.stride), nn.BatchNorm2d(p),
-        _conv(p, m), nn.BatchNorm2d(m), act_layer(),
-        _depthwise(m, kernel), nn.BatchNorm2d(m),
-        _conv(m, m), nn.BatchNorm2d(m), act_layer(),
-        _depthwise(m, kernel), nn.BatchNorm2d(m),
-        _conv(m, o), nn.BatchNorm2d(o), act_layer(),
-    ]  # fmt: skip
+    first = _depthwise(p, kernel, layer.stride), _conv(p, m)
+    pairs = first, (_depthwise(m, kernel), _conv(m, m)), (_depthwise(m, kernel), _conv(m, o))
+    return [part for spatial, mix in pairs for part in (*_normed(spatial), *_normed(mix), act_layer())]
 
 
 BRANCHES = {"shuffle": shuffle_branch, "xception": xception_branch}
@@ -136,10 +132,8 @@ class TinyBlock(nn.Module):
         self.projection = None
         if layer.transition:
             cin = layer.cin
-            self.projection = nn.Sequential(
-                _depthwise(cin, kind.kernel, layer.stride), nn.BatchNorm2d(cin),
-                _conv(cin, cin), nn.BatchNorm2d(cin), act_layer(),
-            )  # fmt: skip
+            spatial, mix = _depthwise(cin, kind.kernel, layer.stride), _conv(cin, cin)
+            self.projection = nn.Sequential(*_normed(spatial), *_normed(mix), act_layer())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.projection is not None:

@@ -28,9 +28,10 @@ def source_files(script: Path) -> list[Path]:
 
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
-    """Files of the tamnas modules that `file` imports, anywhere in it, and the templates beside it that it names."""
+    """Files of the tamnas modules that `file` imports, anywhere in it, and the data files beside it that it names."""
     if file.suffix != ".py":
         return ()
+    beside = {path.name: path for path in file.parent.iterdir() if path.is_file() and path.suffix != ".py"}
     names: set[str] = set()
     files: set[Path] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -38,8 +39,8 @@ def _imports(file: Path) -> tuple[Path, ...]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and str(node.value).endswith(".j2"):
-            files |= {template for template in file.parent.glob("*.j2") if template.name == node.value}
+        elif isinstance(node, ast.Constant) and node.value in beside:
+            files.add(beside[node.value])
     for name in names:
         parts = name.split(".")
         if parts[0] == "tamnas":

@@ -144,9 +144,7 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
 @click.option("--checkpoints", type=click.Path(file_okay=False), help="Their folder; .checkpoints if not given.")
 @click.option("--pack", "folder", type=click.Path(file_okay=False), help="Pack the results into this folder.")
 @click.option("--pack-checkpoints", is_flag=True, help="Pack checkpoints too, the newest first, where they fit.")
-@click.option(
-    "--pack-mib", type=click.IntRange(1, 112), default=64, show_default=True, help="Size of the pack at most."
-)
+@click.option("--pack-mib", type=click.IntRange(1, 1024), default=1024, show_default=True, help="Files in it at most.")
 @click.option("--commit", help="What the pack says was run; git's HEAD if not given.")
 @one_line_errors
 def main(until, only, deadline, reserve, checkpoints, folder, pack_checkpoints, pack_mib, commit) -> None:

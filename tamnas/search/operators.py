@@ -15,14 +15,7 @@ class BudgetSampling(Sampling):
         self.space, self.budget = space, budget
 
     def _do(self, problem, n_samples, *args, random_state=None, **kwargs):
-        drawn = np.empty((0, problem.n_var), dtype=int)
-        for _ in range(100):
-            drawn = np.concatenate((drawn, self.space.sample_genes(random_state, n_samples, self.budget)))
-            _, first = np.unique(drawn, axis=0, return_index=True)
-            drawn = drawn[np.sort(first)]
-            if len(drawn) >= n_samples:
-                break
-        return drawn[:n_samples]
+        return self.space.distinct_genes(random_state, n_samples, self.budget)
 
 
 class GeneMutation(Mutation):

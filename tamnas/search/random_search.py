@@ -14,19 +14,7 @@ from tamnas.search.front import front_of, hypervolume
 from tamnas.search.memo import memoised
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
-from tamnas.space.space import Budget, SearchSpace
-
-
-def distinct_architectures(
-    space: SearchSpace, generator: np.random.Generator, count: int, budget: Budget, tries: int = 100
-) -> list[Architecture]:
-    """`count` distinct uniform draws within `budget`, or fewer where so many draws do not find them."""
-    found: dict[Architecture, None] = {}
-    for _ in range(tries):
-        found |= dict.fromkeys(map(space.decode, space.sample_genes(generator, count, budget)))
-        if len(found) >= count:
-            break
-    return list(found)[:count]
+from tamnas.space.space import SearchSpace
 
 
 def random_search(
@@ -40,18 +28,14 @@ def random_search(
 
     The rows are those of `tamnas.search.nsga2`; random search has no population but all it evaluated.
     """
-    archs = distinct_architectures(space, generator, max(counts), plan.budget)
+    archs = list(map(space.decode, space.distinct_genes(generator, max(counts), plan.budget)))
     fitness = dict(zip(archs, evaluate(archs), strict=True))
     rows = []
     for generation, count in enumerate(counts):
         front = front_of(archs[:count], fitness)
         share = hypervolume(space, plan.objectives, [fitness[arch] for arch in front])
-        rows.append(
-            {
-                "generation": generation, "evaluated": len(archs[:count]), "hypervolume": share,
-                "archive_hypervolume": share, "front": len(front),
-            }
-        )  # fmt: skip
+        volumes = {"hypervolume": share, "archive_hypervolume": share}
+        rows.append({"generation": generation, "evaluated": len(archs[:count]), **volumes, "front": len(front)})
     return rows, fitness
 
 

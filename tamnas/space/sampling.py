@@ -19,12 +19,13 @@ def reversed_order(space: SearchSpace, arch: Architecture) -> Architecture:
     set. There always is one: a legal architecture has a branch at every transition.
     """
     genes = list(zip(arch.blocks, arch.ratios, strict=True))[::-1]
+
+    def fits(gene: int, layer: int) -> bool:
+        return genes[gene][0] in space.allowed_blocks(layer)
+
     for here in range(len(genes)):
-        if genes[here][0] not in space.allowed_blocks(here):
-            fitting = [
-                there for there in range(len(genes))
-                if genes[there][0] in space.allowed_blocks(here) and genes[here][0] in space.allowed_blocks(there)
-            ]  # fmt: skip
+        if not fits(here, here):
+            fitting = [there for there in range(len(genes)) if fits(here, there) and fits(there, here)]
             there = min(fitting, key=lambda index: (abs(index - here), index))
             genes[here], genes[there] = genes[there], genes[here]
     return space.require_legal(Architecture(*zip(*genes, strict=True)))

@@ -135,12 +135,8 @@ class SearchSpace:
     @cached_property
     def head_parameters(self) -> int:
         conv, hidden, out = self.head
-        return (
-            self.layers[-1].cout * conv + 2 * conv
-            + conv * hidden + hidden + se_parameters(hidden)
-            + hidden * out + out
-            + out * self.num_classes + self.num_classes
-        )  # fmt: skip
+        linear = (conv + 1) * hidden + (hidden + 1) * out + (out + 1) * self.num_classes  # with biases
+        return self.layers[-1].cout * conv + 2 * conv + se_parameters(hidden) + linear
 
     @property
     def fixed_parameters(self) -> int:
@@ -202,6 +198,18 @@ class SearchSpace:
             f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "
             f"({smallest:,} to {largest:,}), but fewer than one in {_BATCH * _MAX_BATCHES // count:,} draws meets it"
         )
+
+    def distinct_genes(
+        self, generator: np.random.Generator, count: int, budget: Budget = None, tries: int = 100
+    ) -> np.ndarray:
+        """As `sample_genes`, but `count` different rows, or fewer where `tries` times as many draws hold no more."""
+        genes = np.empty((0, 2 * len(self.layers)), dtype=int)
+        for _ in range(tries):
+            genes = np.concatenate((genes, self.sample_genes(generator, count, budget)))
+            genes = genes[np.sort(np.unique(genes, axis=0, return_index=True)[1])]
+            if len(genes) >= count:
+                break
+        return genes[:count]
 
     def _uniform_genes(self, generator, count, ratios) -> np.ndarray:
         columns = np.array([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])

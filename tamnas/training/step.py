@@ -39,10 +39,8 @@ def train_step(
         twin.refresh()
     attacked = model if twin is None else twin.network
     with runtime.autocast():
-        eta = perturb(
-            attacked, x, noise, eps=float(attack.eps), step_size=float(attack.step_size),
-            m=attack.m, n=attack.n, bn=attack.bn,
-        )  # fmt: skip
+        radii = {"eps": float(attack.eps), "step_size": float(attack.step_size)}
+        eta = perturb(attacked, x, noise, **radii, m=attack.m, n=attack.n, bn=attack.bn)
 
     def objective() -> tuple[Tensor, Tensor, Tensor]:
         with runtime.autocast():

@@ -1,6 +1,7 @@
 """The committed parameters, shrunk until a whole run takes seconds; and a project to run them in."""
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -37,6 +38,13 @@ def tiny_params() -> dict:
     return raw
 
 
+def quick_params() -> dict:
+    """Tiny, and without the hand-made network, which takes longer than all else."""
+    raw = tiny_params()
+    raw["baselines"]["names"] = []
+    return raw
+
+
 def smoke_params(*rows: str) -> dict:
     """params.yaml under the profile `smoke`, as plain data, in one process, with these of its rows (none: all)."""
     yaml = YAML(typ="safe", pure=True)
@@ -55,6 +63,17 @@ def write_params(folder: Path, raw: dict) -> None:
     yaml = YAML(pure=True)
     yaml.default_flow_style = False
     yaml.dump(raw, folder / "params.yaml")
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    """All files below these folders of `folder`."""
+    files = [path for name in names for path in (folder / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def result_of(folder: Path, stage: str, name: str) -> dict:
+    """A JSON file of the tiny row's stage."""
+    return json.loads((folder / "results" / "digits" / stage / ROW / "seed-0" / name).read_text())
 
 
 def stage(folder: Path, *arguments: str) -> subprocess.Popen:

@@ -24,7 +24,7 @@ from tamnas.report.figures import style
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import to_csv
 from tamnas.search.fitness import Fitness
-from tamnas.search.random_search import distinct_architectures, random_search
+from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
 from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
 from tamnas.space.space import SearchSpace
@@ -151,7 +151,7 @@ def test_random_search_makes_as_many_distinct_evaluations():
 
 
 def test_random_search_ends_where_the_space_does():
-    assert len(set(distinct_architectures(SMALL, np.random.default_rng(0), 100, None))) == 54
+    assert len({SMALL.decode(genes) for genes in SMALL.distinct_genes(np.random.default_rng(0), 100)}) == 54
 
 
 # -- what a plan asks for -----------------------------------------------------------------------

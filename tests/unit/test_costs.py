@@ -3,6 +3,7 @@
 import csv
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,19 +112,24 @@ def test_head_and_body():
         assert sum(p.numel() for p in head_of(baseline(name, 10)).parameters()) == expected
 
 
-def test_latency_is_of_one_thread_and_restores_them(monkeypatch):
+def test_latency_is_the_median_pass_on_one_thread(monkeypatch):
     seen = []
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
-    monkeypatch.setattr(costs, "_seconds", lambda fast, image: seen.append((fast, image, torch.get_num_threads())) or 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert latency(model, 8) == 2000
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    fast, image, threads = seen[0]
-    assert len(seen) == costs.RUNS
+
+    class Stopped:
+        def __init__(self, statement, globals, num_threads):
+            self.run = lambda: eval(statement, globals)
+            self.globals, self.threads = globals, num_threads
+
+        def timeit(self, number):
+            self.run()
+            seen.append((number, self.globals["fast"], self.globals["image"], self.threads))
+            return SimpleNamespace(median=2)
+
+    monkeypatch.setattr(costs, "Timer", Stopped)
+    assert latency(model, 8) == 2000
+    assert [number for number, *_ in seen] == [costs.WARM_UP] + [1] * costs.RUNS
+    _, fast, image, threads = seen[0]
     assert threads == 1
     assert image.shape == (1, 3, 8, 8)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())

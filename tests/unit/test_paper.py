@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from tamnas import paper
 from tamnas.config.params import Params
 from tamnas.paper import EPS, STEPS, TABLES, published
-from tamnas.report.tables.space import blocks_page
 from tamnas.space.blocks import BLOCKS, RATIOS
 from tamnas.space.space import SearchSpace
 
@@ -195,10 +194,6 @@ def test_table_vii_is_the_block_table_but_for_its_misprints():
 def test_needs_no_torch():
     code = "import sys, tamnas.paper; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_blocks_md_is_generated():
-    assert (DOCS / "blocks.md").read_text(encoding="utf-8") == blocks_page()
 
 
 def test_reading_md_names_parameters_that_exist():

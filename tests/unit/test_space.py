@@ -162,11 +162,15 @@ def test_impossible_widths_are_refused(channels):
         dataclasses.replace(PAPER[1], channels=channels)
 
 
+def from_json(text: str) -> Architecture:
+    return Architecture.from_plain(json.loads(text))
+
+
 @given(architectures)
 def test_architecture_round_trips(arch):
-    assert Architecture.from_json(arch.to_json()) == arch
+    assert from_json(json.dumps(arch.plain())) == arch
     assert Architecture.parse(str(arch)) == arch
-    assert hash(Architecture.from_json(arch.to_json())) == hash(arch)
+    assert hash(from_json(json.dumps(arch.plain()))) == hash(arch)
 
 
 @given(st.integers(0, 2**32), st.sampled_from((1, 2)))
@@ -182,7 +186,7 @@ def test_architecture_is_a_value():
     arch = Architecture([np.int64(15), 0], [np.float64(1.8), 2])
     assert arch == Architecture((15, 0), (1.8, 2.0))
     assert str(arch) == "15@1.8 0@2"
-    assert json.loads(arch.to_json()) == {"blocks": [15, 0], "ratios": [1.8, 2.0]}
+    assert arch.plain() == {"blocks": [15, 0], "ratios": [1.8, 2.0]}
     with pytest.raises(dataclasses.FrozenInstanceError):
         arch.blocks = (1, 2)
 
@@ -199,15 +203,15 @@ def only_input_error(read, text):
         assert isinstance(read(text), Architecture)
 
 
-@given(st.text() | json_values.map(json.dumps))
-def test_junk_raises_input_error_only(text):
-    only_input_error(Architecture.from_json, text)
+@given(st.text(), json_values)
+def test_junk_raises_input_error_only(text, plain):
+    only_input_error(Architecture.from_plain, plain)
     only_input_error(Architecture.parse, text)
 
 
 @given(json_values, json_values)
 def test_junk_genes_raise_input_error_only(blocks, ratios):
-    only_input_error(Architecture.from_json, json.dumps({"blocks": blocks, "ratios": ratios}))
+    only_input_error(Architecture.from_plain, {"blocks": blocks, "ratios": ratios})
 
 
 @given(st.text(alphabet="0123456789@. -e_+naif", max_size=30))
@@ -218,9 +222,7 @@ def test_nearly_genes_raise_input_error_only(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "null",
-        "[" * 100_000,
         '{"blocks": [0]}',
         '{"blocks": [0], "ratios": [1.0], "more": 1}',
         '{"blocks": [22], "ratios": [1.0]}',
@@ -235,13 +237,12 @@ def test_nearly_genes_raise_input_error_only(text):
         '{"blocks": [0, 1], "ratios": [1.0]}',
         '{"blocks": [], "ratios": []}',
         '{"blocks": "0", "ratios": "1"}',
-        '{"blocks": [' + "9" * 5000 + '], "ratios": [1.0]}',
     ],
     ids=lambda text: text[:40],
 )
-def test_bad_json_is_refused(text):
+def test_bad_plain_values_are_refused(text):
     with pytest.raises(InputError, match=r"^architecture: .{1,200}$"):
-        Architecture.from_json(text)
+        from_json(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0@", "@1", "0@1@2", "22@1", "-1@1", "0@nan", "0@inf", "0@9", "0@1 1"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
-from tamnas.report.tables.table import Column, Table, Value, markdown
+from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import in_order
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.layers import se_parameters
@@ -136,15 +136,3 @@ def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
         f"The paper's table differs in five cells, taken for misprints ({wrong}).",
     ]
     return Table("table-07", "Table VII. The choice blocks (upper part)", columns, rows, notes)
-
-
-GENERATED = """
-Generated from `tamnas.space.blocks.BLOCKS`; do not edit, run
-
-    python -c "from tamnas.report.tables.space import blocks_page as t; print(t(), end='')" > docs/blocks.md
-"""
-
-
-def blocks_page() -> str:
-    """The text of docs/blocks.md."""
-    return markdown(blocks_table()) + GENERATED
