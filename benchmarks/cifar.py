@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from benchmarks.harness import environment
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import read_yaml
 from tamnas.config.params import merge
 from tamnas.config.plan import RowPlan
@@ -25,7 +25,7 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_networks
 
-COMPUTE = Compute(engine="inline", workers=1)
+COMPUTE = ComputeParams(engine="inline", workers=1)
 DATA = {"source": "npz", "size": 16, "classes": 10, "validation": 5000, "augment": {"pad": 2, "flip": True}}
 # Looked at after the last epoch alone: a best epoch chosen by it would flatter what varies most.
 VALIDATION = {"start": 1.0, "attack": {"eps": "8/255", "steps": 20}}

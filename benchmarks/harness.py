@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from tamnas import SearchSpace
-from tamnas.config.compute import Compute
-from tamnas.config.plan import RowPlan, Schedule, TrainingAttackPlan
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.sections import SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
@@ -40,7 +41,7 @@ class Setting:
 
     plan: RowPlan
     space: SearchSpace
-    compute: Compute
+    compute: ComputeParams
     runtime: device.Runtime
 
     @cached_property
@@ -74,7 +75,7 @@ def setting(row: str | None, where: str, threads: int) -> Setting:
     if row and row not in rows:
         raise InputError(f"--row is {row!r}; allowed: {', '.join(rows)}")
     plan = rows[row] if row else next(iter(rows.values()))
-    compute = Compute(device=where)
+    compute = ComputeParams(device=where)
     runtime = device.start(plan.numerics.model_copy(update={"threads": threads}), compute)
     return Setting(plan, SearchSpace.from_params(plan), compute, runtime)
 
@@ -83,7 +84,7 @@ def trained(at: Setting, number: int, epochs: int, *, seed: int = 0, runtime: de
     """A subnet after so many epochs of the row's own training from scratch, as `runtime` (the setting's) says."""
     model = at.network(number, seed)
     scratch = at.plan.retrain.scratch
-    recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": Schedule(kind="cosine")})
+    recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": SchedulePlan(kind="cosine")})
     train(
         Single(model, recipe), at.split("train"), recipe=recipe, attack=scratch.attack, augment=at.plan.data.augment,
         key=("benchmark", number, seed), runtime=runtime or at.runtime,

@@ -17,7 +17,7 @@ from benchmarks.harness import ATTACK, environment, parameters, random_images, r
 from benchmarks.options import GEOMETRY, benchmark, click
 from benchmarks.supernet_epoch import sampled_paths
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import ResampleEvery
+from tamnas.config.sections import ResampleParams
 from tamnas.data.loader import batches
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.seeding import torch_generator
@@ -38,7 +38,7 @@ def main(row, where, threads, out, geometry: str, batch: int, paths: int) -> Non
     at = setting(row, where, threads)
     device, (space, size) = at.runtime.device, at.geometry(geometry)
     split = random_images(batch, size, space.num_classes, device)
-    trainee, recipe = sampled_paths(at, space, split, batch, 1, ResampleEvery(steps=STEPS))
+    trainee, recipe = sampled_paths(at, space, split, batch, 1, ResampleParams(steps=STEPS))
     stepper, generator = Stepper(ATTACK, recipe, at.runtime), torch_generator("benchmark", device=device)
     x, y = next(batches(split, batch, at.plan.data.augment, generator))
     x = x.to(memory_format=MEMORY_FORMAT)

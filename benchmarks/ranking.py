@@ -30,8 +30,7 @@ from scipy.stats import kendalltau
 from benchmarks.cifar import COMPUTE, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
 from tamnas.attacks.ascent import pgd
-from tamnas.config.plan import RowPlan
-from tamnas.config.stage_plans import row_stages
+from tamnas.config.plan import RowPlan, row_stages
 from tamnas.data.loader import Split, chunks, load_split
 from tamnas.errors import DivergenceError
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy

@@ -24,7 +24,7 @@ from benchmarks.harness import (
     setting,
 )
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
-from tamnas.config.plan import Schedule
+from tamnas.config.sections import SchedulePlan
 from tamnas.evaluation.accuracy import accuracy, pgd_accuracy
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.device import MEMORY_FORMAT
@@ -42,7 +42,7 @@ def epoch(at: Setting, images: int, batch: int, scale: float = 1) -> tuple[Calla
     model = Subnet(space, at.architecture(0), torch_generator("benchmark"))
     model.to(at.runtime.device, memory_format=MEMORY_FORMAT)
     recipe = scratch.recipe.model_copy(
-        update={"epochs": 1, "batch_size": batch, "schedule": Schedule(kind="milestones")}
+        update={"epochs": 1, "batch_size": batch, "schedule": SchedulePlan(kind="milestones")}
     )
     trainee = Single(model, recipe)
     split = random_images(images, at.plan.data.size, space.num_classes, at.runtime.device)

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.harness import Setting, alternate, environment, report, setting
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from benchmarks.workers import Workers
-from tamnas.config.plan import Schedule
+from tamnas.config.sections import SchedulePlan
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.networks.trained import NetworkSpec, load_network
 from tamnas.training.networks import TrainingContext, TrainingTask, train_network
@@ -31,7 +31,7 @@ def attack_network(spec: dict, context: TrainingContext) -> tuple[float, float]:
 
 def retraining(at: Setting, epochs: int, folder: Path) -> TrainingTask:
     scratch = at.plan.retrain.scratch
-    recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": Schedule(kind="cosine")})
+    recipe = scratch.recipe.model_copy(update={"epochs": epochs, "schedule": SchedulePlan(kind="cosine")})
     return TrainingTask(
         key=("benchmark",), space=at.space, data=at.data, training=scratch.model_copy(update={"recipe": recipe}),
         reference=at.plan.retrain.validation, augment=at.plan.data.augment, numerics=at.plan.numerics,

@@ -14,7 +14,7 @@ import time
 
 from benchmarks.harness import ATTACK, Setting, environment, random_images, report, setting
 from benchmarks.options import GEOMETRY, ROUNDS, benchmark, click
-from tamnas.config.plan import Recipe, ResampleEvery, Schedule
+from tamnas.config.sections import RecipePlan, ResampleParams, SchedulePlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.supernet import Supernet
 from tamnas.pipeline.progress import Progress
@@ -46,12 +46,12 @@ class Clock(Progress):
 
 
 def sampled_paths(
-    at: Setting, space: SearchSpace, split: Split, batch: int, epochs: int, every: ResampleEvery
-) -> tuple[SampledPaths, Recipe]:
+    at: Setting, space: SearchSpace, split: Split, batch: int, epochs: int, every: ResampleParams
+) -> tuple[SampledPaths, RecipePlan]:
     """A fresh supernet's paths of the block phase, and the recipe to train them by."""
     block = at.plan.supernet.block
     # At a low rate: on noise a high one may diverge, and the time is the same.
-    changed = {"epochs": epochs, "batch_size": batch, "lr": 0.01, "schedule": Schedule(kind="milestones")}
+    changed = {"epochs": epochs, "batch_size": batch, "lr": 0.01, "schedule": SchedulePlan(kind="milestones")}
     recipe = block.recipe.model_copy(update=changed)
     phase = block.model_copy(update={"recipe": recipe})
     supernet_plan = at.plan.supernet.model_copy(update={"block": phase, "resample_every": every})
@@ -69,7 +69,7 @@ def main(row, where, threads, out, geometry: str, images: int, batch: int, round
     at = setting(row, where, threads)
     space, size = at.geometry(geometry)
     split = random_images(images, size, space.num_classes, at.runtime.device)
-    paths, recipe = sampled_paths(at, space, split, batch, 2 * (1 + rounds), ResampleEvery(epochs=2))
+    paths, recipe = sampled_paths(at, space, split, batch, 2 * (1 + rounds), ResampleParams(epochs=2))
     clock = Clock()
     train(
         paths, split, recipe=recipe, attack=ATTACK, augment=at.plan.data.augment, key=("benchmark", "supernet"),

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.pipeline.jobs import Jobs
 
 
@@ -33,7 +33,7 @@ class Workers:
     `load_context` as for `Jobs`.
     """
 
-    def __init__(self, load_context: Callable[[], Any], compute: Compute, workers: int):
+    def __init__(self, load_context: Callable[[], Any], compute: ComputeParams, workers: int):
         self._workers = workers
         self._jobs = Jobs(load_context, compute.model_copy(update={"engine": "processes", "workers": workers}))
 

@@ -7,7 +7,7 @@ runs/DATASET/baselines/ and results/DATASET/baselines/seed-<seed>: validation.js
 loss becomes NaN or infinite: diverged.json beside seed-<seed>.
 """
 
-from tamnas.config.stage_plans import BaselinesStagePlan
+from tamnas.config.plan import BaselinesStagePlan
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, seeded, weights
 from tamnas.pipeline.stage import stage_run

@@ -15,7 +15,7 @@ from typing import Literal
 
 import click
 
-from tamnas.config.stage_plans import PooledControlsPlan, RowControlsPlan
+from tamnas.config.plan import PooledControlsStagePlan, RowControlsStagePlan
 from tamnas.controls import renew, train_controls
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, weights
@@ -24,7 +24,7 @@ from tamnas.pipeline.stage import stage_run
 
 @stage_command
 def main(scope: Literal["row", "pooled"], name: str) -> None:
-    stage, kind = ("controls", RowControlsPlan) if scope == "row" else ("controls_pooled", PooledControlsPlan)
+    stage, kind = ("controls", RowControlsStagePlan) if scope == "row" else ("controls_pooled", PooledControlsStagePlan)
     plan = kind.load(name, stage)
     trained, small = weights(name, "controls"), results(plan.dataset, stage, name if scope == "row" else None)
     with stage_run(stage, plan) as store:

@@ -11,7 +11,7 @@ one attack, step by step), costs.csv, metrics.json and, with eval.latency, laten
 
 from typing import Literal
 
-from tamnas.config.stage_plans import EvaluatePlan
+from tamnas.config.plan import EvaluateStagePlan
 from tamnas.evaluation.kinds import KINDS, seed_folders
 from tamnas.files import FORMAT, write_json
 from tamnas.pipeline.command import stage_command
@@ -23,7 +23,7 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     stage = f"evaluate_{kind}"
-    plan, trained = EvaluatePlan.load(name, stage), weights(name, KINDS[kind].folder)
+    plan, trained = EvaluateStagePlan.load(name, stage), weights(name, KINDS[kind].folder)
     folder, found = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as store:

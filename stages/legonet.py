@@ -11,7 +11,7 @@ seed-<seed>/ with validation.json and curves.csv. If the loss becomes NaN or inf
 
 from typing import Literal
 
-from tamnas.config.stage_plans import LegonetPlan
+from tamnas.config.plan import LegonetStagePlan
 from tamnas.files import write_csv, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, seeded, weights
@@ -21,7 +21,7 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage = "legonet" if scope == "row" else "legonet_pooled"
-    plan = LegonetPlan.load(name, stage)
+    plan = LegonetStagePlan.load(name, stage)
     with stage_run(stage, plan) as store:
         from tamnas.legonet import candidates, design
         from tamnas.records import Job, NetworkSpec

@@ -9,8 +9,8 @@ the mode's patch, every derived default written out) and plan/tables.yaml for th
 import click
 
 from tamnas.config.fields import write_yaml
+from tamnas.config.plan import FOLDER, stage_plans
 from tamnas.config.resolve import load_params, resolve_all
-from tamnas.config.stage_plans import FOLDER, stage_plans
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.stage import exclusive
 

@@ -8,7 +8,7 @@ results/DATASET/prepare/card.json (what is in it: counts, checksums, classes).
 
 import click
 
-from tamnas.config.stage_plans import PreparePlan
+from tamnas.config.plan import PrepareStagePlan
 from tamnas.files import write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results
@@ -17,7 +17,7 @@ from tamnas.pipeline.stage import stage_run
 
 @stage_command
 def main(dataset: str) -> None:
-    plan = PreparePlan.load(dataset, "prepare")
+    plan = PrepareStagePlan.load(dataset, "prepare")
     with stage_run("prepare", plan):
         from tamnas.data.prepare import prepare
 

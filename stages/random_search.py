@@ -11,7 +11,7 @@ individuals.csv. With controls.random_search off it evaluates nothing and says s
 import click
 
 from tamnas.config.compute import load_compute
-from tamnas.config.stage_plans import RandomSearchPlan
+from tamnas.config.plan import RandomSearchStagePlan
 from tamnas.files import FORMAT, write_csv, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
@@ -20,7 +20,7 @@ from tamnas.pipeline.stage import stage_run
 
 @stage_command
 def main(row: str) -> None:
-    plan = RandomSearchPlan.load(row, "random_search")
+    plan = RandomSearchStagePlan.load(row, "random_search")
     folder = results(plan.dataset, "random_search", row)
     with stage_run("random_search", plan) as store:
         if plan.run:

@@ -11,7 +11,7 @@ becomes NaN or infinite: diverged.json beside seed-<seed>.
 
 from typing import Literal
 
-from tamnas.config.stage_plans import TrainingPlan
+from tamnas.config.plan import TrainingStagePlan
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, seeded, weights
 from tamnas.pipeline.stage import stage_run
@@ -20,7 +20,7 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(init: Literal["scratch", "finetune"], row: str) -> None:
     stage = f"retrain_{init}"
-    plan = TrainingPlan.load(row, stage)
+    plan = TrainingStagePlan.load(row, stage)
     with stage_run(stage, plan) as store:
         from tamnas.training.networks import TrainingTask, retraining_jobs, train_and_write
 

@@ -8,7 +8,7 @@ evaluated individual), fronts.json (final population and archive) and hypervolum
 """
 
 from tamnas.config.compute import load_compute
-from tamnas.config.stage_plans import SearchPlan
+from tamnas.config.plan import SearchStagePlan
 from tamnas.files import write_csv, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
@@ -17,7 +17,7 @@ from tamnas.pipeline.stage import stage_run
 
 @stage_command
 def main(row: str) -> None:
-    plan, compute = SearchPlan.load(row, "search"), load_compute()
+    plan, compute = SearchStagePlan.load(row, "search"), load_compute()
     with stage_run("search", plan) as store:
         from tamnas.search.nsga2 import fronts, individuals, run_search
 

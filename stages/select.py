@@ -11,7 +11,7 @@ inherited weights, BatchNorm recalibrated): changed weights re-run no training f
 import click
 
 from tamnas.config.compute import load_compute
-from tamnas.config.stage_plans import SelectPlan
+from tamnas.config.plan import SelectStagePlan
 from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
@@ -20,7 +20,7 @@ from tamnas.pipeline.stage import stage_run
 
 @stage_command
 def main(row: str) -> None:
-    plan = SelectPlan.load(row, "select")
+    plan = SelectStagePlan.load(row, "select")
     with stage_run("select", plan):
         from tamnas.pipeline import checkpoint
         from tamnas.search.fitness import inherited_weights, load_context

@@ -11,7 +11,7 @@ results/DATASET/supernet_<phase>/ROW/curve.csv, or diverged.json there if the lo
 from typing import Literal
 
 from tamnas.config.compute import load_compute
-from tamnas.config.stage_plans import PhasePlan
+from tamnas.config.plan import PhaseStagePlan
 from tamnas.files import write_csv
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
@@ -21,7 +21,7 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(phase: Literal["block", "joint"], row: str) -> None:
     stage, compute = f"supernet_{phase}", load_compute()
-    plan = PhasePlan.load(row, stage)
+    plan = PhaseStagePlan.load(row, stage)
     start = weights(row, "block.safetensors") if phase == "joint" else None
     with stage_run(stage, plan) as store:
         from tamnas.data.loader import load_split

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tamnas.config.plan import LegoControls, Training
-from tamnas.config.stage_plans import ControlsPlan, PooledControlsPlan, RowControlsPlan
+from tamnas.config.plan import ControlsStagePlan, PooledControlsStagePlan, RowControlsStagePlan
+from tamnas.config.sections import LegoControlsParams, TrainingPlan
 from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline.deadline import require_complete
 from tamnas.pipeline.paths import results, seeded, weights
@@ -25,7 +25,7 @@ RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
 
 
 def row_jobs(
-    plan: RowControlsPlan, selected: Sequence[NetworkSpec], chosen: str, lego: Architecture, inherited: Path
+    plan: RowControlsStagePlan, selected: Sequence[NetworkSpec], chosen: str, lego: Architecture, inherited: Path
 ) -> list[Job]:
     """All controls and repeats of a row.
 
@@ -64,7 +64,7 @@ def row_jobs(
     return jobs
 
 
-def pooled_jobs(plan: PooledControlsPlan, lego: Architecture) -> list[Job]:
+def pooled_jobs(plan: PooledControlsStagePlan, lego: Architecture) -> list[Job]:
     """As `row_jobs`, of a dataset's pooled Lego-Net and hand-made networks."""
     dataset = plan.name
     jobs = _lego_jobs(SearchSpace.from_params(plan), plan.controls.legonet, lego, plan, "legonet_pooled")
@@ -78,7 +78,7 @@ def pooled_jobs(plan: PooledControlsPlan, lego: Architecture) -> list[Job]:
 
 
 def _lego_jobs(
-    space: SearchSpace, controls: LegoControls, lego: Architecture, plan: ControlsPlan, kind: str
+    space: SearchSpace, controls: LegoControlsParams, lego: Architecture, plan: ControlsStagePlan, kind: str
 ) -> list[Job]:
     key, jobs = (plan.seed, "legonet", plan.name), []
     if controls.reversed:
@@ -91,25 +91,25 @@ def _lego_jobs(
 
 
 def _job(
-    id_: str, label: Label, arch: Architecture | None, training: Training, key: tuple, inherited: Path | None = None
+    id_: str, label: Label, arch: Architecture | None, training: TrainingPlan, key: tuple, inherited: Path | None = None
 ) -> Job:
     network = NetworkSpec(id_, arch, None if arch else label.of)
     return Job(network, training, key, Start(inherited, label.of) if inherited else None, label)
 
 
-def same_training(a: Training, b: Training) -> bool:
+def same_training(a: TrainingPlan, b: TrainingPlan) -> bool:
     """Whether both train alike: then the row's own networks are the control."""
     return a.recipe == b.recipe and a.attack.essence == b.attack.essence
 
 
-def status(plan: ControlsPlan) -> dict:
+def status(plan: ControlsStagePlan) -> dict:
     """For each control whether it was run, JSON-able; `OWN` where the row itself has its setting."""
     found = {
         "lego_reversed": RUN if plan.controls.legonet.reversed else NOT_RUN,
         "lego_random": RUN if plan.controls.legonet.random else NOT_RUN,
         "seeds": RUN if plan.seeds else NOT_RUN,
     }
-    if isinstance(plan, RowControlsPlan):
+    if isinstance(plan, RowControlsStagePlan):
         controls = plan.controls
         found["random_networks"] = RUN if controls.random_networks else NOT_RUN
         found["common_attack"] = NOT_RUN
@@ -120,21 +120,23 @@ def status(plan: ControlsPlan) -> dict:
     return {"format": FORMAT, "controls": found}
 
 
-def renew(plan: ControlsPlan, trained: Path, small: Path) -> None:
+def renew(plan: ControlsStagePlan, trained: Path, small: Path) -> None:
     """Say what is run; what an earlier run left is removed (DVC does so itself, the runner with results alone)."""
     for folder in (trained, small):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "controls.json", status(plan))
 
 
-def train_controls(plan: RowControlsPlan | PooledControlsPlan, folder: Path, trained: Path, small: Path) -> None:
+def train_controls(
+    plan: RowControlsStagePlan | PooledControlsStagePlan, folder: Path, trained: Path, small: Path
+) -> None:
     """Train what the plan switches on, checkpoints in `folder`; weights and small results by training seed.
 
     Raises DeadlineError, after writing what is finished.
     """
     from tamnas.training.networks import TrainingTask, train_networks, write_trained  # torch, for seconds
 
-    is_row = isinstance(plan, RowControlsPlan)
+    is_row = isinstance(plan, RowControlsStagePlan)
     source = results(plan.dataset, "legonet" if is_row else "legonet_pooled", plan.name if is_row else None)
     lego = Architecture.from_plain(read_json(source / "statistics.json")["architecture"])
     jobs = _jobs_of_row(plan, lego) if is_row else pooled_jobs(plan, lego)
@@ -145,7 +147,7 @@ def train_controls(plan: RowControlsPlan | PooledControlsPlan, folder: Path, tra
     require_complete(found.plain(), f"controls {plan.name}")
 
 
-def _jobs_of_row(plan: RowControlsPlan, lego: Architecture) -> list[Job]:
+def _jobs_of_row(plan: RowControlsStagePlan, lego: Architecture) -> list[Job]:
     row = plan.name
     selected = map(NetworkSpec.from_plain, read_json(weights(row, "start-scratch.json"))["networks"])
     records = read_records(seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from tamnas.config.plan import Training
+from tamnas.config.sections import TrainingPlan
 from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.space.architecture import Architecture
@@ -63,7 +63,7 @@ class Job:
     """A network to train; `key` opens all its random keys. Without a `start` its weights are fresh."""
 
     network: NetworkSpec
-    training: Training
+    training: TrainingPlan
     key: tuple
     start: Start | None = None
     label: Label | None = None

@@ -10,7 +10,7 @@ from pydantic import Field
 from tamnas.config.fields import Section, read_yaml, validated
 
 
-class Compute(Section):
+class ComputeParams(Section):
     """`engine` inline runs jobs in the stage's own process; `workers`: at most 1024; at most one checkpoint in
     `checkpoint_seconds`.
 
@@ -24,8 +24,8 @@ class Compute(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
 
 
-def load_compute(path: Path | str = "params.yaml") -> Compute:
+def load_compute(path: Path | str = "params.yaml") -> ComputeParams:
     """The section in `path`; defaults where there is no such file. Raises InputError."""
     if not Path(path).exists():
-        return Compute()
-    return validated(Compute, read_yaml(path).get("compute") or {}, f"{path}: compute")
+        return ComputeParams()
+    return validated(ComputeParams, read_yaml(path).get("compute") or {}, f"{path}: compute")

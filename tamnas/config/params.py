@@ -1,30 +1,53 @@
-"""The sections of `params.yaml`, and a mode's patch merged over them.
+"""The sections of `params.yaml`, a mode's patch merged over them, and what they resolve to.
 
-What follows from them is resolved into plans (`tamnas.config.resolve`). Nothing here needs torch.
+Where a section leaves something to a default that depends on other parameters, its `resolve` writes it out: the plain
+form of a plan's section (`tamnas.config.sections`), which is validated with the plan. Nothing here needs torch.
 """
 
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tamnas.attacks.registry import Pgd
-from tamnas.config import plan as plans
-from tamnas.config.compute import Compute
-from tamnas.config.fields import PixelFraction, Section, only_ints, validated
-from tamnas.config.plan import Count, Name, Positive, Share
+from tamnas.config.compute import ComputeParams
+from tamnas.config.fields import PixelFraction, Section, distinct, only_ints, validated
+from tamnas.config.sections import (
+    BASELINES,
+    Budget,
+    Count,
+    DataParams,
+    EvalParams,
+    LegoControlsParams,
+    LegonetParams,
+    Name,
+    NetworkParams,
+    Nsga2Params,
+    NumericsParams,
+    OpenRatiosParams,
+    OptimiserParams,
+    Positive,
+    RegularisedParams,
+    ResampleParams,
+    ScheduleParams,
+    SpaceParams,
+    ValidationParams,
+)
+
+# Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (design section 11).
+STEPS_TO_M_N = {1: (1, 2), 2: (2, 2), 5: (3, 2), 10: (5, 3)}
 
 
-class Row(Section):
+class RowParams(Section):
     dataset: Name
     mode: Name
 
 
-class Run(Section):
+class RunParams(Section):
     datasets: tuple[Name, ...] = Field(min_length=1)
-    rows: dict[Name, Row] = Field(min_length=1)
+    rows: dict[Name, RowParams] = Field(min_length=1)
 
 
-class Yopo(Section):
+class YopoParams(Section):
     m: Positive
     n: Positive
     step_size: PixelFraction | None = None
@@ -34,7 +57,7 @@ class Yopo(Section):
 class TrainingAttackParams(Section):
     eps: PixelFraction
     attack_steps: Annotated[Literal[1, 2, 5, 10], only_ints(1, 2, 5, 10)] | None = None
-    yopo: Yopo | None = None
+    yopo: YopoParams | None = None
     lam: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
@@ -44,31 +67,42 @@ class TrainingAttackParams(Section):
             raise ValueError(f"set exactly one of attack_steps and yopo; here {both}")
         return self
 
+    def resolve(self, lam: float, bn: str) -> dict:
+        """With `lam` and BatchNorm mode `bn` where nothing else is said."""
+        m, n = (self.yopo.m, self.yopo.n) if self.yopo else STEPS_TO_M_N[self.attack_steps]
+        # At least eps / 4, and long enough that m * n steps can reach the border (design section 11).
+        step = max(self.eps / 4, Fraction(5, 4) * self.eps / (m * n))
+        if self.yopo:
+            step, bn = self.yopo.step_size or step, self.yopo.bn or bn
+        return {"eps": self.eps, "step_size": min(step, Fraction(1)), "m": m, "n": n, "bn": bn, "lam": self.lam or lam}
 
-class Recipe(plans.Regularised):
+
+class TrainingParams(RegularisedParams):
+    """`attack` null: the mode's."""
+
     epochs: Positive
-    schedule: plans.ScheduleShape
-
-
-class RetrainRecipe(Recipe):
+    schedule: ScheduleParams
     attack: TrainingAttackParams | None = None
 
+    def resolve(self, attack: dict | None = None) -> dict:
+        """`attack` is the mode's, resolved."""
+        if self.attack:
+            attack = self.attack.resolve(attack["lam"] if attack else 1.0, "eval")
+        recipe = {field: value for field, value in self.plain().items() if field != "attack"}
+        return {"recipe": recipe, "attack": attack}
 
-class BaselineRecipe(Recipe):
-    attack: TrainingAttackParams
 
-
-class BlockPhase(Section):
+class BlockPhaseParams(Section):
     epochs: Positive
-    budget: plans.Budget | None = None
+    budget: Budget | None = None
     milestones: tuple[Positive, ...] = ()
 
 
-class JointPhase(BlockPhase):
-    open_ratios: plans.OpenRatios
+class JointPhaseParams(BlockPhaseParams):
+    open_ratios: OpenRatiosParams
 
 
-class SupernetSchedule(Section):
+class SupernetScheduleParams(Section):
     """`span: phase` restarts schedule and momentum with the joint phase, `both` runs on."""
 
     kind: Literal["milestones", "cosine", "one_cycle"]
@@ -77,12 +111,32 @@ class SupernetSchedule(Section):
     span: Literal["phase", "both"] = "phase"
 
 
-class Supernet(TrainingAttackParams, plans.Optimiser):
+class SupernetParams(TrainingAttackParams, OptimiserParams):
     lam: Annotated[float, Field(gt=0)] = 1.0
-    resample_every: plans.ResampleEvery
-    schedule: SupernetSchedule
-    block: BlockPhase
-    joint: JointPhase
+    resample_every: ResampleParams
+    schedule: SupernetScheduleParams
+    block: BlockPhaseParams
+    joint: JointPhaseParams
+
+    def resolve_phases(self) -> dict:
+        """Attack and both phases."""
+        both = self.schedule.span == "both"
+        joint = self._phase(self.joint, self.block.epochs if both else 0)
+        return {
+            # Running statistics of a path that changes every step belong to other paths.
+            "attack": self.resolve(self.lam, "batch" if self.resample_every.steps is not None else "eval"),
+            "resample_every": self.resample_every.plain(),
+            "block": self._phase(self.block, 0),
+            "joint": joint | {"keep_momentum": both, "open_ratios": self.joint.open_ratios.plain()},
+        }
+
+    def _phase(self, phase: BlockPhaseParams, start: int) -> dict:
+        both = self.schedule.span == "both"
+        schedule = {field: value for field, value in self.schedule if field != "span"}
+        schedule |= {"milestones": phase.milestones, "start": start}
+        schedule["total"] = self.block.epochs + self.joint.epochs if both else phase.epochs
+        optimiser = {field: getattr(self, field) for field in OptimiserParams.model_fields}
+        return {"recipe": optimiser | {"epochs": phase.epochs, "schedule": schedule}, "budget": phase.budget}
 
 
 class PgdParams(Section):
@@ -92,65 +146,96 @@ class PgdParams(Section):
     steps: Positive
     step_size: PixelFraction | None = None
 
+    def resolve(self, eps: Fraction) -> dict:
+        eps = self.eps or eps
+        return {"eps": eps, "steps": self.steps, "step_size": self.step_size or eps / 4}
 
-class Search(plans.Nsga2):
+
+class SearchParams(Nsga2Params):
     attack: PgdParams
 
+    def resolve(self, eps: Fraction) -> dict:
+        """`eps` is the supernet's."""
+        return self.plain() | {"attack": self.attack.resolve(eps)}
 
-class ValidationParams(Section):
-    attack: Pgd
-    start: Share = 0.0
 
-
-class Retrain(Section):
+class RetrainParams(Section):
     max_subnets: Positive | None = None
     validation: ValidationParams
-    scratch: RetrainRecipe
-    finetune: RetrainRecipe
+    scratch: TrainingParams
+    finetune: TrainingParams
+
+    def resolve(self, attack: dict) -> dict:
+        """`attack` is the mode's, resolved."""
+        return {
+            "max_subnets": self.max_subnets,
+            "validation": self.validation.resolve(),
+            "scratch": self.scratch.resolve(attack),
+            "finetune": self.finetune.resolve(attack),
+        }
 
 
-class Legonet(Section):
-    top: Positive
-    pooled_mode: dict[Name, Name] = Field(default_factory=dict)
-
-
-class Controls(Section):
+class ControlsParams(Section):
     random_networks: bool = False
     random_search: bool = False
-    legonet: plans.LegoControls = plans.LegoControls()
+    legonet: LegoControlsParams = LegoControlsParams()
     finetune_lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
     finetune_equal_budget: bool = False
     common_attack: TrainingAttackParams | None = None
 
     @model_validator(mode="after")
     def _check(self):
-        if len(set(self.finetune_lr)) != len(self.finetune_lr):
-            raise ValueError(f"finetune_lr: {list(self.finetune_lr)}: must not repeat")
+        distinct(finetune_lr=self.finetune_lr)
         return self
 
+    def resolve(self, retrain: RetrainParams, attack: dict) -> dict:
+        """Each training that a control stands for, written out; the equal budget is training from scratch's."""
+        scratch, finetune = retrain.scratch, retrain.finetune
+        variants = {f"finetune_lr_{lr}": {"lr": lr} for lr in self.finetune_lr}
+        if self.finetune_equal_budget:
+            variants["finetune_equal_budget"] = {"epochs": scratch.epochs, "schedule": scratch.schedule}
+        common = scratch.model_copy(update={"attack": self.common_attack})
+        return {
+            "random_networks": self.random_networks,
+            "random_search": self.random_search,
+            "legonet": self.legonet.plain(),
+            "finetune": [
+                {"control": name, "training": finetune.model_copy(update=changed).resolve(attack)}
+                for name, changed in variants.items()
+            ],
+            "common_attack": common.resolve(attack) if self.common_attack else None,
+        }
 
-class Baselines(Section):
-    names: tuple[Literal[plans.BASELINES], ...] = ()
-    training: BaselineRecipe
+
+class BaselineTrainingParams(TrainingParams):
+    attack: TrainingAttackParams
 
 
-class Base(Section):
+class BaselinesParams(Section):
+    names: tuple[Literal[BASELINES], ...] = ()
+    training: BaselineTrainingParams
+
+    def resolve(self) -> dict:
+        return {"names": self.names, "training": self.training.resolve()}
+
+
+class BaseParams(Section):
     """Everything that a mode may patch."""
 
     seed: Count
     seeds: tuple[Count, ...] = ()
-    data: dict[Name, plans.Data] = Field(min_length=1)
-    network: plans.Network
-    space: plans.Space
-    supernet: Supernet
-    search: Search
-    retrain: Retrain
-    eval: plans.Eval
-    legonet: Legonet
-    baselines: Baselines
-    controls: Controls = Controls()
-    numerics: plans.Numerics
-    compute: Compute = Compute()
+    data: dict[Name, DataParams] = Field(min_length=1)
+    network: NetworkParams
+    space: SpaceParams
+    supernet: SupernetParams
+    search: SearchParams
+    retrain: RetrainParams
+    eval: EvalParams
+    legonet: LegonetParams
+    baselines: BaselinesParams
+    controls: ControlsParams = ControlsParams()
+    numerics: NumericsParams
+    compute: ComputeParams = ComputeParams()
 
     @model_validator(mode="after")
     def _check(self):
@@ -159,17 +244,20 @@ class Base(Section):
         return self
 
 
-class Params(Base):
+class Params(BaseParams):
     """A whole `params.yaml`, and every row's parameters after its mode's patch."""
 
-    run: Run
+    run: RunParams
     modes: dict[Name, dict[str, Any]]
 
-    def row(self, name: str) -> Base:
+    def row(self, name: str) -> BaseParams:
         """The parameters of one row: its mode merged over the base. Raises InputError."""
-        mode = self.run.rows[name].mode
+        return self.mode(self.run.rows[name].mode)
+
+    def mode(self, mode: str) -> BaseParams:
+        """The mode's patch merged over the base. Raises InputError."""
         raw = {key: value for key, value in self.plain().items() if key not in ("run", "modes")}
-        return validated(Base, merge(raw, self.modes[mode]), f"params.yaml: modes.{mode}")
+        return validated(BaseParams, merge(raw, self.modes[mode]), f"params.yaml: modes.{mode}")
 
 
 def merge(base: dict, patch: dict) -> dict:

@@ -1,364 +1,44 @@
-"""The resolved plan of a row or a dataset: every derived default written out.
+"""What a run is told, resolved: everything by row and by dataset, and what each stage instance may know of it.
 
-`python stages/plan.py` writes one YAML file per row and dataset; the other stages read
-these files only, and DVC tracks their keys. Nothing here needs torch.
+A stage reads its own plan, plan/<row or dataset>/<stage>.yaml, and nothing else of the parameters, and DVC tracks that
+file: what is not in it cannot change the stage's results, and a changed parameter re-runs the stages whose plans it
+changes. Nothing here needs torch.
 """
 
-import re
-from typing import Annotated, Literal
-
-from pydantic import Field, model_validator
-
-from tamnas.attacks.registry import AnyAttack, Attack, Pgd
-from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
-from tamnas.data.sources import SOURCES
-from tamnas.files import FORMAT
-from tamnas.search.objectives import OBJECTIVES
-from tamnas.space.blocks import BLOCKS
-
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Channels = Annotated[int, Field(ge=1, le=2**16)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Budget = tuple[Count | None, Count | None]
-# Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
-
-
-class Augment(Section):
-    pad: Annotated[int, Field(ge=0, le=16)] = 0
-    flip: bool = False
-
-
-class Data(Section):
-    """Where images come from and how they are split; sizes in images, `size` in pixels.
-
-    `test` null takes the source's whole test split, a number so many of it (of the training
-    images where there is none); `train` null takes all that is left. `merge_validation` trains
-    on the validation images too and selects on the test split. `url` is a folder on the web from
-    which the archives of cifar10 and svhn are downloaded instead of from their official homes.
-    """
-
-    source: str
-    path: str | None = None
-    url: str | None = None
-    classes: Annotated[int, Field(ge=2, le=2**16)] = 10
-    size: Annotated[int, Field(ge=4, le=512)] = 32
-    train: Positive | None = None
-    validation: Positive
-    test: Positive | None = None
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    merge_validation: bool = False
-    augment: Augment = Augment()
-
-    @model_validator(mode="after")
-    def _check(self):
-        source = SOURCES.get(self.source)
-        if source is None:
-            raise ValueError(f"source is {self.source!r}; allowed: {', '.join(SOURCES)}")
-        if source.needs_path and not self.path:
-            raise ValueError(f"path: is missing; the source {self.source} needs one")
-        if not source.may_have_test and self.test is None:
-            raise ValueError(f"test: is missing; the {self.source} have no test split of their own")
-        if self.url is not None and not source.downloads:
-            able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
-            raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
-        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
-            raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
-        return self
-
-
-class Head(Section):
-    conv: Channels
-    hidden: Annotated[int, Field(ge=4, le=2**16)]
-    out: Channels
-
-
-class Network(Section):
-    stem_channels: Channels
-    channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
-    repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
-    strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
-    head: Head
-    activation: Literal["relu", "silu"] = "relu"
-    width: Annotated[float, Field(gt=0, le=16)] = 1
-
-    @model_validator(mode="after")
-    def _check(self):
-        lengths = len(self.channels), len(self.repeats), len(self.strides)
-        if len(set(lengths)) > 1:
-            found = "{}, {} and {}".format(*lengths)
-            raise ValueError(f"channels, repeats and strides have {found} entries; allowed: one per stage each")
-        return self
-
-
-class Space(Section):
-    blocks: tuple[Count, ...] = Field(min_length=1)
-    ratios: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(min_length=1, max_length=100)
-
-    @model_validator(mode="after")
-    def _check(self):
-        distinct(blocks=self.blocks, ratios=self.ratios)
-        if max(self.blocks) >= len(BLOCKS):
-            raise ValueError(f"blocks: {max(self.blocks)}; allowed: 0 to {len(BLOCKS) - 1}")
-        return self
-
-
-class ScheduleShape(Section):
-    """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`.
-
-    `one_cycle` rises to the learning rate over `warmup` and falls to next to nothing, both along a cosine.
-    """
-
-    kind: Literal["milestones", "cosine", "one_cycle"]
-    milestones: tuple[Positive, ...] = ()
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    warmup: Count = 0
-
-
-class Schedule(ScheduleShape):
-    """Learning rate over epochs; a phase covers `start` to `start + epochs` of `total`."""
-
-    start: Count = 0
-    total: Positive | None = None
-
-
-class Optimiser(Section):
-    """SGD with momentum; `clip_norm` is the largest gradient norm, null for no clipping."""
-
-    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
-    lr: Annotated[float, Field(gt=0)]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)]
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-
-
-class Regularised(Optimiser):
-    """Beyond the paper, and off by default, for one network.
-
-    `ema` is the decay per step of an exponential moving average of the weights (`tamnas.training.averaging`), `awp` the
-    size gamma of adversarial weight perturbation (`tamnas.training.awp`).
-    """
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    awp: Annotated[float, Field(gt=0, lt=1)] | None = None
-
-
-class Recipe(Regularised):
-    """How one network (or one supernet phase) is trained."""
-
-    epochs: Positive
-    schedule: Schedule
-
-    @model_validator(mode="after")
-    def _check(self):
-        milestones, end = self.schedule.milestones, self.schedule.total or self.epochs
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"schedule.milestones: {list(milestones)}: must increase")
-        if milestones and milestones[-1] >= end:
-            raise ValueError(f"schedule.milestones: {milestones[-1]} is past the last epoch, {end - 1}")
-        if self.schedule.kind != "milestones" and milestones:
-            raise ValueError(f"schedule.milestones: a {self.schedule.kind} schedule has none")
-        if self.schedule.kind == "one_cycle" and self.schedule.warmup == 0:
-            raise ValueError("schedule.warmup is 0; allowed for one_cycle: 1 or more")
-        if self.schedule.warmup >= end:
-            raise ValueError(f"schedule.warmup: {self.schedule.warmup} must be below the {end} epochs")
-        return self
-
-
-class TrainingAttackPlan(Section):
-    """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
-
-    eps: PixelFraction
-    step_size: PixelFraction
-    m: Positive
-    n: Positive
-    bn: Literal["eval", "batch"] = "eval"
-    lam: Annotated[float, Field(gt=0)] = 1.0
-
-    @property
-    def essence(self) -> tuple:
-        """Equal for equal perturbations: of n and the step size only the product counts."""
-        return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
-
-
-class ResampleEvery(Section):
-    epochs: Positive | None = None
-    steps: Positive | None = None
-
-    @model_validator(mode="after")
-    def _check(self):
-        if (self.epochs is None) == (self.steps is None):
-            both = "neither is" if self.steps is None else "both are"
-            raise ValueError(f"set exactly one of epochs and steps; here {both}")
-        return self
-
-
-class OpenRatios(Section):
-    first: Positive
-    after: Count
-    every: Positive
-
-
-class BlockPhase(Section):
-    recipe: Recipe
-    budget: Budget | None
-
-
-class JointPhase(BlockPhase):
-    keep_momentum: bool
-    open_ratios: OpenRatios
-
-
-class SupernetPlan(Section):
-    attack: TrainingAttackPlan
-    resample_every: ResampleEvery
-    block: BlockPhase
-    joint: JointPhase
-
-
-class Nsga2(Section):
-    """The search; `stagnation` generations without hypervolume gain end it, null for never."""
-
-    population: Annotated[int, Field(ge=2, le=100_000)]
-    offspring: Annotated[int, Field(ge=1, le=100_000)]
-    generations: Positive
-    tournament: Annotated[int, Field(ge=2, le=100_000)]
-    mutation_probability: Share
-    mutation_unit: Literal["gene", "individual"] = "gene"
-    objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
-    crossover_probability: Share
-    budget: Budget | None = None
-    bn_calibration_images: Count
-    stagnation: Positive | None = None
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.tournament > self.population:
-            raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
-        distinct(objectives=self.objectives)
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise ValueError(f"objectives: {name!r}; allowed: {', '.join(OBJECTIVES)}")
-        return self
-
-
-class Search(Nsga2):
-    attack: Pgd
-
-
-class Validation(Section):
-    """The reference attack on validation images; PGD from `start` x epochs on, clean in every epoch."""
-
-    attack: Pgd
-    start: Share
-
-
-class Training(Section):
-    recipe: Recipe
-    attack: TrainingAttackPlan
-
-
-class RetrainPlan(Section):
-    max_subnets: Positive | None
-    validation: Validation
-    scratch: Training
-    finetune: Training
-
-
-class Checks(Section):
-    """Whether PGD is strong enough, on final networks: the other success rule and `restarts` random
-    starts under `attack`, and a radius that nothing should survive, with the same number of steps.
-    """
-
-    attack: Pgd
-    restarts: Annotated[int, Field(ge=2, lt=2**31)]
-    large_eps: PixelFraction
-
-
-class Eval(Section):
-    """The grid of PGD attacks on test images; step size eps / `step_divisor` where an attack says none.
-
-    `final`: more of PGD, and `attacks`: whatever is registered (`tamnas.attacks`), on final networks alone.
-    `latency` also times final networks on one CPU thread: the one result that differs from run to run.
-    """
-
-    eps: tuple[PixelFraction, ...] = Field(min_length=1)
-    steps: tuple[Positive, ...] = Field(min_length=1)
-    final: tuple[Pgd, ...] = ()
-    attacks: tuple[AnyAttack, ...] = ()
-    checks: Checks | None = None
-    step_divisor: Annotated[float, Field(gt=0)] = 4.0
-    success: Literal["any", "last"]
-    weights: Literal["best", "last"]
-    latency: bool = False
-
-    @model_validator(mode="after")
-    def _check(self):
-        distinct(eps=self.eps, steps=self.steps)
-        keys = [attack.key for attack in self.planned(final=True)]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"final and attacks: {', '.join(twice)}: must differ from each other and from the grid")
-        return self
-
-    def planned(self, final: bool) -> list[Attack]:
-        """The grid by radius and step count, with the extra ones of a final network."""
-        grid = {Pgd(eps=eps, steps=steps) for eps in self.eps for steps in self.steps}
-        grid |= set(self.final if final else ())
-        return sorted(grid, key=lambda attack: (attack.eps, attack.steps)) + list(self.attacks if final else ())
-
-
-class Numerics(Section):
-    """`instruction_set` avx2: the same bits on every x86-64 machine (`tamnas.pipeline.instructions`)."""
-
-    instruction_set: Literal["avx2", "native"] = "avx2"
-    precision: Literal["auto", "float32", "bfloat16"]
-    threads: Positive | None
-    deterministic: bool
-
-
-class Lego(Section):
-    top: Positive
-
-
-class LegoControls(Section):
-    """Lego-Net with its layers in reversed order, and so many random networks of its size."""
-
-    reversed: bool = False
-    random: Count = 0
-
-
-class Variant(Section):
-    """Another way to train, beside a row's own; `control` is its name in results and reports."""
-
-    control: str
-    training: Training
-
-
-class PooledControls(Section):
-    """What stands beside a pooled Lego-Net."""
-
-    legonet: LegoControls = LegoControls()
-
-    @property
-    def training(self) -> bool:
-        """Whether any control trains networks."""
-        return self.legonet.reversed or self.legonet.random > 0
-
-
-class Controls(PooledControls):
-    """What stands beside a row's results. `common_attack` is training from scratch under that attack."""
-
-    random_networks: bool = False
-    random_search: bool = False
-    finetune: tuple[Variant, ...] = ()
-    common_attack: Training | None = None
-
-    @property
-    def training(self) -> bool:
-        return bool(super().training or self.random_networks or self.finetune or self.common_attack)
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import Field
+
+from tamnas.config.fields import Section, read_yaml, validated
+from tamnas.config.sections import (
+    AugmentParams,
+    BaselinesPlan,
+    Budget,
+    Channels,
+    ControlsPlan,
+    Count,
+    DataParams,
+    EvalParams,
+    LegonetParams,
+    Name,
+    NetworkParams,
+    NumericsParams,
+    OpenRatiosParams,
+    PooledControlsPlan,
+    Positive,
+    RecipePlan,
+    ResampleParams,
+    RetrainPlan,
+    SearchPlan,
+    SpaceParams,
+    SupernetPlan,
+    TrainingAttackPlan,
+    TrainingPlan,
+    ValidationParams,
+)
+from tamnas.errors import InputError
+from tamnas.files import FORMAT, require_format
 
 
 class RowPlan(Section):
@@ -370,34 +50,29 @@ class RowPlan(Section):
     mode: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: Data
-    network: Network
-    space: Space
+    data: DataParams
+    network: NetworkParams
+    space: SpaceParams
     supernet: SupernetPlan
-    search: Search
+    search: SearchPlan
     retrain: RetrainPlan
-    eval: Eval
-    legonet: Lego
-    controls: Controls
-    numerics: Numerics
+    eval: EvalParams
+    legonet: LegonetParams
+    controls: ControlsPlan
+    numerics: NumericsParams
 
     @property
     def classes(self) -> int:
         return self.data.classes
 
 
-class Pooled(Section):
+class PooledPlan(Section):
     """Lego-Net over all rows of a dataset (Tables VIII to X)."""
 
     rows: tuple[Name, ...] = Field(min_length=1)
     mode: Name
-    network: Network
-    training: Training
-
-
-class BaselinesPlan(Section):
-    names: tuple[Literal[BASELINES], ...] = ()
-    training: Training
+    network: NetworkParams
+    training: TrainingPlan
 
 
 class DatasetPlan(Section):
@@ -407,21 +82,262 @@ class DatasetPlan(Section):
     dataset: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: Data
-    space: Space
-    pooled: Pooled
-    legonet: Lego
-    controls: PooledControls
-    validation: Validation
+    data: DataParams
+    space: SpaceParams
+    pooled: PooledPlan
+    legonet: LegonetParams
+    controls: PooledControlsPlan
+    validation: ValidationParams
     baselines: BaselinesPlan
-    eval: Eval
-    numerics: Numerics
+    eval: EvalParams
+    numerics: NumericsParams
 
     @property
-    def network(self) -> Network:
+    def network(self) -> NetworkParams:
         """The geometry of the dataset's pooled Lego-Net."""
         return self.pooled.network
 
     @property
     def classes(self) -> int:
         return self.data.classes
+
+
+FOLDER = Path("plan")
+
+
+class StagePlan(Section):
+    """Of one stage instance; `name` is its row or dataset."""
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset()  # what a checkpoint survives
+
+    format: Literal[1] = FORMAT
+    name: Name
+    dataset: Name
+
+    @classmethod
+    def load(cls, name: str, stage: str) -> Self:
+        """The plan of a stage instance. Raises InputError."""
+        return read_plan(cls, FOLDER / name / f"{stage}.yaml")
+
+    def key(self) -> dict:
+        """What a checkpoint of this stage depends on, JSON-able."""
+        return {field: value for field, value in self.plain().items() if field not in self.unkeyed}
+
+
+PlanType = TypeVar("PlanType", bound=Section)
+
+
+def read_plan(kind: type[PlanType], path: Path) -> PlanType:
+    """A plan file. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such plan; `dvc repro plan` or `python -m stages.plan` writes it")
+    raw = read_yaml(path)
+    require_format(path, raw.get("format"), "run the plan stage again")
+    return validated(kind, raw, str(path))
+
+
+class PrepareStagePlan(StagePlan):
+    data: DataParams
+
+
+class NetworksStagePlan(StagePlan):
+    """Of a stage that computes with networks of a space."""
+
+    seed: Count
+    numerics: NumericsParams
+    classes: Channels
+    network: NetworkParams
+    space: SpaceParams
+
+
+class PhaseStagePlan(NetworksStagePlan):
+    """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase)."""
+
+    augment: AugmentParams
+    attack: TrainingAttackPlan
+    resample_every: ResampleParams
+    recipe: RecipePlan
+    budget: Budget | None
+    open_ratios: OpenRatiosParams | None
+    keep_momentum: bool
+
+
+class RecalibrationParams(Section):
+    bn_calibration_images: Count
+
+
+class InheritStagePlan(NetworksStagePlan):
+    """Of a stage that takes subnets out of the supernet, BatchNorm recalibrated on images in batches."""
+
+    augment: AugmentParams
+    batch_size: Positive
+    search: RecalibrationParams
+
+
+class SearchStagePlan(InheritStagePlan):
+    search: SearchPlan
+
+
+class RandomSearchStagePlan(SearchStagePlan):
+    run: bool
+
+
+class SelectStagePlan(InheritStagePlan):
+    max_subnets: Positive | None
+
+
+class TrainingStagePlan(NetworksStagePlan):
+    """Of a stage that trains standalone networks alike, as `training` says."""
+
+    augment: AugmentParams
+    validation: ValidationParams
+    training: TrainingPlan
+
+
+class LegonetStagePlan(TrainingStagePlan):
+    """`rows` whose `top` networks vote, by the validation accuracy of their `weights`."""
+
+    rows: tuple[Name, ...]
+    top: Positive
+    weights: Literal["best", "last"]
+
+
+class BaselinesStagePlan(StagePlan):
+    seed: Count
+    numerics: NumericsParams
+    classes: Channels
+    augment: AugmentParams
+    validation: ValidationParams
+    baselines: BaselinesPlan
+
+
+class ControlsStagePlan(TrainingStagePlan):
+    """Which controls are on is not part of a checkpoint's key: switching one on keeps what the others trained."""
+
+    unkeyed = frozenset({"seeds", "controls"})
+
+    seeds: tuple[Count, ...]
+
+
+class RowControlsStagePlan(ControlsStagePlan):
+    """`training` is from scratch; `weights` choose the row's representative."""
+
+    finetune: TrainingPlan
+    budget: Budget | None
+    weights: Literal["best", "last"]
+    controls: ControlsPlan
+
+
+class PooledControlsStagePlan(ControlsStagePlan):
+    baselines: BaselinesPlan
+    controls: PooledControlsPlan
+
+
+class EvaluateStagePlan(NetworksStagePlan):
+    """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
+
+    size: Positive
+    eval: EvalParams
+
+    def key(self) -> dict:
+        """Without `eval.latency`: switching it on attacks nothing again."""
+        plain = super().key()
+        return plain | {"eval": {field: value for field, value in plain["eval"].items() if field != "latency"}}
+
+
+class StudyPlan(Section):
+    """What the reports are told: everything, resolved, by row and by dataset."""
+
+    format: Literal[1] = FORMAT
+    rows: dict[Name, RowPlan]
+    datasets: dict[Name, DatasetPlan]
+
+
+STUDY = FOLDER / "tables.yaml"
+
+
+def load_study() -> StudyPlan:
+    """The plan of the stage `tables`. Raises InputError."""
+    return read_plan(StudyPlan, STUDY)
+
+
+def row_stages(row: RowPlan) -> dict[str, StagePlan]:
+    """The plan of every stage of a row, by stage."""
+    told = {
+        "name": row.row,
+        "dataset": row.dataset,
+        "seed": row.seed,
+        "numerics": row.numerics,
+        "classes": row.data.classes,
+        "network": row.network,
+        "space": row.space,
+    }
+    trains = told | {"augment": row.data.augment}
+    inherits = trains | {"batch_size": row.supernet.joint.recipe.batch_size}
+    supernet = trains | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
+    retrains = trains | {"validation": row.retrain.validation}
+    scratch = retrains | {"training": row.retrain.scratch}
+    block, joint = row.supernet.block, row.supernet.joint
+    evaluate = EvaluateStagePlan(**told, size=row.data.size, eval=row.eval)
+    return {
+        "supernet_block": PhaseStagePlan(
+            **supernet, recipe=block.recipe, budget=block.budget, open_ratios=None, keep_momentum=False
+        ),
+        "supernet_joint": PhaseStagePlan(
+            **supernet,
+            recipe=joint.recipe,
+            budget=joint.budget,
+            open_ratios=joint.open_ratios,
+            keep_momentum=joint.keep_momentum,
+        ),
+        "search": SearchStagePlan(**inherits, search=row.search),
+        "random_search": RandomSearchStagePlan(**inherits, search=row.search, run=row.controls.random_search),
+        "select": SelectStagePlan(
+            **inherits,
+            search=RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images),
+            max_subnets=row.retrain.max_subnets,
+        ),
+        "retrain_scratch": TrainingStagePlan(**scratch),
+        "retrain_finetune": TrainingStagePlan(**retrains, training=row.retrain.finetune),
+        "legonet": LegonetStagePlan(**scratch, rows=(row.row,), top=row.legonet.top, weights=row.eval.weights),
+        "controls": RowControlsStagePlan(
+            **scratch,
+            seeds=row.seeds,
+            finetune=row.retrain.finetune,
+            budget=row.search.budget,
+            weights=row.eval.weights,
+            controls=row.controls.model_copy(update={"random_search": False}),
+        ),
+        **{f"evaluate_{kind}": evaluate for kind in ("scratch", "finetune", "legonet", "controls")},
+    }
+
+
+def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
+    """The plan of every stage of a dataset, by stage."""
+    name = {"name": plan.dataset, "dataset": plan.dataset}
+    told = name | {"seed": plan.seed, "numerics": plan.numerics, "classes": plan.data.classes}
+    trains = told | {"augment": plan.data.augment, "validation": plan.validation}
+    pooled = {"network": plan.pooled.network, "space": plan.space}
+    legonet = trains | pooled | {"training": plan.pooled.training}
+    evaluate = EvaluateStagePlan(**told, **pooled, size=plan.data.size, eval=plan.eval)
+    return {
+        "prepare": PrepareStagePlan(**name, data=plan.data),
+        "baselines": BaselinesStagePlan(**trains, baselines=plan.baselines),
+        "legonet_pooled": LegonetStagePlan(
+            **legonet, rows=plan.pooled.rows, top=plan.legonet.top, weights=plan.eval.weights
+        ),
+        "controls_pooled": PooledControlsStagePlan(
+            **legonet, seeds=plan.seeds, baselines=plan.baselines, controls=plan.controls
+        ),
+        **{f"evaluate_{kind}": evaluate for kind in ("legonet_pooled", "baselines", "controls_pooled")},
+    }
+
+
+def stage_plans(plans: dict[str, RowPlan | DatasetPlan]) -> dict[Path, Any]:
+    """Every plan file of a run, by path; `plans` as `tamnas.config.resolve.resolve_all` gives them."""
+    rows = {name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)}
+    datasets = {name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)}
+    stages = {name: row_stages(plan) for name, plan in rows.items()}
+    stages |= {name: dataset_stages(plan) for name, plan in datasets.items()}
+    files = {FOLDER / name / f"{stage}.yaml": plan for name, own in stages.items() for stage, plan in own.items()}
+    return files | {STUDY: StudyPlan(rows=rows, datasets=datasets)}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tamnas.config.plan import Augment
+from tamnas.config.sections import AugmentParams
 from tamnas.errors import InputError
 from tamnas.files import require_format
 
@@ -53,7 +53,7 @@ def load_split(path: Path, split: Literal["train", "validation", "test"], device
     return Split(images.to(device), torch.from_numpy(labels).to(device), levels)
 
 
-def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, augment: AugmentParams, generator: torch.Generator) -> Tensor:
     """Zero-pad and crop each image at its own place, flip half of them; shape stays."""
     n, _, height, width = images.shape
     device = images.device
@@ -72,7 +72,7 @@ def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> T
 
 
 def batches(
-    split: Split, batch_size: int, augment: Augment, generator: torch.Generator
+    split: Split, batch_size: int, augment: AugmentParams, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in random order as (x, y); the last, smaller batch is left out.
 

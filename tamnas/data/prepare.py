@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tamnas.data.sources import SOURCES, Raw
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, replacing
@@ -14,7 +14,7 @@ from tamnas.files import FORMAT, replacing
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def prepare(name: str, data: Data, path: Path) -> dict:
+def prepare(name: str, data: DataParams, path: Path) -> dict:
     """Write `path` (x_/y_ of train, validation, test, levels and format) and return the data card.
 
     Raises InputError before anything is written if the source is not what it must be.
@@ -51,7 +51,7 @@ def prepare(name: str, data: Data, path: Path) -> dict:
     }
 
 
-def split_up(name: str, data: Data, raw: Raw) -> Arrays:
+def split_up(name: str, data: DataParams, raw: Raw) -> Arrays:
     """train, validation, test: stratified draws from `split_seed`.
 
     Test images come from the source's own test split where it has one, else from its training images.
@@ -73,7 +73,7 @@ def split_up(name: str, data: Data, raw: Raw) -> Arrays:
     return splits
 
 
-def _take(name: str, split: str, images, labels, count: int, data: Data):
+def _take(name: str, split: str, images, labels, count: int, data: DataParams):
     """(rest images, rest labels, taken images, taken labels), `count` of them stratified."""
     most = len(labels) - data.classes
     if not data.classes <= count <= most:
@@ -95,14 +95,14 @@ def _take(name: str, split: str, images, labels, count: int, data: Data):
     return images[rest], labels[rest], images[taken], labels[taken]
 
 
-def _only(name: str, split: str, images, labels, count: int | None, data: Data):
+def _only(name: str, split: str, images, labels, count: int | None, data: DataParams):
     """(images, labels), `count` of them stratified; all for None."""
     if count is None or count == len(labels):
         return images, labels
     return _take(name, split, images, labels, count, data)[2:]
 
 
-def _checked(name: str, data: Data, raw: Raw, images: np.ndarray, labels: np.ndarray, what: str):
+def _checked(name: str, data: DataParams, raw: Raw, images: np.ndarray, labels: np.ndarray, what: str):
     where = f"data.{name}: {what}"
     labels = np.asarray(labels)
     if images.shape[1:] != (data.size, data.size, 3):

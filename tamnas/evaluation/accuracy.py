@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tamnas.attacks.ascent import under_attack, uniform_start
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.attacks.survival import Attempt, survivors
-from tamnas.config.plan import Eval, Validation
+from tamnas.config.sections import EvalParams, ValidationParams
 from tamnas.data.loader import Split, chunks
 from tamnas.errors import InputError
 from tamnas.networks.folding import folded
@@ -88,7 +88,7 @@ def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> flo
 
 
 def evaluate_attacks(
-    model: nn.Module, split: Split, plan: Eval, attacks: Sequence[Attack], key: tuple
+    model: nn.Module, split: Split, plan: EvalParams, attacks: Sequence[Attack], key: tuple
 ) -> dict[Attack, float]:
     """Robust accuracy under each of `attacks`, in their order.
 
@@ -134,7 +134,7 @@ def _own_survivors(model: nn.Module, split: Split, attack: Attack, generator: to
 class Validator:
     """Validation accuracies during training: clean in every epoch, PGD from `plan.start` on."""
 
-    def __init__(self, split: Split, plan: Validation, epochs: int, key: tuple):
+    def __init__(self, split: Split, plan: ValidationParams, epochs: int, key: tuple):
         self.split, self.plan, self.key = split, plan, key
         self.first_robust = min(round(plan.start * epochs), epochs - 1)
 

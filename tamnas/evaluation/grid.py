@@ -13,10 +13,10 @@ from torch import nn
 from tamnas.attacks.registry import Attack
 from tamnas.attacks.survival import Attempt
 from tamnas.attacks.trace import attack_trace
-from tamnas.config.compute import Compute, load_compute
+from tamnas.config.compute import ComputeParams, load_compute
 from tamnas.config.fields import format_fraction
-from tamnas.config.plan import Eval, Numerics
-from tamnas.config.stage_plans import EvaluatePlan
+from tamnas.config.plan import EvaluateStagePlan
+from tamnas.config.sections import EvalParams, NumericsParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import accuracy, evaluate_attacks, fast_copy, survivals
@@ -46,9 +46,9 @@ class GridTask:
 
     space: SearchSpace
     data: Path
-    plan: Eval
-    numerics: Numerics
-    compute: Compute
+    plan: EvalParams
+    numerics: NumericsParams
+    compute: ComputeParams
     folder: Path
 
     def context(self) -> "GridContext":
@@ -103,7 +103,7 @@ def evaluate_network(spec: dict, context: GridContext) -> dict | None:
     return rows
 
 
-def grid_row(attack: Attack | None, plan: Eval, images: int, share: float) -> dict:
+def grid_row(attack: Attack | None, plan: EvalParams, images: int, share: float) -> dict:
     """What grid.csv says of one attack; None: clean images. `steps` and `success` are PGD's alone."""
     pgd = attack is None or attack.kind == "pgd"
     return {
@@ -116,7 +116,7 @@ def grid_row(attack: Attack | None, plan: Eval, images: int, share: float) -> di
     }
 
 
-def traced(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
+def traced(model: nn.Module, test: Split, plan: EvalParams, key: tuple) -> list[dict]:
     """The beginning of the grid's strongest attack, step by step: whether it attacks at all shows there already."""
     eps, steps = max(plan.eps), min(max(plan.steps), TRACE_STEPS)
     rows = attack_trace(
@@ -126,7 +126,7 @@ def traced(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
     return [{"eps": format_fraction(eps), **row} for row in rows]
 
 
-def check_attack(model: nn.Module, test: Split, plan: Eval, key: tuple) -> list[dict]:
+def check_attack(model: nn.Module, test: Split, plan: EvalParams, key: tuple) -> list[dict]:
     """Whether the grid's attack is strong enough: under both rules of success, from several random
     starts (an image is lost if any of them succeeds), and at a radius that nothing should survive.
 
@@ -202,7 +202,9 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     return evaluated
 
 
-def evaluate_and_write(plan: EvaluatePlan, kind: str, trained: Path, folder: Path, results: Path) -> dict[int, dict]:
+def evaluate_and_write(
+    plan: EvaluateStagePlan, kind: str, trained: Path, folder: Path, results: Path
+) -> dict[int, dict]:
     """Evaluate all networks of a `kind` in the folder `trained` and write a stage's outputs; metrics by training seed.
 
     `folder` keeps what is finished. Raises DeadlineError if nothing is finished at the deadline.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tamnas.config.compute import Compute
-from tamnas.config.plan import Numerics
+from tamnas.config.compute import ComputeParams
+from tamnas.config.sections import NumericsParams
 from tamnas.errors import InputError
 from tamnas.pipeline.instructions import use_instructions
 
@@ -31,7 +31,7 @@ class Runtime:
         return torch.autocast(self.device.type, self.autocast_dtype)
 
 
-def start(numerics: Numerics, compute: Compute) -> Runtime:
+def start(numerics: NumericsParams, compute: ComputeParams) -> Runtime:
     """Apply threads and determinism to this process and pick device and precision.
 
     Raises InputError when a CUDA device is asked for and there is none.

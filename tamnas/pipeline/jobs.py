@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.errors import WorkerError
 from tamnas.pipeline.deadline import get_deadline, set_deadline
 from tamnas.pipeline.plugins import load_plugins
@@ -34,7 +34,7 @@ class Jobs:
     `load_context` must be picklable (a module-level function or a `functools.partial` of one).
     """
 
-    def __init__(self, load_context: Callable[[], Any], compute: Compute):
+    def __init__(self, load_context: Callable[[], Any], compute: ComputeParams):
         self._load_context, self._compute, self._number = load_context, compute, next(_numbers)
         self._pool: ProcessPoolExecutor | None = None
         self._context: Any = None

@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from tamnas.config.stage_plans import FOLDER as PLANS
-from tamnas.config.stage_plans import StudyPlan, load_study
+from tamnas.config.plan import FOLDER as PLANS
+from tamnas.config.plan import StudyPlan, load_study
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, read_json, write_json, write_text
 from tamnas.pipeline.command import one_line_errors

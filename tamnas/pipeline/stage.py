@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tamnas.config.stage_plans import StagePlan
+from tamnas.config.plan import StagePlan
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.files import FORMAT, file_digest, write_json
 from tamnas.pipeline.code import code_digest

@@ -8,8 +8,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from tamnas.config.plan import DatasetPlan, Eval, RowPlan
-from tamnas.config.stage_plans import load_study
+from tamnas.config.plan import DatasetPlan, RowPlan, load_study
+from tamnas.config.sections import EvalParams
 from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.files import read_json
@@ -181,7 +181,7 @@ def _trained(
     return networks
 
 
-def _test(lines: Sequence[dict], plan: Eval) -> Test:
+def _test(lines: Sequence[dict], plan: EvalParams) -> Test:
     """Of one network's lines of grid.csv; attacks that are not planned are left over from another run."""
     clean = next(line for line in lines if line["attack"] == "clean")
     planned = {attack.key: attack for attack in plan.planned(final=True)}

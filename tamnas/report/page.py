@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.config.plan import RowPlan, Training, TrainingAttackPlan
+from tamnas.config.plan import RowPlan
+from tamnas.config.sections import TrainingAttackPlan, TrainingPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
@@ -102,7 +103,7 @@ def _row_setting(plan: RowPlan) -> str:
     )
 
 
-def _training(training: Training) -> str:
+def _training(training: TrainingPlan) -> str:
     """Its attack, and whatever of it the paper does not use."""
     recipe = training.recipe
     levers = {"label smoothing": recipe.label_smoothing, "moving average of weights": recipe.ema,

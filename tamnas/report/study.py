@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tamnas.attacks.registry import Attack, Pgd
-from tamnas.config.plan import DatasetPlan, Eval, RowPlan
+from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.sections import EvalParams
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -220,7 +221,7 @@ class Dataset:
                 yield f"{name} {network.id} (control)", network
 
 
-def key_attack(plan: Eval, reference: Pgd) -> Pgd:
+def key_attack(plan: EvalParams, reference: Pgd) -> Pgd:
     """The reference's radius and steps where the grid has them, else the grid's largest."""
     return Pgd(
         eps=reference.eps if reference.eps in plan.eps else max(plan.eps),

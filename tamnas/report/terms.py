@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tamnas.attacks.registry import Attack, Pgd
-from tamnas.config.plan import Eval
+from tamnas.config.sections import EvalParams
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, Trained
@@ -36,7 +36,7 @@ def attack_column(attack: Attack) -> Column:
     return Column(attack.key, attack.heading, "percent", "max", attack.latex)
 
 
-def grid_attacks(plan: Eval) -> list[Pgd]:
+def grid_attacks(plan: EvalParams) -> list[Pgd]:
     """In the paper's order: by steps, then by eps."""
     return [Pgd(eps=eps, steps=steps) for steps in sorted(plan.steps) for eps in sorted(plan.eps)]
 
@@ -47,7 +47,7 @@ def final_attacks(dataset: Dataset) -> list[Attack]:
     return [*(plan.final or [dataset.key_attack]), *plan.attacks]
 
 
-def attack_notes(plan: Eval) -> list[str]:
+def attack_notes(plan: EvalParams) -> list[str]:
     """The setting of each attack beside the grid's."""
     notes = []
     for attack in plan.attacks:
@@ -66,7 +66,7 @@ def in_order(dataset: Dataset) -> list[tuple]:
     return [(plans[name], rows.get(name)) for name in dataset.plan.pooled.rows]
 
 
-def attack_text(plan: Eval) -> str:
+def attack_text(plan: EvalParams) -> str:
     count = {"any": "an image is lost as soon as any iterate fools the network", "last": "the last iterate decides"}
     divisor = f"{plan.step_divisor:g}"
     return f"PGD on the cross-entropy, L-infinity, random start, step size eps / {divisor}; {count[plan.success]}"

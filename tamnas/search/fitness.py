@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tamnas.config.compute import Compute
-from tamnas.config.stage_plans import InheritPlan, SearchPlan
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import InheritStagePlan
+from tamnas.config.sections import SearchPlan
 from tamnas.data.loader import Split, batches, load_split
 from tamnas.evaluation.accuracy import fast_copy
 from tamnas.networks.batchnorm import recalibrate
@@ -45,14 +46,14 @@ class Fitness:
 class SearchContext:
     """What evaluating subnets needs; loaded once per worker."""
 
-    plan: InheritPlan
+    plan: InheritStagePlan
     supernet: Supernet
     train: Split
     validation: Split
     pace: Pace = field(default_factory=Pace)
 
 
-def load_context(plan: InheritPlan, weights: Path, data: Path, compute: Compute) -> SearchContext:
+def load_context(plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams) -> SearchContext:
     runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
     return SearchContext(plan, load_supernet(SearchSpace.from_params(plan), weights, runtime), *splits)

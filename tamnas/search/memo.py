@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tamnas.config.compute import Compute
-from tamnas.config.stage_plans import SearchPlan
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import SearchStagePlan
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import seal, unseal
@@ -52,7 +52,9 @@ class Memo:
 
 
 @contextmanager
-def memoised(plan: SearchPlan, weights: Path, data: Path, compute: Compute, path: Path, what: str, total: int):
+def memoised(
+    plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, path: Path, what: str, total: int
+):
     """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
     with (
         Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs,

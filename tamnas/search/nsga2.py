@@ -17,9 +17,9 @@ from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
-from tamnas.config.compute import Compute
-from tamnas.config.plan import Search
-from tamnas.config.stage_plans import SearchPlan
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import SearchStagePlan
+from tamnas.config.sections import SearchPlan
 from tamnas.files import FORMAT
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
@@ -42,7 +42,7 @@ class SearchResult:
 
 def search(
     space: SearchSpace,
-    plan: Search,
+    plan: SearchPlan,
     evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
     seed: int,
 ) -> SearchResult:
@@ -99,12 +99,12 @@ def _stagnant(rows: list[dict], patience: int | None) -> bool:
     return max(values[:-patience]) >= max(values)
 
 
-def search_seed(plan: SearchPlan) -> int:
+def search_seed(plan: SearchStagePlan) -> int:
     """pymoo takes 32 bits."""
     return derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32
 
 
-def run_search(plan: SearchPlan, weights: Path, data: Path, compute: Compute, memo_path: Path):
+def run_search(plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, memo_path: Path):
     """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
 
     Returns (SearchResult, fitness of every architecture evaluated).

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tamnas.config.compute import Compute
-from tamnas.config.plan import Search
-from tamnas.config.stage_plans import RandomSearchPlan
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import RandomSearchStagePlan
+from tamnas.config.sections import SearchPlan
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
 from tamnas.search.memo import memoised
@@ -31,7 +31,7 @@ def distinct_architectures(
 
 def random_search(
     space: SearchSpace,
-    plan: Search,
+    plan: SearchPlan,
     counts: Sequence[int],
     evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
     generator: np.random.Generator,
@@ -61,7 +61,12 @@ def evaluations(path: Path) -> list[int]:
 
 
 def run_random_search(
-    plan: RandomSearchPlan, counts: Sequence[int], weights: Path, data: Path, compute: Compute, memo_path: Path
+    plan: RandomSearchStagePlan,
+    counts: Sequence[int],
+    weights: Path,
+    data: Path,
+    compute: ComputeParams,
+    memo_path: Path,
 ) -> tuple[list[dict], list[dict]]:
     """(hypervolume rows, individuals) of a row, with `counts` distinct evaluations per generation of its search."""
     space, generator = SearchSpace.from_params(plan), numpy_generator(plan.seed, "random_search", plan.name)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import Augment, Recipe, TrainingAttackPlan
+from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, batches, steps_per_epoch
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.health import Watch
@@ -55,7 +55,7 @@ class Trainee(Protocol):
 class Single:
     """One standalone network, its optimiser and, with `recipe.ema`, the moving average of its weights and buffers."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe):
+    def __init__(self, model: nn.Module, recipe: RecipePlan):
         self.model = model.train()
         self.optimiser = sgd(recipe)(list(model.parameters()))
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
@@ -90,7 +90,7 @@ class Single:
             self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensor)
 
 
-def sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
+def sgd(recipe: RecipePlan) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
     """A factory of the recipe's optimiser; the loop sets the learning rate.
 
     On CUDA one fused kernel, its learning rate a tensor that a captured step can read.
@@ -106,7 +106,7 @@ def sgd(recipe: Recipe) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
     return make
 
 
-def learning_rate(recipe: Recipe, epoch: float) -> float:
+def learning_rate(recipe: RecipePlan, epoch: float) -> float:
     """At `epoch` of the phase (fractions of an epoch count for warm-up and cosine)."""
     schedule = recipe.schedule
     total, now = schedule.total or recipe.epochs, schedule.start + epoch
@@ -151,9 +151,9 @@ def train(
     trainee: Trainee,
     split: Split,
     *,
-    recipe: Recipe,
+    recipe: RecipePlan,
     attack: TrainingAttackPlan,
-    augment: Augment,
+    augment: AugmentParams,
     key: tuple,
     runtime: Runtime,
     validate: Validate | None = None,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tamnas.config.compute import Compute, load_compute
-from tamnas.config.plan import Augment, Numerics, Validation
-from tamnas.config.stage_plans import BaselinesStagePlan, TrainingPlan
+from tamnas.config.compute import ComputeParams, load_compute
+from tamnas.config.plan import BaselinesStagePlan, TrainingStagePlan
+from tamnas.config.sections import AugmentParams, NumericsParams, ValidationParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.accuracy import Validator
@@ -47,14 +47,14 @@ class TrainingTask:
 
     space: SearchSpace
     data: Path
-    validation: Validation
-    augment: Augment
-    numerics: Numerics
-    compute: Compute
+    validation: ValidationParams
+    augment: AugmentParams
+    numerics: NumericsParams
+    compute: ComputeParams
     folder: Path
 
     @classmethod
-    def of(cls, plan: TrainingPlan | BaselinesStagePlan, folder: Path) -> "TrainingTask":
+    def of(cls, plan: TrainingStagePlan | BaselinesStagePlan, folder: Path) -> "TrainingTask":
         """As a stage's plan says, checkpoints and finished networks in `folder`."""
         hand_made = isinstance(plan, BaselinesStagePlan)
         space = SearchSpace(num_classes=plan.classes) if hand_made else SearchSpace.from_params(plan)
@@ -67,7 +67,7 @@ class TrainingTask:
         return TrainingContext(self, runtime, *splits)
 
 
-def retraining_jobs(plan: TrainingPlan, init: str) -> list[Job]:
+def retraining_jobs(plan: TrainingStagePlan, init: str) -> list[Job]:
     """Of a row's chosen subnets: "scratch" or "finetune", from its start points. Raises InputError."""
     key = (plan.seed, f"retrain_{init}", plan.name)
     if init == "scratch":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tamnas.config.stage_plans import PhasePlan
+from tamnas.config.plan import PhaseStagePlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet, load_tensors, supernet_tensors
@@ -23,7 +23,7 @@ class SampledPaths:
     subnet while it is trained and return to the supernet when the path changes.
     """
 
-    def __init__(self, supernet: Supernet, plan: PhasePlan, steps: int, key: tuple):
+    def __init__(self, supernet: Supernet, plan: PhaseStagePlan, steps: int, key: tuple):
         self.supernet, self.space, self.key = supernet.train(), supernet.space, key
         self.plan, self.every, self.steps = plan, plan.resample_every, steps
         self.make_optimiser = sgd(plan.recipe)
@@ -68,7 +68,7 @@ class SampledPaths:
 
 
 def train_phase(
-    plan: PhasePlan, stage: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
+    plan: PhaseStagePlan, stage: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
 ) -> tuple[Supernet, Outcome]:
     """Train the phase of a `stage`; without the weights of an earlier phase to `start` from, from fresh ones."""
     key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)

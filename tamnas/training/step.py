@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tamnas.attacks.yopo import perturb, trades_loss
-from tamnas.config.plan import Recipe, TrainingAttackPlan
+from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import Runtime
 from tamnas.training.awp import at_worst_weights
@@ -26,7 +26,7 @@ def train_step(
     y: Tensor,
     noise: Tensor,
     attack: TrainingAttackPlan,
-    recipe: Recipe,
+    recipe: RecipePlan,
     runtime: Runtime,
     twin: Folded | None = None,
 ) -> Tensor:
@@ -65,7 +65,7 @@ class Stepper:
     on to the memory they were made for.
     """
 
-    def __init__(self, attack: TrainingAttackPlan, recipe: Recipe, runtime: Runtime):
+    def __init__(self, attack: TrainingAttackPlan, recipe: RecipePlan, runtime: Runtime):
         self._attack, self._recipe, self._runtime = attack, recipe, runtime
         self._model: nn.Module | None = None
         self._step: Callable[..., Tensor] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.errors import DeadlineError, InputError
 from tamnas.pipeline import checkpoint, runner
 from tamnas.pipeline.deadline import Pace, set_deadline
@@ -67,7 +67,7 @@ def timed_job(spec: int, context: Pace) -> int:
 
 
 def test_worker_processes_see_the_deadline():
-    compute = Compute(engine="processes", workers=2)
+    compute = ComputeParams(engine="processes", workers=2)
     set_deadline(time.time() + 600)
     with Jobs(no_context, compute) as jobs:
         assert sorted(jobs.run_jobs(timed_job, [0, 1])) == [(0, 0), (1, 1)]

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
 
-def prepared(data: Data, out: Path) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def prepared(data: DataParams, out: Path) -> tuple[dict, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """(card, split -> (images, labels)) of what `prepare` wrote."""
     card = prepare("set", data, out)
     with np.load(out, allow_pickle=False) as arrays:
@@ -24,7 +24,7 @@ def prepared(data: Data, out: Path) -> tuple[dict, dict[str, tuple[np.ndarray, n
         return card, {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS}
 
 
-def refused(data: Data, out: Path, *words: str) -> None:
+def refused(data: DataParams, out: Path, *words: str) -> None:
     """`prepare` raises one line that holds all `words`, and writes nothing, not even a folder."""
     with pytest.raises(InputError) as caught:
         prepare("set", data, out)

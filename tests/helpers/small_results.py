@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tamnas.config.fields import format_fraction, read_yaml, write_yaml
-from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.plan import DatasetPlan, RowPlan, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
-from tamnas.config.stage_plans import stage_plans
 from tamnas.files import write_csv, write_json
 from tamnas.legonet import Candidate, design
 from tamnas.pipeline.paths import results, seeded

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from tamnas.attacks.registry import Pgd
-from tamnas.config.plan import Search
+from tamnas.config.sections import SearchPlan
 from tamnas.search.fitness import Fitness
 from tamnas.search.objectives import BASE
 from tamnas.space.architecture import Architecture
@@ -57,10 +57,10 @@ def true_front(fitness: dict[Architecture, Fitness]) -> set[Architecture]:
     return {arch for arch, out in zip(fitness, dominated, strict=True) if not out}
 
 
-def planned(**changed) -> Search:
+def planned(**changed) -> SearchPlan:
     setting = {
         "population": 16, "offspring": 16, "generations": 6, "tournament": 4, "mutation_probability": 0.1,
         "crossover_probability": 0.9, "bn_calibration_images": 0,
         "attack": Pgd(eps="8/255", step_size="2/255", steps=1),
     }  # fmt: skip
-    return Search(**(setting | changed))
+    return SearchPlan(**(setting | changed))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tamnas.config.plan import Augment, Recipe, Schedule, TrainingAttackPlan
+from tamnas.config.sections import AugmentParams, RecipePlan, SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.device import Runtime
@@ -18,12 +18,12 @@ SPACE = SearchSpace(
 )  # fmt: skip
 ARCH = Architecture((0, 6, 20), (1.0, 0.4, 1.6))
 ATTACK = TrainingAttackPlan(eps="8/255", step_size="5/255", m=1, n=2)
-AUGMENT = Augment(pad=1, flip=True)
+AUGMENT = AugmentParams(pad=1, flip=True)
 
 
-def recipe(epochs: int = 4, schedule: dict | None = None, **changed) -> Recipe:
+def recipe(epochs: int = 4, schedule: dict | None = None, **changed) -> RecipePlan:
     setting = {"batch_size": 16, "lr": 0.05, "weight_decay": 5e-4, "epochs": epochs}
-    return Recipe(**(setting | changed), schedule=Schedule(**(schedule or {"kind": "milestones"})))
+    return RecipePlan(**(setting | changed), schedule=SchedulePlan(**(schedule or {"kind": "milestones"})))
 
 
 def three_classes() -> Split:

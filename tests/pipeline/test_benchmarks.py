@@ -13,7 +13,7 @@ from benchmarks import harness, page, pgd_grid, scaling
 from benchmarks.supernet_epoch import Clock
 from benchmarks.workers import Workers
 from tamnas.attacks.ascent import pgd
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.pipeline.jobs import kept_workers
 from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import ROOT, tiny_params, write_params
@@ -140,7 +140,7 @@ def test_the_clock_has_one_time_per_epoch():
 
 
 def test_work_is_dealt_out_in_order():
-    with Workers(dict, Compute(), 1) as pool:
+    with Workers(dict, ComputeParams(), 1) as pool:
         assert pool.run(lambda spec, context: 10 * spec, [1, 2, 3, 4, 5], 2) == [10, 20, 30, 40, 50]
 
 

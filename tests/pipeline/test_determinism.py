@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tamnas.config.compute import Compute
-from tamnas.config.plan import Numerics, load_row
+from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import load_row
+from tamnas.config.sections import NumericsParams
 from tamnas.evaluation.grid import GridTask, evaluate_network
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import device
@@ -21,7 +22,7 @@ from tamnas.training.networks import TrainingTask, train_and_write, train_networ
 from tamnas.training.phases import Supernet
 from tests.helpers.tiny import ROW, tiny_params, write_params
 
-COMPUTE = Compute(engine="inline", workers=1, device="cpu", checkpoint_seconds=0.0)
+COMPUTE = ComputeParams(engine="inline", workers=1, device="cpu", checkpoint_seconds=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,9 @@ def test_the_global_random_state_does_not_matter(project, in_order):
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_switch_reaches_torch(deterministic):
     try:
-        device.start(Numerics(precision="float32", threads=1, deterministic=deterministic), Compute(device="cpu"))
+        device.start(
+            NumericsParams(precision="float32", threads=1, deterministic=deterministic), ComputeParams(device="cpu")
+        )
         assert torch.are_deterministic_algorithms_enabled() == deterministic
     finally:
         torch.use_deterministic_algorithms(False)

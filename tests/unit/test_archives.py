@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stages.plan import main as plan
 from stages.prepare import main as prepare
 from tamnas.config.fields import validated
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tamnas.data import archives as library
 from tamnas.errors import InputError
 from tests.helpers import archives
@@ -225,10 +225,10 @@ def test_an_archive_cannot_write_outside_its_folder(project, tmp_path, monkeypat
 )
 def test_refused_addresses(data, words):
     with pytest.raises(InputError, match="url") as caught:
-        validated(Data, {"validation": 20, **data}, "params.yaml")
+        validated(DataParams, {"validation": 20, **data}, "params.yaml")
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["https://example.org", "http://127.0.0.1:8080/sets/", "https://a.b/c/d"])
 def test_allowed_addresses(url):
-    assert validated(Data, {"validation": 20, "source": "svhn", "url": url}, "params.yaml").url == url
+    assert validated(DataParams, {"validation": 20, "source": "svhn", "url": url}, "params.yaml").url == url

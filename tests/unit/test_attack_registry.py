@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 
 from tamnas.attacks.registry import Attack, Pgd, register
-from tamnas.config.plan import Eval
 from tamnas.config.resolve import parse_params
+from tamnas.config.sections import EvalParams
 from tamnas.errors import InputError
 from tamnas.report import collect
 from tests.helpers.small_results import params, records, tables_by_name, write_run
@@ -42,8 +42,8 @@ class Corners(Attack):
 CORNERS = {"kind": "corners", "eps": "8/255", "tries": 3}
 
 
-def planned(*attacks: dict) -> Eval:
-    return Eval(eps=("8/255",), steps=(10,), success="any", weights="best", attacks=attacks)
+def planned(*attacks: dict) -> EvalParams:
+    return EvalParams(eps=("8/255",), steps=(10,), success="any", weights="best", attacks=attacks)
 
 
 def test_a_value_with_its_names():
@@ -60,7 +60,7 @@ def test_a_value_with_its_names():
 @pytest.mark.parametrize("entry", [CORNERS, {"kind": "pgd", "eps": "8/255", "steps": 7, "step_size": "1/255"}])
 def test_a_plan_keeps_all_of_an_attack(entry):
     plan = planned(entry)
-    for again in (Eval.model_validate_json(plan.model_dump_json()), pickle.loads(pickle.dumps(plan))):
+    for again in (EvalParams.model_validate_json(plan.model_dump_json()), pickle.loads(pickle.dumps(plan))):
         assert again == plan
         (attack,) = again.attacks
         assert type(attack) is {"corners": Corners, "pgd": Pgd}[entry["kind"]]

@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from tamnas.attacks.ascent import under_attack
-from tamnas.config.compute import Compute
-from tamnas.config.plan import BASELINES
+from tamnas.config.compute import ComputeParams
 from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.sections import BASELINES
 from tamnas.data.prepare import prepare
 from tamnas.networks.baselines import baseline
 from tamnas.networks.folding import folded
@@ -150,7 +150,7 @@ def task(tmp_path_factory) -> TrainingTask:
     return TrainingTask(
         key=(0, "baselines", "digits"), space=SearchSpace(num_classes=10), data=folder / "digits.npz",
         training=plan.baselines.training, reference=plan.validation, augment=plan.data.augment,
-        numerics=plan.numerics, compute=Compute(engine="inline", workers=1, device="cpu"), folder=folder,
+        numerics=plan.numerics, compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder,
     )  # fmt: skip
 
 

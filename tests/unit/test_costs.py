@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from tamnas.config.plan import BASELINES
+from tamnas.config.sections import BASELINES
 from tamnas.evaluation import costs
 from tamnas.evaluation.costs import head_of, latency, macs
 from tamnas.networks.baselines import baseline

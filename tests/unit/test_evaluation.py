@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt
-from tamnas.config.compute import Compute
-from tamnas.config.plan import Eval, Numerics, Validation
+from tamnas.config.compute import ComputeParams
+from tamnas.config.sections import EvalParams, NumericsParams, ValidationParams
 from tamnas.data.loader import Split
 from tamnas.evaluation import accuracy as evaluation
 from tamnas.evaluation.accuracy import (
@@ -32,9 +32,9 @@ from tamnas.space.architecture import Architecture
 EPS = Fraction(8, 255)
 
 
-def plan(**changed) -> Eval:
+def plan(**changed) -> EvalParams:
     setting = {"eps": ("4/255", "8/255"), "steps": (1, 3), "success": "any", "weights": "last"}
-    return Eval(**(setting | changed))
+    return EvalParams(**(setting | changed))
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_evaluation_leaves_the_model_as_found(model, split, which, training):
         "accuracy": lambda: accuracy(model, split),
         "robust": lambda: pgd_accuracy(model, split, attack, (0,)),
         "grid": lambda: evaluate_attacks(model, split, plan(), plan().planned(False), (0,)),
-        "validator": lambda: Validator(split, Validation(attack=attack, start=0.0), 2, (0,))(model, 1),
+        "validator": lambda: Validator(split, ValidationParams(attack=attack, start=0.0), 2, (0,))(model, 1),
     }[which]()
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -236,7 +236,7 @@ def test_validator_attacks_from_start_on_and_at_the_end(model, split, monkeypatc
     attacked = []
     monkeypatch.setattr(evaluation, "pgd_accuracy", lambda *args: attacked.append(args[3]) or 0.25)
     attack = Pgd(eps="8/255", step_size="2/255", steps=1)
-    validator = Validator(split, Validation(attack=attack, start=start), epochs, (0, "key"))
+    validator = Validator(split, ValidationParams(attack=attack, start=start), epochs, (0, "key"))
     rows = [validator(model, epoch) for epoch in range(epochs)]
     assert [row["validation_robust"] for row in rows] == [None] * first + [0.25] * (epochs - first)
     assert [row["validation_clean"] for row in rows] == [0.8] * epochs
@@ -268,8 +268,8 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
     task = GridTask(
         key=("evaluate",), space=space, data=folder / "none.npz",
         plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks),
-        numerics=Numerics(precision="float32", threads=1, deterministic=False),
-        compute=Compute(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
+        numerics=NumericsParams(precision="float32", threads=1, deterministic=False),
+        compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
     )  # fmt: skip
     (found,) = evaluate_kind(task, kind, folder / "weights", 0, "test").values()
     metrics = found.metrics

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from tamnas.attacks.trace import attack_trace
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import validated
-from tamnas.config.plan import Augment, Recipe, TrainingAttackPlan
+from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.evaluation.health import Watch, curve_signs, trace_signs
 from tamnas.report import collect
@@ -178,18 +178,20 @@ def test_no_results_no_signs():
 
 
 def test_a_network_that_dies_in_training_is_logged(caplog):
-    from tamnas.config.plan import Numerics
+    from tamnas.config.sections import NumericsParams
     from tamnas.pipeline import device
 
     recipe = validated(
-        Recipe, {"batch_size": 20, "lr": 1e-6, "weight_decay": 0.0, "epochs": 4, "schedule": {"kind": "cosine"}}, "test"
+        RecipePlan,
+        {"batch_size": 20, "lr": 1e-6, "weight_decay": 0.0, "epochs": 4, "schedule": {"kind": "cosine"}},
+        "test",
     )
     attack = TrainingAttackPlan(eps=Fraction(8, 255), step_size=Fraction(5, 255), m=1, n=2)
     model = Linear(0.0)
     model.first_layer.weight.register_hook(torch.zeros_like)  # no gradient reaches the weights
     train(
-        Single(model, recipe), split(), recipe=recipe, attack=attack, augment=Augment(), key=(0, "retrain", "row"),
-        runtime=device.start(Numerics(precision="float32", threads=1, deterministic=False), Compute(device="cpu")),
+        Single(model, recipe), split(), recipe=recipe, attack=attack, augment=AugmentParams(), key=(0, "retrain", "row"),
+        runtime=device.start(NumericsParams(precision="float32", threads=1, deterministic=False), ComputeParams(device="cpu")),
     )  # fmt: skip
     (record,) = caplog.records
     assert "retrain row: accuracy on training images is 33.33% with and without attack" in record.getMessage()

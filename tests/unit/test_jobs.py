@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.config.compute import Compute
+from tamnas.config.compute import ComputeParams
 from tamnas.errors import DivergenceError, InputError
 from tamnas.pipeline.jobs import Jobs, kept_workers
 
-INLINE = Compute(engine="inline", workers=2, device="cpu")
-PROCESSES = Compute(engine="processes", workers=2, device="cpu")
+INLINE = ComputeParams(engine="inline", workers=2, device="cpu")
+PROCESSES = ComputeParams(engine="processes", workers=2, device="cpu")
 ENGINES = pytest.mark.parametrize("compute", [INLINE, PROCESSES], ids=lambda compute: compute.engine)
 
 
@@ -50,7 +50,7 @@ def refuse(folder: Path) -> dict:
     raise InputError("data/digits.npz: no prepared train split")
 
 
-def running(folder: Path, compute: Compute) -> Jobs:
+def running(folder: Path, compute: ComputeParams) -> Jobs:
     return Jobs(partial(load, folder, 10), compute)
 
 

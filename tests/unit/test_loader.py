@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tamnas.config.plan import Augment, Data
+from tamnas.config.sections import AugmentParams, DataParams
 from tamnas.data.loader import Split, augmented, batches, chunks, load_split, steps_per_epoch
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
@@ -19,7 +19,7 @@ class TestLoadSplit:
     @pytest.fixture
     def path(self, tmp_path, out) -> Path:
         archives.npz(tmp_path / "own.npz")
-        data = Data(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)
+        data = DataParams(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)
         prepare("set", data, out)
         return out
 
@@ -72,7 +72,7 @@ def numbered(count: int, size: int = 6, levels: int = 255) -> Split:
     return Split(images, torch.arange(count), levels)
 
 
-PLAIN = Augment()
+PLAIN = AugmentParams()
 
 
 class TestBatches:
@@ -103,7 +103,7 @@ class TestBatches:
         assert torch.equal(split.images, before)
 
     def test_same_generator_same_batches(self):
-        split, augment = numbered(50), Augment(pad=2, flip=True)
+        split, augment = numbered(50), AugmentParams(pad=2, flip=True)
         first, second, other = (list(batches(split, 8, augment, generator(seed))) for seed in (4, 4, 5))
         assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True))
         assert not any(torch.equal(y, v) for (_, y), (_, v) in zip(first, other, strict=True))
@@ -116,13 +116,13 @@ class TestBatches:
     def test_global_random_state_is_neither_read_nor_moved(self):
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        list(batches(numbered(20), 5, Augment(pad=1, flip=True), generator()))
+        list(batches(numbered(20), 5, AugmentParams(pad=1, flip=True), generator()))
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_images_keep_their_labels_when_augmented(self):
         images = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(100, 3, 6, 6)
         split = Split(images, torch.arange(100), 255)
-        for x, y in batches(split, 25, Augment(pad=2, flip=True), generator()):
+        for x, y in batches(split, 25, AugmentParams(pad=2, flip=True), generator()):
             assert x.shape == (25, 3, 6, 6)
             assert torch.equal((x.amax((1, 2, 3)) * 255).round().long(), y)  # the border is 0
 
@@ -153,7 +153,7 @@ class TestAugmented:
     def test_against_a_loop(self, pad, flip):
         images = torch.randint(1, 256, (40, 3, 5, 7), generator=generator(1), dtype=torch.uint8)
         before = images.clone()
-        result = augmented(images, Augment(pad=pad, flip=flip), generator(2))
+        result = augmented(images, AugmentParams(pad=pad, flip=flip), generator(2))
         draws = generator(2)
         rows, columns = torch.randint(0, 2 * pad + 1, (2, 40), generator=draws) if pad else torch.zeros(2, 40).long()
         flips = torch.rand(40, generator=draws) < 0.5 if flip else torch.zeros(40).bool()
@@ -171,7 +171,7 @@ class TestAugmented:
         pad, count = 2, 5000
         images = torch.zeros((count, 3, 5, 5), dtype=torch.uint8)
         images[:, :, 2, 2] = 200
-        result = augmented(images, Augment(pad=pad), generator())
+        result = augmented(images, AugmentParams(pad=pad), generator())
         places = result[:, 0].flatten(1).argmax(1)  # the centre ends in each of the 5x5 places
         counts = torch.bincount(places, minlength=25)
         assert (result.flatten(2).amax(2) == 200).all()
@@ -180,7 +180,7 @@ class TestAugmented:
     def test_half_are_flipped(self):
         images = torch.zeros((4000, 3, 4, 4), dtype=torch.uint8)
         images[..., 0] = 1
-        result = augmented(images, Augment(flip=True), generator())
+        result = augmented(images, AugmentParams(flip=True), generator())
         kept, flipped = ((result[..., column] == 1).all((1, 2)) for column in (0, 3))
         assert (kept ^ flipped).all()
         assert abs(flipped.sum().item() - 2000) < 5 * 1000**0.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tamnas.config.fields import read_yaml, validated
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 from tests.helpers import archives
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("downloads")
 
 class TestDigits:
     @pytest.fixture
-    def data(self) -> Data:
-        return validated(Data, read_yaml(PARAMS)["data"]["digits"], "params.yaml")
+    def data(self) -> DataParams:
+        return validated(DataParams, read_yaml(PARAMS)["data"]["digits"], "params.yaml")
 
     def test_default_split(self, data, out):
         card, splits = prepared(data, out)
@@ -118,8 +118,8 @@ class TestCifar10:
         return tmp_path / "raw"
 
     @pytest.fixture
-    def data(self, folder) -> Data:
-        return Data(source="cifar10", path=str(folder), validation=20)
+    def data(self, folder) -> DataParams:
+        return DataParams(source="cifar10", path=str(folder), validation=20)
 
     @pytest.mark.parametrize("packed", [False, True])
     def test_exact(self, data, folder, out, monkeypatch, downloads, packed):
@@ -189,8 +189,8 @@ class TestSvhn:
         return tmp_path / "raw"
 
     @pytest.fixture
-    def data(self, folder) -> Data:
-        return Data(source="svhn", path=str(folder), validation=20)
+    def data(self, folder) -> DataParams:
+        return DataParams(source="svhn", path=str(folder), validation=20)
 
     def test_exact(self, data, folder, out, monkeypatch, downloads):
         train, test = archives.svhn(folder, monkeypatch)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
 
@@ -20,8 +20,8 @@ class TestImageFolder:
         return tmp_path / "pictures"
 
     @pytest.fixture
-    def data(self, folder) -> Data:
-        return Data(source="imagefolder", path=str(folder), size=8, classes=3, validation=6, test=9)
+    def data(self, folder) -> DataParams:
+        return DataParams(source="imagefolder", path=str(folder), size=8, classes=3, validation=6, test=9)
 
     def test_class_folders(self, data, folder, out):
         source = archives.image_folder(folder, 10)

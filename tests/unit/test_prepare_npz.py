@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamnas.config.plan import Data
+from tamnas.config.sections import DataParams
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
 
@@ -19,8 +19,8 @@ class TestNpz:
         return tmp_path / "own.npz"
 
     @pytest.fixture
-    def data(self, path) -> Data:
-        return Data(source="npz", path=str(path), size=8, classes=3, validation=12)
+    def data(self, path) -> DataParams:
+        return DataParams(source="npz", path=str(path), size=8, classes=3, validation=12)
 
     def test_uint8(self, data, path, out):
         arrays = archives.npz(path)

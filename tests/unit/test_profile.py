@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from tamnas.config.fields import read_yaml
-from tamnas.config.plan import BASELINES, RowPlan
+from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.sections import BASELINES
 from tamnas.errors import InputError
 from tamnas.pipeline import profiles as profile
 from tamnas.space.space import SearchSpace

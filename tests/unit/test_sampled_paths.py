@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
-from tamnas.config.stage_plans import PhasePlan, row_stages
 from tamnas.data.loader import Split
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -23,7 +23,7 @@ from tests.helpers.tiny import tiny_params
 from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
 
 
-def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> PhasePlan:
+def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> PhaseStagePlan:
     """The plan of a phase, with SPACE's geometry: 4 epochs with batches of 16."""
     raw = tiny_params()
     raw["data"]["digits"].update(classes=3)
@@ -50,7 +50,7 @@ def supernet_with(seed: int = 0) -> Supernet:
     return made
 
 
-def paths(plan: PhasePlan, steps: int = 3, seed: int = 0) -> SampledPaths:
+def paths(plan: PhaseStagePlan, steps: int = 3, seed: int = 0) -> SampledPaths:
     return SampledPaths(supernet_with(seed), plan, steps, (0, "paths"))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tamnas.config.plan import Recipe
+from tamnas.config.sections import RecipePlan
 from tamnas.training import step as step_module
 from tamnas.training.loop import Single, learning_rate
 from tests.helpers.toy_training import network, recipe, run
@@ -21,7 +21,7 @@ def scheduled(make, epochs: int, lr: float = 0.1) -> list[float]:
     return rates
 
 
-def ours(plan: Recipe) -> list[float]:
+def ours(plan: RecipePlan) -> list[float]:
     return [learning_rate(plan, epoch) for epoch in range(plan.epochs)]
 
 

@@ -68,7 +68,7 @@ def test_shipped_files_hold_no_pickle():
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
     """CIFAR-10 is a tar of pickles: nothing of one is unpacked or read before its checksum is right."""
-    from tamnas.config.plan import Data
+    from tamnas.config.sections import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 
@@ -84,7 +84,7 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
             entry.size = 4
             tar.addfile(entry, io.BytesIO(b"gone"))
     with pytest.raises(InputError, match="no intact cifar10 archive"):
-        prepare("set", Data(source="cifar10", path=str(home), validation=20), tmp_path / "out" / "set.npz")
+        prepare("set", DataParams(source="cifar10", path=str(home), validation=20), tmp_path / "out" / "set.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
     assert [path.name for path in home.iterdir()] == ["cifar-10-python.tar.gz"]
 
@@ -144,13 +144,13 @@ def test_every_dependency_is_pinned():
 
 
 def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
-    from tamnas.config.plan import Data
+    from tamnas.config.sections import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 
     archives.image_folder(tmp_path / "set", 10)
     (tmp_path / "set" / "a" / "link.png").symlink_to(Path("/etc/passwd"))
-    data = Data(source="imagefolder", path=str(tmp_path / "set"), size=8, classes=3, validation=6, test=9)
+    data = DataParams(source="imagefolder", path=str(tmp_path / "set"), size=8, classes=3, validation=6, test=9)
     with pytest.raises(InputError, match="is a link out of the folder of its class"):
         prepare("set", data, tmp_path / "out.npz")
 
@@ -160,12 +160,12 @@ def test_npz_objects_are_not_loaded(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    from tamnas.config.plan import Data
+    from tamnas.config.sections import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 
     archives.npz(tmp_path / "own.npz", x_train=np.array([Bomb()], dtype=object))
-    data = Data(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)
+    data = DataParams(source="npz", path=str(tmp_path / "own.npz"), size=8, classes=3, validation=12)
     with pytest.raises(InputError, match="without pickle"):
         prepare("set", data, tmp_path / "out.npz")
     assert not (tmp_path / "executed").exists()

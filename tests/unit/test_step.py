@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import Augment, Recipe, Schedule, TrainingAttackPlan
+from tamnas.config.sections import AugmentParams, RecipePlan, SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.baselines import baseline
 from tamnas.networks.subnet import Subnet
@@ -25,7 +25,7 @@ from tamnas.training.loop import Single, train
 from tamnas.training.step import Stepper, train_step
 
 ATTACK = TrainingAttackPlan(eps=Fraction(8, 255), step_size=Fraction(2, 255), m=3, n=2)
-PLAIN = Recipe(batch_size=8, lr=0.01, weight_decay=0, epochs=1, schedule=Schedule(kind="milestones"))
+PLAIN = RecipePlan(batch_size=8, lr=0.01, weight_decay=0, epochs=1, schedule=SchedulePlan(kind="milestones"))
 CLIPPED = PLAIN.model_copy(update={"clip_norm": 1.0})
 CPU = Runtime(torch.device("cpu"))
 
@@ -170,7 +170,7 @@ class NoWaiting(Progress):
 class Steps(Single):
     """Lets the loop read the device again once the last of the second epoch's steps is queued."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, last: int):
+    def __init__(self, model: nn.Module, recipe: RecipePlan, last: int):
         super().__init__(model, recipe)
         self.left = last
 
@@ -193,7 +193,7 @@ def test_an_epoch_waits_for_the_device_only_at_its_end(graphs):
     trainee, runtime = Steps(model, recipe, 2 * steps_per_epoch(split, 8)), Runtime(device, torch.bfloat16, graphs)
     try:
         train(
-            trainee, split, recipe=recipe, attack=ATTACK, augment=Augment(pad=2, flip=True), key=(0, "test"),
+            trainee, split, recipe=recipe, attack=ATTACK, augment=AugmentParams(pad=2, flip=True), key=(0, "test"),
             runtime=runtime, progress=NoWaiting(),
         )  # fmt: skip
     finally:

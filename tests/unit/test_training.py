@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.plan import TrainingAttackPlan
+from tamnas.config.sections import TrainingAttackPlan
 from tamnas.errors import DivergenceError
 from tamnas.pipeline import checkpoint
 from tamnas.training import step as step_module

@@ -13,7 +13,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.config.plan import BASELINES
+from tamnas.config.sections import BASELINES
 from tamnas.report.claims.transfer import retrained_alike
 from tamnas.report.claims.verdicts import (
     FAILS,
