@@ -2,6 +2,7 @@ from tamnas.pipeline.instructions import use_instructions
 
 use_instructions("avx2")  # before anything imports torch
 
+import os
 import signal
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
@@ -16,6 +18,7 @@ from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.data.loader import Split
 from tamnas.space.space import SearchSpace
+from tests.helpers.tiny import finish_run
 from tests.helpers.toy_training import three_classes
 
 # Failures of their asserts show values too.
@@ -35,6 +38,21 @@ SLOW = ("test_faults", "test_dvc", "test_dvc_real", "test_resume", "test_deadlin
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A finished tiny run (`tests.helpers.tiny.tiny_params`): made once, by whichever worker needs it first, and only
+    read: tests that go on with it take a copy.
+    """
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    with FileLock(home / "finished.lock"):
+        if not (home / "finished").exists():
+            (home / "run").mkdir()
+            finish_run(home / "run")
+            (home / "run").rename(home / "finished")
+    return home / "finished"
 
 
 @pytest.fixture

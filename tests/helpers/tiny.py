@@ -1,5 +1,6 @@
 """The committed parameters, shrunk until a whole run takes seconds; and a project to run them in."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -8,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
+from tamnas.config.resolve import parse_params
 from tamnas.pipeline import profiles as profile
+from tamnas.pipeline.runner import call
+from tamnas.pipeline.stages import Instance, instances
 
 ROOT = Path(__file__).parents[2]
 ROW = "digits-base"
@@ -88,6 +93,52 @@ def stage(folder: Path, *arguments: str) -> subprocess.Popen:
 def invoke(script: str, *arguments: str) -> Result:
     """The script's click command in this process."""
     return CliRunner().invoke(importlib.import_module(f"stages.{script}").main, arguments)
+
+
+def planned(raw: dict) -> list[Instance]:
+    """Every stage instance of a run with these parameters, in order."""
+    params = parse_params(raw)
+    return instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
+
+
+def run_here(folder: Path, *names: str) -> None:
+    """The stages of these names (none: all) on the parameters in `folder`, in this process."""
+    raw = YAML(typ="safe", pure=True).load(folder / "params.yaml")
+    with contextlib.chdir(folder):
+        for one in planned(raw):
+            if not names or one.stage.name in names:
+                call(one)
+
+
+def finish_run(folder: Path) -> None:
+    """A whole tiny run in `folder`; its test images are hidden from every stage before the first evaluation."""
+    write_params(folder, tiny_params())
+    data, hidden = folder / "data" / "digits.npz", {}
+    with contextlib.chdir(folder):
+        for one in planned(tiny_params()):
+            if one.stage.name.startswith("evaluate") and hidden:
+                np.savez(data, **hidden)
+                hidden = {}
+            call(one)
+            if one.stage.name == "prepare":
+                prepared = data.read_bytes()
+                with np.load(data) as arrays:
+                    hidden = dict(arrays)
+                np.savez(data, **{name: array for name, array in hidden.items() if not name.endswith("_test")})
+    data.write_bytes(prepared)
+
+
+def files(folder: Path, *tops: str) -> dict[str, bytes]:
+    """Every file below these of its folders, by its path."""
+    found = [path for top in tops for path in (folder / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.name != ".gitignore"}
+
+
+def copy_of(source: Path, target: Path, *names: str) -> None:
+    """Some of a run's folders, and its parameters, into `target`."""
+    for name in names:
+        shutil.copytree(source / name, target / name)
+    shutil.copy(source / "params.yaml", target)
 
 
 def environment() -> dict[str, str]:

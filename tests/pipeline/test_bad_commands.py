@@ -11,23 +11,23 @@ from tests.helpers.refusals import SECONDS, one_line
 from tests.helpers.tiny import ROOT, ROW, stage, tiny_params, write_params
 
 COMMANDS = {
-    "plan without params.yaml": (lambda raw: None, ("plan.py",), "params.yaml: cannot be read"),
-    "plan with eps 0": (lambda raw: raw["supernet"].update(eps=0), ("plan.py",), "supernet.eps"),
+    "plan without params.yaml": (lambda raw: None, ("plan",), "params.yaml: cannot be read"),
+    "plan with eps 0": (lambda raw: raw["supernet"].update(eps=0), ("plan",), "supernet.eps"),
     "plan with a tournament above the population": (
-        lambda raw: raw["search"].update(tournament=7), ("plan.py",), "tournament: 7 is larger than the population, 6",
+        lambda raw: raw["search"].update(tournament=7), ("plan",), "tournament: 7 is larger than the population, 6",
     ),
     "plan with a budget that no network meets": (
-        lambda raw: raw["search"].update(budget=[1, 2]), ("plan.py",), "no architecture has 1 to 2 parameters",
+        lambda raw: raw["search"].update(budget=[1, 2]), ("plan",), "no architecture has 1 to 2 parameters",
     ),
     "plan with a misspelt key": (
         lambda raw: raw["retrain"]["scratch"].update(epochz=raw["retrain"]["scratch"].pop("epochs")),
-        ("plan.py",), "retrain.scratch.epochz: no such parameter; did you mean 'epochs'?",
+        ("plan",), "retrain.scratch.epochz: no such parameter; did you mean 'epochs'?",
     ),
-    "plan with a mode with a dot": (lambda raw: raw["modes"].update({"a.b": {}}), ("plan.py",), "modes.a.b"),
-    "prepare without a plan": (lambda raw: raw, ("prepare.py", "digits"), "no such plan"),
-    "search without a plan": (lambda raw: raw, ("search.py", ROW), "no such plan"),
-    "supernet of a row that is a path": (lambda raw: raw, ("supernet.py", "block", "../row"), "no such plan"),
-    "tables without plans": (lambda raw: raw, ("tables.py",), "no plans"),
+    "plan with a mode with a dot": (lambda raw: raw["modes"].update({"a.b": {}}), ("plan",), "modes.a.b"),
+    "prepare without a plan": (lambda raw: raw, ("prepare", "digits"), "no such plan"),
+    "search without a plan": (lambda raw: raw, ("search", ROW), "no such plan"),
+    "supernet of a row that is a path": (lambda raw: raw, ("supernet", "block", "../row"), "no such plan"),
+    "tables without plans": (lambda raw: raw, ("tables",), "plan/tables.yaml: no such plan"),
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_real_commands(folder, name):
     if name != "plan without params.yaml":
         write_params(folder, raw)
     before, started = sorted(folder.rglob("*")), cpu_seconds()
-    process = stage(folder, *command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process = stage(folder, *command)
     output, errors = process.communicate(timeout=120)
     assert cpu_seconds() - started < SECONDS
     assert (process.returncode, output) == (2, "")

@@ -1,18 +1,20 @@
 """The stage scripts from outside: help, exit codes, one line on stderr for bad input."""
 
-import importlib
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from tamnas.pipeline import runner
+from tamnas.pipeline.stages import stages
 from tests.helpers.tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
 
-SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
-ARGUMENTS = {script: arguments for _, script, arguments, _ in runner.STAGES}
-PER = {script: per for _, script, _, per in runner.STAGES}
+SCRIPTS = sorted({stage.script.stem for stage in stages().values()})
+PER = {stage.script.stem: stage.per for stage in stages().values()}
+ARGUMENTS = {stage.script.stem: [word for word in stage.command.split()[3:] if word[0] != "$"]
+             for stage in stages().values()}  # fmt: skip
 
 
 def one_line(text: str) -> bool:
@@ -50,10 +52,10 @@ def test_help_says_what_is_read_and_written(script):
     assert "reads " in text
     assert "writes " in text or "write " in text
     # the command line stands on a line of its own
-    assert any(line.strip().startswith(f"python stages/{script}.py") for line in result.output.splitlines())
+    assert any(line.strip().startswith(f"python -m stages.{script}") for line in result.output.splitlines())
 
 
-@pytest.mark.parametrize("script", ["plan.py", "search.py"])
+@pytest.mark.parametrize("script", ["plan", "search"])
 def test_help_of_a_real_process(script, tmp_path):
     process = stage(tmp_path, script, "--help")
     output, errors = process.communicate()
@@ -68,7 +70,8 @@ def test_a_missing_plan_is_one_line(folder, script):
     result = invoke(script, *ARGUMENTS[script], "nowhere")
     assert result.exit_code == 2
     assert one_line(result.stderr)
-    assert "plan/nowhere.yaml: no such plan" in result.stderr
+    assert "error: plan/nowhere/" in result.stderr
+    assert "no such plan" in result.stderr
     assert result.stdout == ""
 
 
@@ -88,7 +91,7 @@ def test_a_dataset_is_no_row_and_a_row_is_no_dataset(folder, script):
         ("supernet", ("block", ROW)),
         ("supernet", ("joint", ROW)),
         ("search", (ROW,)),
-        ("start_points", (ROW,)),
+        ("select", (ROW,)),
         ("retrain", ("scratch", ROW)),
         ("retrain", ("finetune", ROW)),
         ("legonet", ("row", ROW)),
@@ -121,7 +124,7 @@ def test_wrong_usage_exits_with_2(folder, script, arguments):
 
 
 def test_an_unknown_row_from_a_real_process(tmp_path):
-    process = stage(tmp_path, "prepare.py", "nowhere")
+    process = stage(tmp_path, "prepare", "nowhere")
     output, errors = process.communicate()
     assert process.returncode == 2
     assert output == ""
@@ -137,9 +140,8 @@ def test_no_parameter_file(folder):
 
 INSPECT = """
 import json, runpy, sys
-sys.argv = [sys.argv[1]]
 try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_module("stages.plan", run_name="__main__")
 except SystemExit as exit:
     code = exit.code
 heavy = [name for name in ("torch", "torchvision", "pymoo", "sklearn", "matplotlib") if name in sys.modules]
@@ -154,8 +156,9 @@ def test_parameters_are_checked_without_torch(tmp_path, good):
         raw["search"]["population"] = 2
     write_params(tmp_path, raw)
     done = subprocess.run(
-        [sys.executable, "-c", INSPECT, str(ROOT / "stages" / "plan.py")], cwd=tmp_path, capture_output=True, text=True
-    )
+        [sys.executable, "-c", INSPECT], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"code": 0 if good else 2, "heavy": []}, done.stderr
     assert done.stderr.startswith("plan run: ") if good else one_line(done.stderr)
@@ -165,13 +168,13 @@ def test_parameters_are_checked_without_torch(tmp_path, good):
 def test_a_damaged_plan_is_one_line(folder):
     write_params(folder, tiny_params())
     assert invoke("plan").exit_code == 0
-    path = folder / "plan" / f"{ROW}.yaml"
+    path = folder / "plan" / ROW / "search.yaml"
     for text in (path.read_text()[:-30], path.read_text().replace("format: 1", "format: 2"), "", "[]"):
         path.write_text(text)
         result = invoke("search", ROW)
         assert result.exit_code == 2
         assert one_line(result.stderr)
-        assert f"plan/{ROW}.yaml" in result.stderr
+        assert f"plan/{ROW}/search.yaml" in result.stderr
 
 
 def test_a_damaged_data_file_is_one_line(prepared):
@@ -201,20 +204,20 @@ def test_divergence_exits_with_1_and_leaves_only_word_of_it(folder):
 
 
 def test_ctrl_c_exits_with_130(folder, monkeypatch):
-    def interrupt(row):
+    def interrupt(row, stage):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("stages.search"), "run", interrupt)
+    monkeypatch.setattr("stages.search.SearchPlan", SimpleNamespace(load=interrupt))
     result = invoke("search", ROW)
     assert result.exit_code == 130
     assert result.stderr == "interrupted; the next run goes on from the last checkpoint\n"
 
 
 def test_a_bug_keeps_its_traceback(folder, monkeypatch):
-    def break_down(row):
+    def break_down(row, stage):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(importlib.import_module("stages.search"), "run", break_down)
+    monkeypatch.setattr("stages.search.SearchPlan", SimpleNamespace(load=break_down))
     result = invoke("search", ROW)
     assert isinstance(result.exception, AttributeError)
 

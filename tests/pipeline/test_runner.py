@@ -1,86 +1,48 @@
 """The whole pipeline in one process on tiny settings, and that it honours dvc.yaml."""
 
 import json
+from pathlib import Path
 
-import numpy as np
-import pytest
-from ruamel.yaml import YAML
-
-from tamnas.config.resolve import parse_params
 from tamnas.pipeline import runner
-from tests.helpers.tiny import ROOT, ROW, tiny_params, write_params
+from tamnas.pipeline.stages import needs, stages
+from tests.helpers.tiny import ROW, copy_of, files, planned, run_here, tiny_params, write_params
 
 
-def test_the_runner_knows_every_stage_of_dvc_yaml_in_a_valid_order():
-    stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
-    assert {stage for stage, *_ in runner.STAGES} == set(stages)
-    made: dict[str, list[str]] = {}
-    for name, script, arguments, _ in runner.STAGES:
-        body = stages[name].get("do", stages[name])
-        assert body["cmd"].split()[1] == f"stages/{script}.py"
-        assert list(arguments) == [word for word in body["cmd"].split()[2:] if not word.startswith("${")]
-        needed = [dep for dep in body["deps"] if dep.startswith(("data/", "runs/", "results/"))]
-        for dep in needed:
-            plain = dep.replace("${item.dataset}", "D").replace("${key}", "X").replace("${item}", "X")
-            makers = {stage for stage, outs in made.items() if any(_same(out, plain) for out in outs)}
-            assert makers, f"{name} needs {dep} before any stage makes it"
-            assert makers & {"prepare", *_needs(name)}, f"{name} reads {dep}; runner.NEEDS does not know"
-        made[name] = [next(iter(out)) if isinstance(out, dict) else out for out in body.get("outs", [])]
+def test_the_order_and_the_needs_are_those_of_dvc_yaml():
+    order = [one.name for one in planned(tiny_params())]
+    found = {one.name: one for one in planned(tiny_params())}
+    assert len(order) == len(set(order)) == len(stages())
+    for one in found.values():
+        for dep in one.deps:
+            makers = [other for other in found.values() if any(related(dep, out) for out in other.outs)]
+            made_by_hand = dep.parts[0] in ("stages", "tamnas", "plugins")
+            assert made_by_hand or makers, f"nothing makes {dep}"
+            for other in makers:
+                assert needs(one, other)
+                assert order.index(other.name) < order.index(one.name)
 
 
-def _needs(stage: str) -> set[str]:
-    """The stages without which the runner skips `stage`."""
-    direct = runner.NEEDS.get(stage, ())
-    return set(direct).union(*map(_needs, direct))
-
-
-def _same(made: str, needed: str) -> bool:
-    made = made.replace("${item.dataset}", "D").replace("${key}", "X").replace("${item}", "X")
-    generic = [path.replace("D", "X") for path in (made, needed)]
-    return generic[0].startswith(generic[1]) or generic[1].startswith(generic[0])
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A tiny run whose test images are hidden from every stage before the first evaluation."""
-    folder = tmp_path_factory.mktemp("run")
-    raw = tiny_params()
-    write_params(folder, raw)
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.chdir(folder)
-    calls = list(runner.calls(parse_params(raw)))
-    data = folder / "data" / "digits.npz"
-    hidden = None
-    for call in calls:
-        if call.name.startswith("evaluate") and hidden is not None:
-            np.savez(data, **hidden)
-            hidden = None
-        call()
-        if call.name.startswith("prepare"):
-            with np.load(data) as arrays:
-                hidden = dict(arrays)
-            np.savez(data, **{name: array for name, array in hidden.items() if not name.endswith("_test")})
-    yield folder
-    monkeypatch.undo()
+def related(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def results(folder, *parts):
     return folder.joinpath("results", "digits", *parts)
 
 
-def test_no_test_image_is_read_before_the_final_grid(finished):
-    # the fixture ran all stages up to legonet without the test arrays
-    assert results(finished, "evaluate_scratch", ROW, "seed-0", "grid.csv").exists()
+def test_no_test_image_is_read_before_the_final_grid(finished_run):
+    # the run hid the test arrays from all stages before it
+    assert results(finished_run, "evaluate_scratch", ROW, "seed-0", "grid.csv").exists()
 
 
-def test_the_search_keeps_what_it_promises(finished):
+def test_the_search_keeps_what_it_promises(finished_run):
     import pandas as pd
 
-    individuals = pd.read_csv(results(finished, "search", ROW, "individuals.csv"))
+    individuals = pd.read_csv(results(finished_run, "search", ROW, "individuals.csv"))
     assert len(individuals) == 6 + 2 * 6
-    hypervolume = pd.read_csv(results(finished, "search", ROW, "hypervolume.csv"))
+    hypervolume = pd.read_csv(results(finished_run, "search", ROW, "hypervolume.csv"))
     assert hypervolume["archive_hypervolume"].is_monotonic_increasing
-    fronts = json.loads(results(finished, "search", ROW, "fronts.json").read_text())
+    fronts = json.loads(results(finished_run, "search", ROW, "fronts.json").read_text())
     for one in fronts["front"]:
         for other in fronts["front"]:
             assert not dominates(other, one)
@@ -91,11 +53,11 @@ def dominates(a, b):
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
-def test_the_grid_is_complete_and_consistent(finished):
+def test_the_grid_is_complete_and_consistent(finished_run):
     import pandas as pd
 
-    grid = pd.read_csv(results(finished, "evaluate_scratch", ROW, "seed-0", "grid.csv"))
-    trained = json.loads(results(finished, "retrain_scratch", ROW, "seed-0", "validation.json").read_text())
+    grid = pd.read_csv(results(finished_run, "evaluate_scratch", ROW, "seed-0", "grid.csv"))
+    trained = json.loads(results(finished_run, "retrain_scratch", ROW, "seed-0", "validation.json").read_text())
     assert set(grid["network"]) == {network["id"] for network in trained["networks"]}
     assert (grid["images"] == 40).all()
     for _, cells in grid.groupby("network"):
@@ -106,26 +68,28 @@ def test_the_grid_is_complete_and_consistent(finished):
     assert grid.groupby("network")["final"].first().sum() == 1
 
 
-def test_lego_net_is_what_the_counts_say(finished):
+def test_lego_net_is_what_the_counts_say(finished_run):
     import pandas as pd
 
-    counts = pd.read_csv(results(finished, "legonet", ROW, "counts.csv"))
-    statistics = json.loads(results(finished, "legonet", ROW, "statistics.json").read_text())
+    counts = pd.read_csv(results(finished_run, "legonet", ROW, "counts.csv"))
+    statistics = json.loads(results(finished_run, "legonet", ROW, "statistics.json").read_text())
     first = counts[counts["rank"] == 0]
     blocks = first[first["gene"] == "block"].sort_values("layer")["value"].astype(int).tolist()
     assert statistics["architecture"]["blocks"] == blocks
     assert counts.groupby(["layer", "gene"])["count"].sum().eq(3).all()
 
 
-def test_running_again_changes_nothing(finished):
-    before = {path: path.read_bytes() for path in finished.joinpath("results").rglob("*") if path.is_file()}
-    runner.run(until="legonet_pooled")
-    assert before == {path: path.read_bytes() for path in finished.joinpath("results").rglob("*") if path.is_file()}
+def test_running_again_changes_nothing(finished_run, tmp_path, monkeypatch):
+    copy_of(finished_run, tmp_path, ".checkpoints", "results", "runs", "data")
+    monkeypatch.chdir(tmp_path)
+    assert runner.run(until="evaluate_controls_pooled") == []
+    for top in ("results", "runs"):
+        assert files(tmp_path, top) == files(finished_run, top)
 
 
-def test_reports_are_made(finished):
+def test_reports_are_made(finished_run):
     for name in ("index.html", "metrics.json", "README.md"):
-        assert (finished / "reports" / name).stat().st_size > 0
+        assert (finished_run / "reports" / name).stat().st_size > 0
 
 
 # -- training that diverges --------------------------------------------------------------------
@@ -153,7 +117,7 @@ def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypa
     assert lines[1] == "supernet_joint@digits-broken: skipped, it needs supernet_block@digits-broken"
     found = json.loads(told["digits-broken"].read_text())
     assert found["format"] == 1
-    assert (found["stage"], found["instance"]) == ("supernet-block", "digits-broken")
+    assert (found["stage"], found["instance"]) == ("supernet_block", "digits-broken")
     assert found["epoch"] in (0, 1)
     assert str(tmp_path) not in told["digits-broken"].read_text()
     assert not told["digits-sound"].exists()
@@ -171,14 +135,10 @@ def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypa
 
 
 def test_a_stage_started_by_hand_leaves_no_stale_divergence(tmp_path, monkeypatch):
-    from stages import plan, prepare, supernet
-
     monkeypatch.chdir(tmp_path)
     told = results(tmp_path, "supernet_block", ROW, "diverged.json")
     told.parent.mkdir(parents=True)
     told.write_text("{}")
     write_params(tmp_path, tiny_params())
-    plan.run()
-    prepare.run("digits")
-    supernet.run("block", ROW)
+    run_here(tmp_path, "plan", "prepare", "supernet_block")
     assert [path.name for path in told.parent.iterdir()] == ["curve.csv"]
