@@ -6,7 +6,7 @@ All choices among records look at validation accuracies only.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tamnas.config.sections import TrainingPlan
 from tamnas.errors import InputError
@@ -104,15 +104,19 @@ class Record:
         return {**self.network.plain(), **label, "parameters": self.parameters, "epochs": self.epochs, **scores}
 
     @classmethod
-    def from_plain(cls, plain: Mapping) -> Self:
-        """The inverse of `plain`. Raises InputError naming what is missing."""
+    def from_plain(cls, plain: Mapping, source: Path | str) -> Self:
+        """The inverse of `plain`. Raises InputError naming its `source` and what is missing."""
         try:
-            labelled = "control" in plain
-            label = Label(**{field.name: plain[field.name] for field in fields(Label)}) if labelled else None
-            scores = [Score(**plain[name]) for name in ("last", "best")]
-            return cls(NetworkSpec.from_plain(plain), plain["parameters"], plain["epochs"], *scores, label)
+            label = _taken(Label, plain) if "control" in plain else None
+            last, best = (_taken(Score, plain[name]) for name in ("last", "best"))
+            return cls(NetworkSpec.from_plain(plain), plain["parameters"], plain["epochs"], last, best, label)
         except (KeyError, TypeError) as error:
-            raise InputError(f"record of a trained network: {error} is missing or unknown") from None
+            raise InputError(f"{source}: record of a trained network: {error}: missing or of a wrong type") from None
+
+
+def _taken(kind: type, plain: Mapping) -> Any:
+    """A `kind` from what `plain` holds for each of its fields."""
+    return kind(**{field.name: plain[field.name] for field in fields(kind)})
 
 
 def best(records: Sequence[Record], weights: str) -> Record:
@@ -127,4 +131,4 @@ def best(records: Sequence[Record], weights: str) -> Record:
 
 def read_records(path: Path) -> list[Record]:
     """Of a stage's validation.json. Raises InputError."""
-    return [Record.from_plain(plain) for plain in read_json(path)["networks"]]
+    return [Record.from_plain(plain, path) for plain in read_json(path)["networks"]]

@@ -42,7 +42,7 @@ def trained_record(path: Path) -> Record:
 def _record(path: Path, meta: dict) -> Record:
     if "record" not in meta:
         raise InputError(f"{path}: holds no trained network")
-    return Record.from_plain(meta["record"])
+    return Record.from_plain(meta["record"], path)
 
 
 def supernet_tensors(supernet: Supernet) -> dict[str, Tensor]:

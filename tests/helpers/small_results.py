@@ -83,7 +83,8 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
         write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
             voting = [
-                Candidate(plan.row, Record.from_plain(one), start) for one, start in zip(trained, selected, strict=True)
+                Candidate(plan.row, Record.from_plain(one, "test"), start)
+                for one, start in zip(trained, selected, strict=True)
             ]
     _write_lego(plan, "legonet", plan.row, voting, random)
     return voting

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from tamnas.config.fields import read_yaml, write_yaml
-from tamnas.config.plan import load_row
+from tamnas.config.plan import SearchStagePlan
 from tamnas.files import write_csv, write_json
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
@@ -30,7 +30,7 @@ def project(folder) -> Path:
     write_params(folder, tiny_params())
     for arguments in (("plan",), ("prepare", "digits")):
         assert invoke(*arguments).exit_code == 0
-    plan = load_row(ROW)
+    plan = SearchStagePlan.load(ROW, "search")
     space = SearchSpace.from_params(plan)
     archs = [space.sample(np.random.default_rng(seed)) for seed in range(2)]
     front = [
@@ -39,15 +39,15 @@ def project(folder) -> Path:
     ]
     write_json(folder / f"results/digits/search/{ROW}/fronts.json", {"format": 1, "front": front, "archive_front": []})
     checkpoint.write_weights(folder / f"runs/{ROW}/joint.safetensors", supernet_tensors(Supernet(space)), {"row": ROW})
-    assert invoke("start_points", ROW).exit_code == 0
+    assert invoke("select", ROW).exit_code == 0
     return folder
 
 
-JOINT, PLAN, DATA_FILE = f"runs/{ROW}/joint.safetensors", f"plan/{ROW}.yaml", "data/digits.npz"
+JOINT, PLAN, DATA_FILE = f"runs/{ROW}/joint.safetensors", f"plan/{ROW}/search.yaml", "data/digits.npz"
 FRONTS, STARTS = f"results/digits/search/{ROW}/fronts.json", f"runs/{ROW}/start-scratch.json"
 FINETUNE, TRAINED = f"runs/{ROW}/start-finetune.safetensors", f"runs/{ROW}/retrain_scratch/n0.safetensors"
 CARD = "results/digits/prepare/card.json"
-SEARCH, SELECT = ("search", ROW), ("start_points", ROW)
+SEARCH, SELECT = ("search", ROW), ("select", ROW)
 SCRATCH, FINE, EVALUATE = ("retrain", "scratch", ROW), ("retrain", "finetune", ROW), ("evaluate", "scratch", ROW)
 
 
@@ -163,6 +163,9 @@ FILES = {
     "trained weights of another architecture": (
         TRAINED, trained(lambda tensors, meta: meta["record"].update(architecture={"blocks": [0], "ratios": [1.0]})),
         EVALUATE, "1 layers; this space has 3",
+    ),
+    "trained weights with a damaged record": (
+        TRAINED, trained(lambda tensors, meta: meta["record"]["best"].pop("robust")), EVALUATE, f"{TRAINED}: record",
     ),
     "a checkpoint of something else": (
         TRAINED, trained(lambda tensors, meta: meta.pop("record")), EVALUATE, "holds no trained network",

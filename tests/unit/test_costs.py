@@ -16,8 +16,9 @@ from tamnas.evaluation.costs import head_of, latency, macs
 from tamnas.networks.baselines import baseline
 from tamnas.networks.blocks import NonLocal
 from tamnas.networks.subnet import Subnet
-from tamnas.networks.trained import NetworkSpec
+from tamnas.networks.trained import build
 from tamnas.pipeline import checkpoint
+from tamnas.records import NetworkSpec, Record, Score
 from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.space import SearchSpace
@@ -192,10 +193,11 @@ def test_only_the_networks_named_are_timed(tmp_path):
     space = SearchSpace.paper()
     specs = [NetworkSpec(f"n{i}", Architecture((block,) * 16, (0.2,) * 16)) for i, block in enumerate((0, 6))]
     for spec in specs:
-        model = spec.build(space, torch.Generator().manual_seed(0))
-        record = {**spec.plain(), "parameters": space.parameters(spec.architecture), "last": {"epoch": 0}}
+        model = build(spec, space, torch.Generator().manual_seed(0))
+        score = Score(0, 0.5, 0.5)
+        record = Record(spec, space.parameters(spec.architecture), 1, last=score, best=score)
         tensors = {f"last.{name}": tensor for name, tensor in model.state_dict().items()}
-        checkpoint.write_weights(tmp_path / f"{spec.id}.safetensors", tensors, {"record": record})
+        checkpoint.write_weights(tmp_path / f"{spec.id}.safetensors", tensors, {"record": record.plain()})
     rows = costs.cost_rows(tmp_path, space, 16)
     assert [row["network"] for row in rows] == ["n0", "n1"]
     for row, spec in zip(rows, specs, strict=True):

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
 from tamnas.config.params import merge
-from tamnas.config.plan import DatasetPlan, RowPlan, load_dataset, load_row
 from tamnas.config.resolve import load_params, parse_params, resolve_all
+from tamnas.config.plan import (
+    STUDY,
+    DatasetPlan,
+    RowPlan,
+    SearchStagePlan,
+    StudyPlan,
+    load_study,
+    read_plan,
+    stage_plans,
+)
 from tamnas.errors import InputError
 from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
 
@@ -234,21 +243,29 @@ def test_missing_file_is_refused(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
-def test_plans_round_trip_through_yaml(tmp_path):
+def test_plans_round_trip_through_yaml(folder):
     plans = resolve_all(load_params(ROOT / "params.yaml"))
-    for name, plan in plans.items():
-        write_yaml(tmp_path / f"{name}.yaml", plan.plain())
-        read = load_row if isinstance(plan, RowPlan) else load_dataset
-        assert read(name, tmp_path) == plan
-    assert [type(plan) for plan in plans.values()].count(DatasetPlan) == len(RAW["run"]["datasets"])
+    for path, plan in stage_plans(plans).items():
+        write_yaml(path, plan.plain())
+        assert read_plan(type(plan), path) == plan
+        if path != STUDY:
+            assert type(plan).load(plan.name, path.stem) == plan
+    study = load_study()
+    assert study == StudyPlan(
+        rows={name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)},
+        datasets={name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)},
+    )
+    assert list(study.datasets) == RAW["run"]["datasets"]
+    assert list(study.rows) == list(RAW["run"]["rows"])
 
 
-def test_plan_of_another_format_is_refused(tmp_path):
-    plan = resolve_all(load_params(ROOT / "params.yaml"))[ROW]
-    write_yaml(tmp_path / "new.yaml", plan.plain() | {"format": 2})
-    for name, message in (("new", "format 2"), ("none", "no such plan")):
+def test_plan_of_another_format_is_refused(folder):
+    plans = stage_plans(resolve_all(load_params(ROOT / "params.yaml")))
+    path = Path(f"plan/{ROW}/search.yaml")
+    write_yaml(path, plans[path].plain() | {"format": 2})
+    for name, message in ((ROW, "format 2"), ("none", "no such plan")):
         with pytest.raises(InputError, match=message):
-            load_row(name, tmp_path)
+            SearchStagePlan.load(name, "search")
 
 
 def test_compute_is_in_no_plan():
