@@ -16,11 +16,7 @@ from torch import nn
 
 from tamnas import SearchSpace
 from tamnas.config.compute import ComputeParams
-<<<<<<< HEAD
 from tamnas.config.plan import RowPlan, StagePlan, row_stages
-=======
-from tamnas.config.plan import RowPlan
->>>>>>> db696812a2a251899fcb826f1f4773412503f1eb
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.config.sections import SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, load_split
