@@ -100,21 +100,14 @@ def lego_net(space: SearchSpace, counts: Sequence[dict]) -> Architecture:
     """The most frequent legal block and the most frequent ratio of every layer."""
     blocks, ratios = [], []
     for layer in range(len(space.layers)):
-        ranked = {
-            gene: [row["value"] for row in counts if row["layer"] == layer and row["gene"] == gene]
-            for gene in ("block", "ratio")
-        }
-        legal = {
-            "block": [value for value in ranked["block"] if value in space.allowed_blocks(layer)],
-            "ratio": [value for value in ranked["ratio"] if value in space.ratios],
-        }
-        for gene, values in legal.items():
-            if not values:
+        for gene, chosen, legal in (("block", blocks, space.allowed_blocks(layer)), ("ratio", ratios, space.ratios)):
+            ranked = [row["value"] for row in counts if (row["layer"], row["gene"]) == (layer, gene)]
+            voted = [value for value in ranked if value in legal]
+            if not voted:
                 raise InputError(
                     f"legonet: layer {layer}: no voter's {gene} is in the space of the mode that shapes it"
                 )
-        blocks.append(legal["block"][0])
-        ratios.append(legal["ratio"][0])
+            chosen.append(voted[0])
     return space.require_legal(Architecture(tuple(blocks), tuple(ratios)))
 
 

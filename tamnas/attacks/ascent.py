@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tamnas.networks.batchnorm import untracked
+from tamnas.networks.batchnorm import modes_kept, untracked
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, per-sample target) -> summed loss
 
@@ -23,23 +23,17 @@ def under_attack(model: nn.Module, bn: str = "eval") -> Iterator[nn.Module]:
 
     With `batch` the running statistics are read by nobody and stay untouched.
     """
-    modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
-    for p in frozen:
-        p.requires_grad_(False)
-    if bn == "batch":
+    with modes_kept(model), untracked(model) if bn == "batch" else nullcontext():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train()
-    try:
-        with untracked(model) if bn == "batch" else nullcontext():
-            yield model
-    finally:
+            module.training = bn == "batch" and isinstance(module, nn.BatchNorm2d)
         for p in frozen:
-            p.requires_grad_(True)
-        for module, training in modes:
-            module.training = training
+            p.requires_grad_(False)
+        try:
+            yield model
+        finally:
+            for p in frozen:
+                p.requires_grad_(True)
 
 
 def project(eta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:

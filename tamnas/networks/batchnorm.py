@@ -13,10 +13,16 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Weights, and the model's train/eval mode, stay as found.
     """
+    with modes_kept(model), torch.no_grad():
+        update_bn(batches, model)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Puts every module's train/eval mode back at the end."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            update_bn(batches, model)
+        yield
     finally:
         for module, training in modes:
             module.training = training

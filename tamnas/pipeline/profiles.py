@@ -11,6 +11,7 @@ says `extends: <name>` is merged over that one first.
 
 import copy
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,20 +81,14 @@ def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
         raise InputError(f"profile {name!r} does not exist; there are: {known}")
     if name in within:
         raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is a circle")
-    patch = _unshared(read_yaml(source))
+    # Written out and read again, what YAML aliases share is apart: merging into one must not change the other.
+    patch = json.loads(json.dumps(read_yaml(source), default=str))
     extended = patch.pop("extends", None)
     if extended is None:
         return patch
     whole = read_profile(extended, (*within, name))
     overlay(whole, patch)
     return whole
-
-
-def _unshared(value):
-    """A copy in which what YAML aliases share is apart: merging into one must not change the other."""
-    if isinstance(value, dict):
-        return {key: _unshared(one) for key, one in value.items()}
-    return [_unshared(one) for one in value] if isinstance(value, list) else value
 
 
 def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
