@@ -128,12 +128,12 @@ def _controls(plan: RowPlan | DatasetPlan, row: str | None) -> Controls:
 
 
 def _searched(networks: Sequence[dict]) -> list[Searched]:
-    return [
-        Searched(
-            one["id"], Architecture.from_plain(one["architecture"]), one["parameters"], one["clean"], one["robust"]
-        )
-        for one in networks
-    ]
+    found = []
+    for network in networks:
+        values = {name: value for name, value in network.items() if name not in ("id", "architecture")}
+        base = [values[name] for name in ("parameters", "clean", "robust")]
+        found.append(Searched(network["id"], Architecture.from_plain(network["architecture"]), *base, values))
+    return found
 
 
 def _lego(plan: RowPlan | DatasetPlan, row: str | None, controls: Controls) -> Lego:

@@ -67,13 +67,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Searched:
-    """A subnet of the front with inherited weights, on validation."""
+    """A subnet of the front with inherited weights, on validation; `measured`: every value of its search, by column."""
 
     id: str
     architecture: Architecture
     parameters: int
     clean: float
     robust: float
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tamnas.report.terms import (
     notes_of,
     selection_images,
 )
+from tamnas.search.objectives import BASE, Objective, measured
 
 
 def network_values(
@@ -147,6 +148,10 @@ def subnets_table(dataset: Dataset) -> Table:
         Column("parameters", "Parameters", "count", "min"), Column("head", "of these in the head", "count"),
         Column("body", "in stem and blocks", "count", "min"), Column("macs", "MACs", "count", "min"),
     ]  # fmt: skip
+    objectives = _further_objectives(dataset)
+    for objective in objectives:
+        kind, better = ("percent", "max") if objective.maximise else ("number", "min")
+        columns.append(Column(objective.column, f"{objective.title} ({objective.unit})", kind, better))
     for key, title in (
         ("inherited", "inherited"), ("scratch_best", "scratch, best epoch"), ("scratch_last", "scratch, last epoch"),
         ("finetune_best", "fine-tuned, best epoch"), ("finetune_last", "fine-tuned, last epoch"),
@@ -158,7 +163,7 @@ def subnets_table(dataset: Dataset) -> Table:
                     Column(f"test_{key}_{attack.key}", f"Test, {title}: {attack.text} (%)", "percent",
                            "max")]  # fmt: skip
     images = dataset.images["validation"]
-    rows = [_subnet(row, network, attack, images) for row in dataset.rows for network in row.scratch]
+    rows = [_subnet(row, network, attack, images, objectives) for row in dataset.rows for network in row.scratch]
     reference = dataset.plan.validation.attack.text
     searches = sorted({row.plan.search.attack.text for row in dataset.rows})
     own = [
@@ -173,13 +178,19 @@ def subnets_table(dataset: Dataset) -> Table:
                  validation_images=images)  # fmt: skip
 
 
-def _subnet(row: Row, network: Trained, attack: Attack, images: int) -> list[Value]:
+def _further_objectives(dataset: Dataset) -> list[Objective]:
+    """What searches of the dataset optimised besides what every search measures."""
+    names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
+    return measured(tuple(names))[len(BASE) :]
+
+
+def _subnet(row: Row, network: Trained, attack: Attack, images: int, objectives: Sequence[Objective]) -> list[Value]:
     """`images`: how many validation images there are."""
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)
     head = row.space.head_parameters
     values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head,
-              network.costs.macs]  # fmt: skip
+              network.costs.macs, *(inherited.measured.get(one.column) for one in objectives)]  # fmt: skip
     shown = [inherited.clean, inherited.robust]
     for one in (network, finetuned):
         for weights in ("best", "last"):
