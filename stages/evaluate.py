@@ -5,8 +5,9 @@
 
 The only stage that reads test images. Reads its plan, the prepared data (test) and the
 weights of one kind. Writes to results/DATASET/evaluate_<kind>[/ROW]: evaluated.json (which networks
-of which seed) and seed-<seed>/ with grid.csv, checks.csv (of final networks), attack.csv (the loss of
-one attack, step by step), costs.csv, metrics.json and, with eval.latency, latency.csv.
+of which seed) and seed-<seed>/ with grid.csv (a line per network and attack; `attack` is its key, as in
+metrics.json, or clean), checks.csv (of final networks), attack.csv (the loss of one attack, step by
+step), costs.csv, metrics.json and, with eval.latency, latency.csv.
 """
 
 from typing import Literal

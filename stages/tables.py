@@ -19,11 +19,11 @@ FOLDER = Path("reports")
 @stage_command
 def main() -> None:
     with exclusive("tables"):
-        from tamnas.report.build import build, write
+        from tamnas.report.build import report_files, write_reports
         from tamnas.report.collect import collect
 
-        files = build(collect())
-        write(files, FOLDER)
+        files = report_files(collect())
+        write_reports(files, FOLDER)
     click.echo(f"{FOLDER}: {len(files)} files")
 
 

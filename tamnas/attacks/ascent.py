@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tamnas.networks.batchnorm import modes_kept, untracked
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # (logits, per-sample target) -> summed loss
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, per-sample target) -> summed loss
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def project(eta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
 
 def ascend(
     model: nn.Module,
-    objective: Objective,
+    objective: Loss,
     x: Tensor,
     target: Tensor,
     eta: Tensor,

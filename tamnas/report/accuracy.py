@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 from tamnas.attacks.registry import Attack
 from tamnas.report.intervals import Paired, newcombe, paired, wilson
-from tamnas.report.study import Test, Trained
+from tamnas.report.study import Test, TrainedNetwork
 from tamnas.report.tables.table import Value
 
 
@@ -14,13 +14,13 @@ def share(test: Test, attack: Attack | None) -> float | None:
     return test.clean if attack is None else test.grid.get(attack)
 
 
-def shares(network: Trained, attack: Attack | None) -> list[float]:
+def shares(network: TrainedNetwork, attack: Attack | None) -> list[float]:
     """One for each training seed, the run's own first; repeats without the attack are left out."""
     found = [share(test, attack) for test in (network.test, *network.repeats)]
     return [] if found[0] is None else [one for one in found if one is not None]
 
 
-def accuracy_value(network: Trained, attack: Attack | None, paper: float | None = None) -> Value:
+def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float | None = None) -> Value:
     """The mean over seeds, its sample standard deviation, and the 95% Wilson interval over test images."""
     found = shares(network, attack)
     if not found:
@@ -30,7 +30,7 @@ def accuracy_value(network: Trained, attack: Attack | None, paper: float | None 
     return Value(mean, paper, interval=wilson(mean, network.test.images), spread=spread)
 
 
-def difference(pairs: Sequence[tuple[Trained, Trained]], attack: Attack | None) -> Paired | None:
+def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     """

@@ -15,7 +15,7 @@ from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import latex, markdown, to_csv
 
 
-def build(datasets: Sequence[Dataset]) -> dict[str, bytes]:
+def report_files(datasets: Sequence[Dataset]) -> dict[str, bytes]:
     """Path below reports/ -> contents; the same results give the same bytes."""
     tables, drawn = all_tables(datasets), pictures(datasets)
     texts = {
@@ -35,7 +35,7 @@ def build(datasets: Sequence[Dataset]) -> dict[str, bytes]:
     return files
 
 
-def write(files: Mapping[str, bytes], folder: Path) -> None:
+def write_reports(files: Mapping[str, bytes], folder: Path) -> None:
     """Replace what this stage owns in `folder`; nothing of an earlier run stays in its subfolders."""
     for name in sorted({Path(name).parts[0] for name in files if "/" in name}):
         shutil.rmtree(folder / name, ignore_errors=True)

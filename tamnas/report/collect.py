@@ -15,7 +15,7 @@ from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.pipeline.paths import results, seeded
 from tamnas.report.divergence import divergences, void
-from tamnas.report.study import Controls, Costs, Dataset, Lego, Row, Searched, Test, Trained
+from tamnas.report.study import ControlResults, Costs, Dataset, LegoNet, RowResults, Searched, Test, TrainedNetwork
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -30,27 +30,27 @@ def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
     complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
-    controls = _controls(plan, None)
-    pooled = _lego(plan, None, controls) if complete else None
+    controls = _read_controls(plan, None)
+    pooled = _read_lego(plan, None, controls) if complete else None
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
         card=read_json(results(plan.dataset, "prepare") / "card.json"),
-        rows=[_row(row) for row in plans if found[row.row]],
+        rows=[_read_row(row) for row in plans if found[row.row]],
         missing=[row for row in plans if not found[row.row]],
         pooled=pooled,
-        baselines=controls.attach(_baselines(plan), "baselines"),
+        baselines=controls.attach(_read_baselines(plan), "baselines"),
         controls=controls,
         unfinished=_unfinished(plan, [row for row in plans if found[row.row]]),
         diverged=divergences(plan.dataset, [row.row for row in plans]),
     )
 
 
-def _baselines(plan: DatasetPlan) -> list[Trained]:
+def _read_baselines(plan: DatasetPlan) -> list[TrainedNetwork]:
     """Those that the plan names, in its order, and that have been run."""
     if not _evaluated(plan.dataset, "baselines", None, plan.seed):
         return []
-    networks = {one.id: one for one in _trained(plan, "baselines", "evaluate_baselines", None)}
+    networks = {one.id: one for one in _read_trained(plan, "baselines", "evaluate_baselines", None)}
     return [networks[name] for name in plan.baselines.names if name in networks]
 
 
@@ -59,7 +59,7 @@ def _evaluated(dataset: str, kind: str, row: str | None, seed: int) -> bool:
     return not void(dataset, kind, row) and seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
 
 
-KINDS = {
+TRAINED_BY = {
     "scratch": ("retrain_scratch", "networks trained from scratch"),
     "finetune": ("retrain_finetune", "fine-tuned networks"),
     "legonet": ("legonet", "Lego-Net"),
@@ -72,7 +72,7 @@ def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
     wanted += [("baselines", None)] if plan.baselines.names else []
     lines = []
     for kind, row in wanted:
-        training, what = KINDS[kind]
+        training, what = TRAINED_BY[kind]
         name = f"{row or plan.dataset}: {what}"
         if void(plan.dataset, kind, row):
             continue  # `divergences` tells more
@@ -87,47 +87,47 @@ def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
     return lines
 
 
-def _row(plan: RowPlan) -> Row:
+def _read_row(plan: RowPlan) -> RowResults:
     def folder(stage: str) -> Path:
         return results(plan.dataset, stage, plan.row)
 
     fronts = read_json(folder("search") / "fronts.json")
-    controls, random = _controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
-    scratch = _trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
+    controls, random = _read_controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
+    scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
-    finetune = _trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
-    return Row(
+    finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
+    return RowResults(
         plan=plan,
         space=SearchSpace.from_params(plan),
-        front=_searched(fronts["front"]),
-        archive_front=_searched(fronts["archive_front"]),
+        front=_read_searched(fronts["front"]),
+        archive_front=_read_searched(fronts["archive_front"]),
         hypervolume=read_csv(folder("search") / "hypervolume.csv"),
-        selected=_searched(read_json(folder("select") / "selected.json")["networks"]),
+        selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
         joint_curve=read_csv(folder("supernet_joint") / "curve.csv"),
         scratch=controls.attach(scratch, "scratch"),
         finetune=controls.attach(finetune, "finetune"),
-        lego=_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
+        lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
         random_search=read_csv(random) if plan.controls.random_search and random.exists() else [],
     )
 
 
-def _controls(plan: RowPlan | DatasetPlan, row: str | None) -> Controls:
+def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResults:
     """Of a row, or of the dataset itself; what has never been run has no status."""
     stage = "controls" if row else "controls_pooled"
     told = results(plan.dataset, stage, row) / "controls.json"
     status = read_json(told)["controls"] if told.exists() else {}
     if void(plan.dataset, stage, row):
-        return Controls({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
+        return ControlResults({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
         if seeded(told.parent, seed).exists():
-            networks += _trained(plan, stage, f"evaluate_{stage}", row, seed)
-    return Controls(status, networks)
+            networks += _read_trained(plan, stage, f"evaluate_{stage}", row, seed)
+    return ControlResults(status, networks)
 
 
-def _searched(networks: Sequence[dict]) -> list[Searched]:
+def _read_searched(networks: Sequence[dict]) -> list[Searched]:
     found = []
     for network in networks:
         values = {name: value for name, value in network.items() if name not in ("id", "architecture")}
@@ -136,23 +136,23 @@ def _searched(networks: Sequence[dict]) -> list[Searched]:
     return found
 
 
-def _lego(plan: RowPlan | DatasetPlan, row: str | None, controls: Controls) -> Lego:
+def _read_lego(plan: RowPlan | DatasetPlan, row: str | None, controls: ControlResults) -> LegoNet:
     kind = "legonet" if row else "legonet_pooled"
     statistics = read_json(results(plan.dataset, kind, row) / "statistics.json")
-    (network,) = controls.attach(_trained(plan, kind, f"evaluate_{kind}", row), kind)
+    (network,) = controls.attach(_read_trained(plan, kind, f"evaluate_{kind}", row), kind)
     counts = read_csv(results(plan.dataset, kind, row) / "counts.csv")
-    return Lego(network, counts, statistics["voters"], statistics["kendall_tau"])
+    return LegoNet(network, counts, statistics["voters"], statistics["kendall_tau"])
 
 
-def _trained(
+def _read_trained(
     plan: RowPlan | DatasetPlan, training: str, evaluation: str, row: str | None, seed: int | None = None
-) -> list[Trained]:
+) -> list[TrainedNetwork]:
     """Networks of a training seed, the run's own if none is given."""
     seed = plan.seed if seed is None else seed
     trained, tested = (seeded(results(plan.dataset, stage, row), seed) for stage in (training, evaluation))
     curves = read_csv(trained / "curves.csv")
     grid = read_csv(tested / "grid.csv")
-    costs = _costs(tested)
+    costs = _read_costs(tested)
     checks = read_csv(tested / "checks.csv") if (tested / "checks.csv").exists() else []
     traces = read_csv(tested / "attack.csv") if (tested / "attack.csv").exists() else []
     networks = []
@@ -165,13 +165,13 @@ def _trained(
                 raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")
         arch = record["architecture"]
         networks.append(
-            Trained(
+            TrainedNetwork(
                 id=record["id"],
                 architecture=Architecture.from_plain(arch) if arch else None,
                 parameters=record["parameters"],
                 validation={name: record[name] for name in ("best", "last")},
                 curve=[line for line in curves if line["network"] == record["id"]],
-                test=_test(own, plan.eval),
+                test=_read_test(own, plan.eval),
                 costs=costs[record["id"]],
                 label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
                 checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
@@ -181,7 +181,7 @@ def _trained(
     return networks
 
 
-def _test(lines: Sequence[dict], plan: EvalParams) -> Test:
+def _read_test(lines: Sequence[dict], plan: EvalParams) -> Test:
     """Of one network's lines of grid.csv; attacks that are not planned are left over from another run."""
     clean = next(line for line in lines if line["attack"] == "clean")
     planned = {attack.key: attack for attack in plan.planned(final=True)}
@@ -189,7 +189,7 @@ def _test(lines: Sequence[dict], plan: EvalParams) -> Test:
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"])
 
 
-def _costs(folder: Path) -> dict[str, Costs]:
+def _read_costs(folder: Path) -> dict[str, Costs]:
     file = folder / "latency.csv"  # only where eval.latency asked for it
     timed = {line["network"]: line for line in read_csv(file)} if file.exists() else {}
     return {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import Attack
 from tamnas.files import csv_text
-from tamnas.report.study import Dataset, Row, Trained
+from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 
 
 def metrics(datasets: Sequence[Dataset]) -> dict:
@@ -20,7 +20,7 @@ def metrics(datasets: Sequence[Dataset]) -> dict:
     return figures
 
 
-def _row_metrics(row: Row, attack: Attack) -> dict:
+def _row_metrics(row: RowResults, attack: Attack) -> dict:
     last = row.hypervolume[-1]
     later = {"best_finetune": row.best_finetuned, "lego": row.lego and row.lego.network}
     return {
@@ -35,7 +35,7 @@ def _row_metrics(row: Row, attack: Attack) -> dict:
     }
 
 
-def _network_metrics(network: Trained, attack: Attack) -> dict:
+def _network_metrics(network: TrainedNetwork, attack: Attack) -> dict:
     robust = network.test.grid.get(attack)
     return {
         "parameters": network.parameters,

@@ -16,7 +16,7 @@ from tamnas.config.sections import TrainingAttackPlan, TrainingPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
-from tamnas.report.study import Dataset, Trained
+from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Table, show, show_interval, show_paper
 from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
 from tamnas.report.warnings import warnings
@@ -41,12 +41,12 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     return [
-        (name, f"{network.parameters:,}", *(_interval(network, attack) for attack in (None, dataset.key_attack)))
+        (name, f"{network.parameters:,}", *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)))
         for name, network in networks
     ]
 
 
-def _interval(network: Trained, attack: Attack | None) -> str:
+def _accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
     value = accuracy_value(network, attack)
     if value.interval is None:
         return show(value, "percent")
@@ -79,9 +79,9 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         why = ", training diverged" if any(one.name == row.row for one in dataset.diverged) else ""
         lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run{why}"))
     if plan.baselines.names:
-        training = plan.baselines.training
-        names = ", ".join(map(name_of, plan.baselines.names))
-        lines.append(("Hand-made", f"{names}: {counted(training.recipe.epochs, 'epoch')}, {_training(training)}"))
+        names, training = ", ".join(map(name_of, plan.baselines.names)), plan.baselines.training
+        epochs = counted(training.recipe.epochs, "epoch")
+        lines.append(("Hand-made", f"{names}: {epochs}, {_training_setting(training)}"))
     return lines
 
 
@@ -95,23 +95,28 @@ def _row_setting(plan: RowPlan) -> str:
     front = "the front" if retrain.max_subnets is None else f"the front, at most {retrain.max_subnets}"
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
-        f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack(supernet.attack)}. Search: "
-        f"NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, {search.attack.text}. "
+        f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
+        f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
+        f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
-        f"{_training(retrain.scratch)}; fine-tuned "
-        f"{counted(retrain.finetune.recipe.epochs, 'epoch')}, {_training(retrain.finetune)}."
+        f"{_training_setting(retrain.scratch)}; fine-tuned "
+        f"{counted(retrain.finetune.recipe.epochs, 'epoch')}, {_training_setting(retrain.finetune)}."
     )
 
 
-def _training(training: TrainingPlan) -> str:
+def _training_setting(training: TrainingPlan) -> str:
     """Its attack, and whatever of it the paper does not use."""
     recipe = training.recipe
-    levers = {"label smoothing": recipe.label_smoothing, "moving average of weights": recipe.ema,
-              "weight perturbation": recipe.awp}  # fmt: skip
-    return ", ".join([_attack(training.attack), *(f"{name} {value:g}" for name, value in levers.items() if value)])
+    levers = {
+        "label smoothing": recipe.label_smoothing,
+        "moving average of weights": recipe.ema,
+        "weight perturbation": recipe.awp,
+    }
+    used = [f"{name} {value:g}" for name, value in levers.items() if value]
+    return ", ".join([_attack_setting(training.attack), *used])
 
 
-def _attack(attack: TrainingAttackPlan) -> str:
+def _attack_setting(attack: TrainingAttackPlan) -> str:
     eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
     return f"TRADES-YOPO-{attack.m}-{attack.n} at eps {eps}, inner step {step}, lambda {attack.lam:g}"
 
@@ -126,22 +131,22 @@ def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequenc
             {
                 "name": dataset.name, "key": dataset.key_attack.text, "n": dataset.images["test"],
                 "headline": headline(dataset), "settings": settings(dataset), "warnings": shortened(warnings(dataset)),
-                "tables": [_table(table) for table in tables if table.dataset == dataset.name],
-                "pictures": [_picture(one) for one in pictures if one.dataset == dataset.name],
+                "tables": [_table_values(table) for table in tables if table.dataset == dataset.name],
+                "pictures": [_picture_values(one) for one in pictures if one.dataset == dataset.name],
             }
             for dataset in datasets
         ],
         merged=any(dataset.plan.data.merge_validation for dataset in datasets),
         alerts=alerts(datasets),
-        overview=[_picture(one) for one in pictures if one.dataset is None],
-        claims=_table(claims_table(datasets)),
-        paper_tables=[_table(table) for table in tables if table.of_paper],
-        space_tables=[_table(table) for table in tables if table.dataset is None and not table.of_paper],
+        overview=[_picture_values(one) for one in pictures if one.dataset is None],
+        claims=_table_values(claims_table(datasets)),
+        paper_tables=[_table_values(table) for table in tables if table.of_paper],
+        space_tables=[_table_values(table) for table in tables if table.dataset is None and not table.of_paper],
         reproduce=REPRODUCE,
     )  # fmt: skip
 
 
-def _table(table: Table) -> dict:
+def _table_values(table: Table) -> dict:
     best = table.best
     return {
         "name": table.name,
@@ -164,7 +169,7 @@ def _table(table: Table) -> dict:
     }
 
 
-def _picture(one: Picture) -> dict:
+def _picture_values(one: Picture) -> dict:
     return {
         "name": one.name,
         "title": one.title,

@@ -45,7 +45,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A network after training; `validation` maps best and last to clean and robust shares.
 
     `label` of a control: its name, and the kind and id of what it stands beside (`tamnas.controls`).
@@ -78,26 +78,26 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Lego:
+class LegoNet:
     """A Lego-Net with the votes it was built from; `tau` is of all networks trained from scratch."""
 
-    network: Trained
+    network: TrainedNetwork
     counts: Sequence[Mapping]
     voters: Sequence[Mapping[str, str]]
     tau: Mapping[str, Mapping[str, float | int | None]]
 
 
 @dataclass(frozen=True)
-class Controls:
+class ControlResults:
     """What stands beside a row or a dataset: `status` by control (`tamnas.controls.status`), networks of all seeds."""
 
     status: Mapping[str, str]
-    networks: Sequence[Trained]
+    networks: Sequence[TrainedNetwork]
 
-    def of(self, control: str) -> list[Trained]:
+    def of(self, control: str) -> list[TrainedNetwork]:
         return [one for one in self.networks if one.label["control"] == control]
 
-    def attach(self, networks: Sequence[Trained], kind: str) -> list[Trained]:
+    def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
         repeats = self.of("seeds")
         return [
@@ -108,7 +108,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
     `random_search`: hypervolume lines as the search's, empty if not run.
@@ -122,10 +122,10 @@ class Row:
     selected: Sequence[Searched]
     block_curve: Sequence[Mapping[str, float]]
     joint_curve: Sequence[Mapping[str, float]]
-    scratch: Sequence[Trained]
-    finetune: Sequence[Trained]
-    lego: Lego | None
-    controls: Controls
+    scratch: Sequence[TrainedNetwork]
+    finetune: Sequence[TrainedNetwork]
+    lego: LegoNet | None
+    controls: ControlResults
     random_search: Sequence[Mapping[str, float]]
 
     @property
@@ -133,12 +133,12 @@ class Row:
         return self.plan.row
 
     @property
-    def best(self) -> Trained:
+    def best(self) -> TrainedNetwork:
         """The row's representative, by robust accuracy on validation after training from scratch."""
         return best_of(self.scratch, self.plan.eval.weights)
 
     @property
-    def best_finetuned(self) -> Trained | None:
+    def best_finetuned(self) -> TrainedNetwork | None:
         return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
 
     @property
@@ -168,11 +168,11 @@ class Dataset:
     plan: DatasetPlan
     space: SearchSpace  # of the pooled Lego-Net
     card: Mapping
-    rows: Sequence[Row]
+    rows: Sequence[RowResults]
     missing: Sequence[RowPlan]
-    pooled: Lego | None
-    baselines: Sequence[Trained]
-    controls: Controls
+    pooled: LegoNet | None
+    baselines: Sequence[TrainedNetwork]
+    controls: ControlResults
     unfinished: Sequence[str] = ()
     diverged: Sequence[Divergence] = ()
 
@@ -190,19 +190,19 @@ class Dataset:
         return key_attack(self.plan.eval, self.plan.validation.attack)
 
     @property
-    def best_row(self) -> Row | None:
+    def best_row(self) -> RowResults | None:
         """The row with the best representative on validation."""
         if not self.rows:
             return None
 
-        def order(row: Row) -> tuple:
+        def order(row: RowResults) -> tuple:
             # As tamnas.records.best; rows may keep different weights, each is judged by its own.
             shown = row.best.validation[row.plan.eval.weights]
             return shown["robust"], shown["clean"], -row.best.parameters
 
         return max(self.rows, key=order)
 
-    def tested(self) -> Iterator[tuple[str, Trained]]:
+    def tested(self) -> Iterator[tuple[str, TrainedNetwork]]:
         """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
         for row in self.rows:
             lego = [row.lego.network] if row.lego else []
@@ -214,7 +214,7 @@ class Dataset:
         for network in self.baselines:
             yield network.id, network
 
-    def examined(self) -> Iterator[tuple[str, Trained]]:
+    def examined(self) -> Iterator[tuple[str, TrainedNetwork]]:
         """`tested`, and the networks of all controls, repeats with further seeds among them."""
         yield from self.tested()
         for name, controls in [*((row.name, row.controls) for row in self.rows), ("pooled", self.controls)]:
@@ -230,10 +230,10 @@ def key_attack(plan: EvalParams, reference: Pgd) -> Pgd:
     )
 
 
-def best_of(networks: Sequence[Trained], weights: str) -> Trained:
+def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:
     """The best by validation, by the same rule as everywhere (`tamnas.records.best`)."""
 
-    def merit(network: Trained) -> tuple:
+    def merit(network: TrainedNetwork) -> tuple:
         score = network.validation[weights]
         return score["robust"], score["clean"], -network.parameters
 

@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.sections import EvalParams
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.intervals import wilson
-from tamnas.report.study import Dataset, Trained
+from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Column, show
 
 NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
@@ -98,7 +98,7 @@ def max_half_width(n: int) -> float:
     return (high - low) / 2
 
 
-def setting(dataset: Dataset, key: tuple[str, Trained, Attack] | None = None) -> list[str]:
+def setting(dataset: Dataset, key: tuple[str, TrainedNetwork, Attack] | None = None) -> list[str]:
     """Notes of a table of test accuracies. `key`: (name, network, attack) whose interval is shown."""
     n, plan = dataset.images["test"], dataset.plan
     interval = f"In square brackets: 95% Wilson intervals, at most {100 * max_half_width(n):.1f} points to a side"
@@ -131,7 +131,7 @@ def notes_of(dataset: Dataset, own: Iterable[str], key=None) -> list[str]:
     return [*setting(dataset, key), *own, " ".join([BOLD, *known])]
 
 
-def cost_notes(networks: Iterable[Trained], size: int) -> list[str]:
+def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
     """What the columns HEAD, BODY, MACS and LATENCY count; `size` of the images in pixels."""
     notes = [
         "Head: of a searched network all that follows its last choice block, of a hand-made one its classifier; body: "
@@ -147,7 +147,7 @@ def cost_notes(networks: Iterable[Trained], size: int) -> list[str]:
     return notes
 
 
-def key_of(dataset: Dataset, attack: Attack) -> tuple[str, Trained, Attack] | None:
+def shown_example(dataset: Dataset, attack: Attack) -> tuple[str, TrainedNetwork, Attack] | None:
     row = dataset.best_row
     return (f"{row.name} {row.best.id}", row.best, attack) if row else None
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
 from tamnas.evaluation.health import curve_signs, trace_signs
-from tamnas.report.study import Dataset, Row, Test, Trained
+from tamnas.report.study import Dataset, RowResults, Test, TrainedNetwork
 
 MASKING = "a sign of gradient masking"
 SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
@@ -96,7 +96,7 @@ def broken(dataset: Dataset) -> list[str]:
     return lines
 
 
-def _search_signs(row: Row, share: float, images: int, noise: float) -> Iterator[str]:
+def _search_signs(row: RowResults, share: float, images: int, noise: float) -> Iterator[str]:
     for phase, curve in (("block", row.block_curve), ("joint", row.joint_curve)):
         for line in curve_signs(curve, share, images).values():
             yield f"supernet, {phase} phase: {line}"
@@ -155,7 +155,7 @@ def _training_eps(dataset: Dataset) -> dict[int, Fraction]:
     return radii | {id(network): baselines for network in dataset.baselines}
 
 
-def _control_eps(plan: RowPlan, network: Trained) -> Fraction:
+def _control_eps(plan: RowPlan, network: TrainedNetwork) -> Fraction:
     """A control trains as what it stands beside, but for what it is there to change (`tamnas.controls`)."""
     changed = {variant.control: variant.training for variant in plan.controls.finetune}
     changed["common_attack"] = plan.controls.common_attack

@@ -19,7 +19,7 @@ from tamnas.report.claims.verdicts import (
     all_of,
 )
 from tamnas.report.intervals import Interval, correlation, newcombe, welch
-from tamnas.report.study import Controls
+from tamnas.report.study import ControlResults
 from tests.helpers.small_results import params, write_run
 
 MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
@@ -135,7 +135,7 @@ def test_transfer_is_judged_on_the_control_where_there_is_one(several):
     dataset = rows_with(several, S_8_10=same, S_8_1=worse, S_6_10=same, S_2_10=same)
     rows = [
         # S_8_10's own attack is the common one
-        replace(row, controls=Controls({"common_attack": "as the row's own"}, []))
+        replace(row, controls=ControlResults({"common_attack": "as the row's own"}, []))
         if row.plan.mode == "S_8_10"
         else replace(row, controls=with_control(row, around(0.51)))
         for row in dataset.rows
@@ -144,11 +144,11 @@ def test_transfer_is_judged_on_the_control_where_there_is_one(several):
     assert finding.verdict == HOLDS
     assert "common attack" in finding.numbers
     # One mode without the control, and the modes cannot be compared on it.
-    rows[2] = replace(rows[2], controls=Controls({"common_attack": "not run"}, []))
+    rows[2] = replace(rows[2], controls=ControlResults({"common_attack": "not run"}, []))
     assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == FAILS
 
 
-def with_control(row, robust) -> Controls:
+def with_control(row, robust) -> ControlResults:
     """The row's networks at the common attack, beside those of another control."""
     networks = [
         replace(
@@ -158,7 +158,7 @@ def with_control(row, robust) -> Controls:
         for one, share in zip(row.scratch, robust, strict=True)
         for control, value in (("common_attack", share), ("random_networks", 0.1))
     ]  # fmt: skip
-    return Controls({"common_attack": "run"}, networks)
+    return ControlResults({"common_attack": "run"}, networks)
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,12 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
     assert not any(row.name in line for row in dataset.rows for line in lines if "n01 scratch" in line)
 
 
-def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.Trained:
+def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.TrainedNetwork:
     def test(share: float) -> study.Test:
         return study.Test(share, {ATTACK: robust}, images, "best", "any")
 
     costs = study.Costs(100, 900, 5000)
-    return study.Trained("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
+    return study.TrainedNetwork("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
 ATTACK = Pgd(eps="8/255", steps=10)

@@ -28,7 +28,7 @@ from tamnas.report.claims.verdicts import (
     within,
 )
 from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, paired, welch, wilson
-from tamnas.report.study import Dataset, Row, Trained
+from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.terms import counted, name_of
 from tamnas.space.blocks import BLOCKS
 
@@ -37,7 +37,7 @@ MARGIN = 0.02  # robust accuracy that "suffices" may cost
 GAIN = 0.05  # accuracy that counts as gained much
 SETTLED = 0.01  # what may still change once something has converged
 BEST_EPS = Fraction(6, 255)
-TINY = 5_000_000  # parameters; the paper calls MobileNetV3 (4.93M) tiny, ResNet-18 (11.17M) has a claim of its own
+TINY_NETWORK = 5_000_000  # parameters: the paper calls MobileNetV3 (4.93M) tiny, and judges ResNet-18 (11.17M) apart
 LARGE = "resnet18"
 
 
@@ -51,7 +51,7 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
     networks, evidence = retrained_alike(dataset.rows)
     for row, reference in pairs:
-        shares = [_robust(networks[which.name], attack) for which in (row, reference)]
+        shares = [_robust_shares(networks[which.name], attack) for which in (row, reference)]
         difference = welch(*shares, 1 - 0.05 / len(pairs))
         found.append(above(difference, -MARGIN))
         numbers.append(_compared(row, reference, networks, difference))
@@ -262,7 +262,7 @@ def lego_beats_resnet18(dataset: Dataset) -> Finding:
 
 
 def lego_beats_hand_made(dataset: Dataset) -> Finding:
-    tiny = [network for network in dataset.baselines if network.parameters <= TINY]
+    tiny = [network for network in dataset.baselines if network.parameters <= TINY_NETWORK]
     if dataset.pooled is None or not tiny:
         need = "a hand-made network of at most 5 million parameters" if dataset.pooled else "the Lego-Net over all rows"
         return Finding(NOT_RUN, f"needs {need}")
@@ -274,7 +274,7 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
     return Finding(finding.verdict, finding.numbers + left_out)
 
 
-def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
+def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork]]) -> Finding:
     """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
     lego, attack, found, numbers = dataset.pooled.network, dataset.key_attack, [], []
     for name, other in others:
@@ -292,25 +292,27 @@ def _beats(dataset: Dataset, others: Sequence[tuple[str, Trained]]) -> Finding:
     return Finding(all_of(found), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
 
 
-def _steps(row: Row) -> int:
+def _steps(row: RowResults) -> int:
     """Steps of the supernet's attack, in order: m x n."""
     return row.plan.supernet.attack.m * row.plan.supernet.attack.n
 
 
-def _alike(dataset: Dataset, key: Callable[[Row], tuple]) -> list[list[Row]]:
+def _alike(dataset: Dataset, key: Callable[[RowResults], tuple]) -> list[list[RowResults]]:
     return [list(rows) for _, rows in groupby(sorted(dataset.rows, key=key), key=key)]
 
 
-def _robust(networks: Sequence[Trained], attack: Attack) -> list[float]:
+def _robust_shares(networks: Sequence[TrainedNetwork], attack: Attack) -> list[float]:
     return [one.test.grid[attack] for one in networks if attack in one.test.grid]
 
 
-def _over_radii(dataset: Dataset, network: Trained, steps: int) -> float:
+def _over_radii(dataset: Dataset, network: TrainedNetwork, steps: int) -> float:
     radii = dataset.plan.eval.eps
     return fmean(share for attack, share in network.test.pgd.items() if attack.steps == steps and attack.eps in radii)
 
 
-def _compared(ours: Row, theirs: Row, networks: Mapping[str, Sequence[Trained]], difference: Interval | None) -> str:
+def _compared(
+    ours: RowResults, theirs: RowResults, networks: Mapping[str, Sequence[TrainedNetwork]], difference: Interval | None
+) -> str:
     counts = f"{len(networks[ours.name])} and {counted(len(networks[theirs.name]), 'network')}"
     return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
 

@@ -7,12 +7,12 @@ also retrained at one common attack (the control `common_attack`), those are com
 from collections.abc import Sequence
 
 from tamnas.controls import OWN
-from tamnas.report.study import Row, Trained
+from tamnas.report.study import RowResults, TrainedNetwork
 
 CONTROL = "common_attack"
 
 
-def retrained_alike(rows: Sequence[Row]) -> tuple[dict[str, Sequence[Trained]], str]:
+def retrained_alike(rows: Sequence[RowResults]) -> tuple[dict[str, Sequence[TrainedNetwork]], str]:
     """(networks by row, what they are): those of the control if all `rows` have it, else the rows' own."""
     controls = {row.name: common_attack(row) for row in rows}
     if all(controls.values()):
@@ -20,6 +20,6 @@ def retrained_alike(rows: Sequence[Row]) -> tuple[dict[str, Sequence[Trained]], 
     return {row.name: row.scratch for row in rows}, "each retrained with its own attack (no control at a common one)"
 
 
-def common_attack(row: Row) -> Sequence[Trained]:
+def common_attack(row: RowResults) -> Sequence[TrainedNetwork]:
     """The row's subnets after retraining at the common attack; none where that was not run."""
     return row.scratch if row.controls.status.get(CONTROL) == OWN else row.controls.of(CONTROL)

@@ -8,13 +8,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from tamnas.report.figures.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
-from tamnas.report.study import Lego
+from tamnas.report.study import LegoNet
 from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.space import SearchSpace
 
 # Light, middle and dark, so that grey prints tell the families apart too.
-FAMILIES = {
+FAMILY_STYLES = {
     "pure tiny": {"facecolor": "#CFE6F5", "edgecolor": "#5B7C92", "hatch": None},
     "tiny robust": {"facecolor": "#E69F00", "edgecolor": "#6E4C00", "hatch": "///"},
     "pure robust": {"facecolor": "#00507D", "edgecolor": "#B9D7EA", "hatch": "..."},
@@ -32,7 +32,7 @@ def draw_architectures(networks: Sequence[tuple[str, str, Architecture, SearchSp
     for axes, (name, what, arch, space) in zip(strips, networks, strict=True):
         _strip(axes, arch, space, depth)
         axes.set_title(f"{name}: {what}")
-    handles = [Patch(**style, label=family, linewidth=0.8) for family, style in FAMILIES.items()]
+    handles = [Patch(**style, label=family, linewidth=0.8) for family, style in FAMILY_STYLES.items()]
     legend_above(figure, handles)
     return figure
 
@@ -42,7 +42,7 @@ def _strip(axes, arch: Architecture, space: SearchSpace, depth: int) -> None:
         axes.add_patch(
             Rectangle((index - 0.36, 0), 0.72, space.max_ratio, fill=False, edgecolor="#C4C4C4", linewidth=0.7)
         )
-        axes.add_patch(Rectangle((index - 0.36, 0), 0.72, ratio, linewidth=0.8, **FAMILIES[BLOCKS[block].family]))
+        axes.add_patch(Rectangle((index - 0.36, 0), 0.72, ratio, linewidth=0.8, **FAMILY_STYLES[BLOCKS[block].family]))
         axes.text(index, space.max_ratio + 0.06, str(layer.middle(ratio)), ha="center", va="bottom", fontsize=7)
         if layer.transition and index:
             axes.axvline(index - 0.5, color=GREY, linestyle="--", linewidth=0.8)
@@ -63,7 +63,7 @@ def _block_label(kind: BlockKind) -> str:
     return "\n".join([f"{kind.id}", *lines])
 
 
-def draw_layers(space: SearchSpace, lego: Lego) -> Figure:
+def draw_layers(space: SearchSpace, lego: LegoNet) -> Figure:
     """Figures 8 and 9: the two most frequent blocks and ratios of each layer."""
     blocks, ratios = space.blocks, space.ratios
     figure = new(PAGE, 0.9 + max(1.9, 0.125 * max(len(blocks), len(ratios))))

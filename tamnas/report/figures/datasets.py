@@ -24,12 +24,12 @@ from tamnas.report.figures.style import (
     whole_numbers,
 )
 from tamnas.report.intervals import wilson
-from tamnas.report.study import Dataset, Trained
+from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.networks import lego_networks
 from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
-KINDS = {
+MARKERS = {
     "best": ("o", BLUE, 46),
     "Lego-Net": ("D", ORANGE, 46),
     "Lego-Net, pooled": ("*", VERMILLION, 110),
@@ -65,7 +65,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
         if len(named) <= BARS:
             low, high = wilson(y / 100, network.test.images)
             axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
-        marker, colour, size = KINDS[kind]
+        marker, colour, size = MARKERS[kind]
         title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
         ringed = {"color": colour, "edgecolors": BLACK, "linewidths": 0.9}
         axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
@@ -76,7 +76,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     return points, texts, [4.5] * len(named) + [2] * len(searched)
 
 
-def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
+def _named(dataset: Dataset) -> list[tuple[str, TrainedNetwork, str]]:
     """(kind, network, label) of the networks that get a marker of their own; with several rows one Lego-Net, of all."""
     several = len(dataset.rows) > 1
     if several:
@@ -87,7 +87,7 @@ def _named(dataset: Dataset) -> list[tuple[str, Trained, str]]:
     return legos + best + [("hand-made", network, name_of(network.id)) for network in dataset.baselines]
 
 
-def _share(network: Trained, attack: Attack | None) -> float:
+def _share(network: TrainedNetwork, attack: Attack | None) -> float:
     return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
@@ -126,7 +126,7 @@ def draw_robustness(dataset: Dataset) -> Figure:
     return figure
 
 
-def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, Trained]]) -> None:
+def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, TrainedNetwork]]) -> None:
     steps = max(dataset.plan.eval.steps)
     for index, (name, network) in enumerate(networks):
         pgd = {attack.eps: share for attack, share in network.test.pgd.items() if attack.steps == steps}

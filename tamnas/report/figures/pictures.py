@@ -13,7 +13,7 @@ from tamnas.report.figures.rows import (
     front_rows,
 )
 from tamnas.report.figures.style import Picture, picture
-from tamnas.report.study import Dataset, Row
+from tamnas.report.study import Dataset, RowResults
 from tamnas.report.terms import counted, max_half_width, selection_images
 
 
@@ -146,7 +146,7 @@ def _name(dataset: Dataset) -> str:
     return dataset.rows[0].name if len(dataset.rows) == 1 else dataset.name
 
 
-def _attacks(rows: Sequence[Row]) -> tuple[str, str]:
+def _attacks(rows: Sequence[RowResults]) -> tuple[str, str]:
     """The attacks of the search and of validation after it."""
     before = dict.fromkeys(row.plan.search.attack.text for row in rows)
     after = dict.fromkeys(row.plan.retrain.validation.attack.text for row in rows)

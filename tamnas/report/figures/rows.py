@@ -28,7 +28,7 @@ from tamnas.report.figures.style import (
     size_unit,
     whole_numbers,
 )
-from tamnas.report.study import Row
+from tamnas.report.study import RowResults
 from tamnas.report.terms import tau_text
 
 FRONT_MODES = ("2S_8_1", "S_6_10", "S_8_2")  # of the paper's Figures 6 and 7
@@ -48,7 +48,9 @@ LINES = {
 }
 
 
-def _panels(rows: Sequence[Row], parts: Sequence, draw: Callable, height: float, columns: int = 4, **shared) -> Figure:
+def _panels(
+    rows: Sequence[RowResults], parts: Sequence, draw: Callable, height: float, columns: int = 4, **shared
+) -> Figure:
     """A figure of panels, each drawn by `draw(axes, row, part)`: those of one row side by side, `height` inches high.
 
     Panels of several rows are smaller, in lines of `columns`, with modes in their titles and labels at the edges only.
@@ -72,7 +74,7 @@ def _panels(rows: Sequence[Row], parts: Sequence, draw: Callable, height: float,
     return figure
 
 
-def draw_scratch_and_finetune(rows: Sequence[Row], attack: Attack) -> Figure:
+def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Figure:
     """Figure 5 as its three projections: a 3D cloud cannot be read off on paper. Of several rows one, size as area."""
     counts = [network.parameters for row in rows for network in (*row.scratch, *row.finetune)]
     unit, word = size_unit(counts)
@@ -84,7 +86,7 @@ def draw_scratch_and_finetune(rows: Sequence[Row], attack: Attack) -> Figure:
         "robust": (f"robust error{under} (%)", lambda network: 100 * (1 - network.test.grid.get(attack, float("nan")))),
     }
 
-    def draw(axes, row: Row, part: tuple[str, str]) -> None:
+    def draw(axes, row: RowResults, part: tuple[str, str]) -> None:
         (x_label, get_x), (y_label, get_y) = (objectives[name] for name in part)
         finetuned = {network.id: network for network in row.finetune}
         for network in row.scratch:
@@ -108,21 +110,21 @@ def draw_scratch_and_finetune(rows: Sequence[Row], attack: Attack) -> Figure:
     return figure
 
 
-def front_rows(rows: Sequence[Row]) -> list[Row]:
+def front_rows(rows: Sequence[RowResults]) -> list[RowResults]:
     """At most three: the modes of the paper's figures, then the first of the others."""
     by_mode = {row.plan.mode: row for row in rows}
     chosen = [by_mode[mode] for mode in FRONT_MODES if mode in by_mode]
     return (chosen + [row for row in rows if row not in chosen])[:3]
 
 
-def draw_fronts(rows: Sequence[Row]) -> Figure:
+def draw_fronts(rows: Sequence[RowResults]) -> Figure:
     """Figures 6 and 7 side by side, both on validation."""
     counts = [network.parameters for row in rows for network in row.front]
     low, high = min(counts), max(counts)
     area = _areas(counts, 30, 220)
     labels = []
 
-    def draw(axes, row: Row, part: str) -> None:
+    def draw(axes, row: RowResults, part: str) -> None:
         best_first = sorted(row.selected, key=lambda network: (-network.robust, network.id))
         last = max(1, len(best_first) - 1)
         shades = {one.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, one in enumerate(best_first)}
@@ -154,10 +156,10 @@ def draw_fronts(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def draw_ranks(rows: Sequence[Row]) -> Figure:
+def draw_ranks(rows: Sequence[RowResults]) -> Figure:
     labels = []
 
-    def draw(axes, row: Row, part: str) -> None:
+    def draw(axes, row: RowResults, part: str) -> None:
         inherited = {network.id: network for network in row.selected}
         ids = [network.id for network in row.scratch]
         count = len(ids)
@@ -181,8 +183,8 @@ def draw_ranks(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def draw_supernet(rows: Sequence[Row]) -> Figure:
-    def draw(axes, row: Row, part: str) -> None:
+def draw_supernet(rows: Sequence[RowResults]) -> Figure:
+    def draw(axes, row: RowResults, part: str) -> None:
         lines = [*row.block_curve, *row.joint_curve]
         epochs, border = np.arange(len(lines)) + 1, len(row.block_curve) + 0.5
         every = max(1, len(lines) // 12)
@@ -210,8 +212,8 @@ def draw_supernet(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def draw_retraining(rows: Sequence[Row]) -> Figure:
-    def draw(axes, row: Row, part: str) -> None:
+def draw_retraining(rows: Sequence[RowResults]) -> Figure:
+    def draw(axes, row: RowResults, part: str) -> None:
         networks = row.scratch if part == "from scratch" else row.finetune
         for which, style in LINES.items():
             curves = []

@@ -8,7 +8,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.report.accuracy import accuracy_value, difference, share
 from tamnas.report.intervals import wilson
-from tamnas.report.study import Controls, Dataset, Lego, Row, Trained
+from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, name_of, setting
 
@@ -23,7 +23,7 @@ class Comparison:
     scope: str
     control: str
     beside: str
-    pairs: Sequence[tuple[Trained, Trained]]
+    pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]]
     status: str | None = None
 
 
@@ -36,11 +36,13 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
         yield from _of_lego("pooled", dataset.controls, dataset.pooled)
 
 
-def _of_subnets(row: Row) -> Iterator[Comparison]:
+def _of_subnets(row: RowResults) -> Iterator[Comparison]:
     scratch = "subnets of the front, from scratch"
     finetune = "subnets of the front, fine-tuned as planned"
 
-    def compare(control: str, title: str, beside: str, networks: Sequence[Trained], switch: str = "") -> Comparison:
+    def compare(
+        control: str, title: str, beside: str, networks: Sequence[TrainedNetwork], switch: str = ""
+    ) -> Comparison:
         return _comparison(row.name, row.controls, control, title, beside, networks, switch)
 
     yield compare("random_networks", "random networks of matching size, from scratch", scratch, row.scratch)
@@ -66,7 +68,7 @@ def _lr(control: str) -> str:
     return f"lr {rate}" if rate else "another lr"
 
 
-def _of_lego(scope: str, controls: Controls, lego: Lego | None) -> Iterator[Comparison]:
+def _of_lego(scope: str, controls: ControlResults, lego: LegoNet | None) -> Iterator[Comparison]:
     for control, title in (
         ("lego_reversed", "Lego-Net with its layers reversed"),
         ("lego_random", "random networks of Lego-Net's size"),
@@ -76,7 +78,13 @@ def _of_lego(scope: str, controls: Controls, lego: Lego | None) -> Iterator[Comp
 
 
 def _comparison(
-    scope: str, controls: Controls, control: str, title: str, beside: str, networks: Sequence[Trained], switch: str
+    scope: str,
+    controls: ControlResults,
+    control: str,
+    title: str,
+    beside: str,
+    networks: Sequence[TrainedNetwork],
+    switch: str,
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
     pairs = [(one, by_id[one.label["of"]]) for one in controls.of(control)]
@@ -132,7 +140,7 @@ def _line(one: Comparison, attack: Attack) -> list[Value]:
     return [*values, Value(), Value()]
 
 
-def _mean(networks: Sequence[Trained], attack: Attack | None) -> Value:
+def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
     found = [share(network.test, attack) for network in networks]
     if None in found:
         return Value()
@@ -142,7 +150,7 @@ def _mean(networks: Sequence[Trained], attack: Attack | None) -> Value:
     return Value(mean, interval=wilson(mean, networks[0].test.images) if alone else None)
 
 
-def _random_search(row: Row) -> list[Value]:
+def _random_search(row: RowResults) -> list[Value]:
     beside = "NSGA-II, all evaluated"
     if not row.random_search:
         return _without(row.name, RANDOM_SEARCH, beside, f"{NOT_RUN} (controls.random_search)")
@@ -170,7 +178,7 @@ def attack_checks_table(dataset: Dataset) -> Table:
     columns = [Column("network", "Network"), CLEAN]
     columns += [Column(key, name if key == "large_eps" else f"{attack.text}, {name}", "percent",
                        None if key == "large_eps" else "max") for key, name in names.items()]  # fmt: skip
-    rows = [[Value(name), accuracy_value(network, None), *_checked(network, names)] for name, network in networks]
+    rows = [[Value(name), accuracy_value(network, None), *_check_values(network, names)] for name, network in networks]
     notes = [
         *setting(dataset),
         "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
@@ -183,7 +191,7 @@ def attack_checks_table(dataset: Dataset) -> Table:
     )
 
 
-def _checked(network: Trained, names: dict[str, str]) -> list[Value]:
+def _check_values(network: TrainedNetwork, names: dict[str, str]) -> list[Value]:
     if not network.checks:
         return [Value(text=f"{NOT_RUN} (eval.checks)"), *[Value()] * (len(names) - 1)]
     n = network.test.images

@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.intervals import wilson
-from tamnas.report.study import Dataset, Row, Trained
+from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.tables.search import votes
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import (
@@ -23,16 +23,16 @@ from tamnas.report.terms import (
     final_attacks,
     grid_attacks,
     in_order,
-    key_of,
     name_of,
     notes_of,
     selection_images,
+    shown_example,
 )
 from tamnas.search.objectives import BASE, Objective, measured
 
 
 def network_values(
-    network: Trained | None, attacks: Sequence[Attack], paper: Published | None, missing: str = "not run"
+    network: TrainedNetwork | None, attacks: Sequence[Attack], paper: Published | None, missing: str = "not run"
 ) -> list[Value]:
     """Size, clean, and `attacks` on test, each with the published value; without a network, `missing`."""
     beside = paper.grid if paper else {}
@@ -57,7 +57,7 @@ def grid_table(dataset: Dataset) -> Table:
         f"The best subnet of each mode under attack, {dataset.name} (form of Tables II to VI)",
         [Column("row", "Row"), Column("subnet", "Subnet"), SIZE, CLEAN, *map(attack_column, attacks)],
         rows,
-        notes_of(dataset, [by_validation(dataset)], key_of(dataset, dataset.key_attack)),
+        notes_of(dataset, [by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -72,13 +72,13 @@ def lego_table(dataset: Dataset) -> Table:
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
         [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)],
         rows,
-        notes_of(dataset, [*votes(dataset), by_validation(dataset)], key_of(dataset, dataset.key_attack)),
+        notes_of(dataset, [*votes(dataset), by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
     )
 
 
-def lego_networks(dataset: Dataset) -> list[tuple[str, Trained | None, Published | None]]:
+def lego_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork | None, Published | None]]:
     """(name, network, published) of the Lego-Nets and the best subnet of all rows; no network: not run."""
     found, mode = [], dataset.plan.pooled.mode
     if dataset.pooled or dataset.missing:
@@ -99,27 +99,27 @@ def benchmark_table(dataset: Dataset) -> Table:
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.name, plan.mode), "not run"))
-    columns, rows, notes = comparison(dataset, entries, attacks)
+    columns, rows, costs = comparison(dataset, entries, attacks)
+    notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
     return Table(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
         columns,
         rows,
-        notes_of(
-            dataset, [by_validation(dataset), *attack_notes(dataset.plan.eval), *notes], key_of(dataset, attacks[0])
-        ),
+        notes_of(dataset, notes, shown_example(dataset, attacks[0])),
         dataset.name,
         images=dataset.images["test"],
     )
 
 
-def hand_made(dataset: Dataset) -> dict[str, Trained | None]:
+def hand_made(dataset: Dataset) -> dict[str, TrainedNetwork | None]:
     """All that the plan names; None where one was not run."""
     found = {network.id: network for network in dataset.baselines}
     return {name: found.get(name) for name in dataset.plan.baselines.names}
 
 
-Entry = tuple[str, Trained | None, Published | None, str]  # name, network, published, what to say without a network
+# Name, network, published, what to say without a network.
+Entry = tuple[str, TrainedNetwork | None, Published | None, str]
 
 
 def comparison(dataset: Dataset, entries: Sequence[Entry], attacks: Sequence[Attack]) -> tuple[list, list, list[str]]:
@@ -173,7 +173,7 @@ def subnets_table(dataset: Dataset) -> Table:
         *cost_notes([], dataset.plan.data.size),
     ]
     title = f"Every retrained subnet, {dataset.name}"
-    notes = notes_of(dataset, own, key_of(dataset, attack))
+    notes = notes_of(dataset, own, shown_example(dataset, attack))
     return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"],
                  validation_images=images)  # fmt: skip
 
@@ -184,7 +184,9 @@ def _further_objectives(dataset: Dataset) -> list[Objective]:
     return measured(tuple(names))[len(BASE) :]
 
 
-def _subnet(row: Row, network: Trained, attack: Attack, images: int, objectives: Sequence[Objective]) -> list[Value]:
+def _subnet(
+    row: RowResults, network: TrainedNetwork, attack: Attack, images: int, objectives: Sequence[Objective]
+) -> list[Value]:
     """`images`: how many validation images there are."""
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)

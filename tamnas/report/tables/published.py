@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
-from tamnas.report.study import Dataset, Trained
+from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.networks import comparison, hand_made, network_values
 from tamnas.report.tables.search import pooled_votes
 from tamnas.report.tables.table import Column, Table, Value
@@ -18,18 +18,18 @@ def paper_tables(datasets: Sequence[Dataset]) -> list[Table]:
     """Tables II to VI and VIII to X of the datasets in this run, in the paper's order."""
     by_name = {dataset.name: dataset for dataset in datasets}
     return [
-        _table(name, by_name[TABLES[name].dataset])
+        _paper_table(name, by_name[TABLES[name].dataset])
         for name in sorted(NUMBERS, key=NUMBERS.get)
         if TABLES[name].dataset in by_name
     ]
 
 
-def _table(name: str, dataset: Dataset) -> Table:
+def _paper_table(name: str, dataset: Dataset) -> Table:
     printed = TABLES[name]
     attacks = [Pgd(eps=Fraction(eps, 255), steps=steps) for eps, steps in printed.rows[0].grid]
     attacks.sort(key=lambda attack: (-attack.eps, attack.steps) if name == "X" else (attack.steps, attack.eps))
     entries = [
-        (name_of(row.label), _measured(row, dataset), row, "quoted" if row.mode.startswith("robnet") else "not run")
+        (name_of(row.label), _own_network(row, dataset), row, "quoted" if row.mode.startswith("robnet") else "not run")
         for row in printed.rows
     ]
     if name == "X":
@@ -41,7 +41,7 @@ def _table(name: str, dataset: Dataset) -> Table:
         columns, costs = [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)], []
         rows = [[Value(label), *network_values(network, attacks, *rest)] for label, network, *rest in entries]
     own = [by_validation(dataset)]
-    if any(row.lego and _measured(row, dataset) for row in printed.rows):
+    if any(row.lego and _own_network(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
     if any(row.mode.startswith("robnet") for row in printed.rows):
         own.append("Quoted: taken from the literature, never trained here.")
@@ -62,7 +62,7 @@ def _table(name: str, dataset: Dataset) -> Table:
     )
 
 
-def _measured(row: Published, dataset: Dataset) -> Trained | None:
+def _own_network(row: Published, dataset: Dataset) -> TrainedNetwork | None:
     """This run's network for a row of the paper; the pooled Lego-Net only where its mode is the paper's."""
     if row.lego:
         return dataset.pooled.network if dataset.pooled and dataset.plan.pooled.mode == row.mode else None

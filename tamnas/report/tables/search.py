@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.report.intervals import Paired, paired
-from tamnas.report.study import Dataset, Lego, Row
+from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, counted, selection_images, tau_text
 
@@ -52,7 +52,7 @@ def search_table(dataset: Dataset) -> Table:
     )
 
 
-def validation_gap(row: Row, dataset: Dataset) -> dict[str, float | None]:
+def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]:
     """Mean validation minus test accuracy in points, over subnets trained from scratch."""
     reference, weights = dataset.plan.validation.attack, row.plan.eval.weights
     attack = Pgd(eps=reference.eps, steps=reference.steps)
@@ -66,7 +66,7 @@ def validation_gap(row: Row, dataset: Dataset) -> dict[str, float | None]:
     return gaps
 
 
-def scratch_minus_finetune(row: Row, attack: Attack) -> dict[str, Paired]:
+def scratch_minus_finetune(row: RowResults, attack: Attack) -> dict[str, Paired]:
     """Paired over the networks of a row, on test: clean, and robust under `attack`."""
     finetuned = {network.id: network.test for network in row.finetune}
     pairs = [(network.test, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
@@ -119,7 +119,7 @@ def pooled_votes(dataset: Dataset) -> str:
     return f"Lego-Net, pooled: {_voters(dataset.pooled)}; width and training attack of mode {dataset.plan.pooled.mode}."
 
 
-def _voters(lego: Lego) -> str:
+def _voters(lego: LegoNet) -> str:
     by_row: dict[str, list[str]] = {}
     for voter in lego.voters:
         by_row.setdefault(voter["row"], []).append(voter["id"])

@@ -17,7 +17,7 @@ def geometry_table(datasets: Sequence[Dataset]) -> Table:
     for dataset in datasets:
         for plan, _ in in_order(dataset):
             parts.setdefault((SearchSpace.from_params(plan), plan.data.size), []).append(plan.row)
-    names_of = _names(parts)
+    names_of = _part_names(parts)
     several = [Column("rows", "Network")] if len(parts) > 1 else []
     columns = [*several, *(Column(key, title) for key, title in (
         ("input", "Input"), ("layer", "Layer"), ("channels", "Channels"), ("repeat", "Repeat"), ("stride", "Stride"),
@@ -40,7 +40,7 @@ def geometry_table(datasets: Sequence[Dataset]) -> Table:
     return Table("table-01", "Table I. The network", columns, rows, notes)
 
 
-def _names(parts: Mapping[tuple, Sequence[str]]) -> dict[tuple, str]:
+def _part_names(parts: Mapping[tuple, Sequence[str]]) -> dict[tuple, str]:
     """What a geometry is called: by its width where that tells it from the others, else by its rows."""
     widths = [space.width for space, _ in parts]
     unique = len(set(widths)) == len(widths)
