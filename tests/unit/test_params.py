@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
 from tamnas.config.params import merge
-from tamnas.config.resolve import load_params, parse_params, resolve_all
 from tamnas.config.plan import (
     STUDY,
     DatasetPlan,
@@ -21,6 +20,7 @@ from tamnas.config.plan import (
     read_plan,
     stage_plans,
 )
+from tamnas.config.resolve import load_params, parse_params, resolve_all
 from tamnas.errors import InputError
 from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
 
