@@ -11,16 +11,17 @@ from torch.testing import assert_close
 
 from tamnas.attacks.ascent import under_attack
 from tamnas.config.compute import ComputeParams
+from tamnas.config.plan import DatasetPlan, dataset_stages
 from tamnas.config.resolve import parse_params, resolve_all
-from tamnas.config.sections import BASELINES
+from tamnas.config.sections import BASELINES, TrainingPlan
 from tamnas.data.prepare import prepare
 from tamnas.networks.baselines import baseline
 from tamnas.networks.folding import folded
 from tamnas.networks.trained import load_network
 from tamnas.pipeline import checkpoint
 from tamnas.pipeline.device import MEMORY_FORMAT
+from tamnas.records import Job, NetworkSpec
 from tamnas.report.terms import NAMES
-from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_network
 from tests.helpers.tiny import tiny_params
 
@@ -136,8 +137,7 @@ def test_torchvision_is_imported_only_for_its_own_networks():
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory) -> TrainingTask:
-    folder = tmp_path_factory.mktemp("baselines")
+def plan() -> DatasetPlan:
     raw = tiny_params()
     raw["baselines"].update(names=list(BASELINES))
     raw["baselines"]["training"].update(epochs=1, attack={"eps": "8/255", "attack_steps": 1})
@@ -146,31 +146,39 @@ def task(tmp_path_factory) -> TrainingTask:
     raw["data"]["digits"].update(train=64, validation=20, test=20)
     plan = resolve_all(parse_params(raw))["digits"]
     assert plan.baselines.names == BASELINES
+    return plan
+
+
+@pytest.fixture(scope="module")
+def task(plan, tmp_path_factory) -> TrainingTask:
+    folder = tmp_path_factory.mktemp("baselines")
     prepare("digits", plan.data, folder / "digits.npz")
-    return TrainingTask(
-        key=(0, "baselines", "digits"), space=SearchSpace(num_classes=10), data=folder / "digits.npz",
-        training=plan.baselines.training, reference=plan.validation, augment=plan.data.augment,
-        numerics=plan.numerics, compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder,
-    )  # fmt: skip
+    compute = ComputeParams(engine="inline", workers=1, device="cpu")
+    task = TrainingTask.of(dataset_stages(plan)["baselines"], folder)
+    return replace(task, data=folder / "digits.npz", compute=compute)
 
 
-def test_the_average_is_written_where_there_is_one(task, tmp_path):
-    averaged = task.training.model_copy(update={"recipe": task.training.recipe.model_copy(update={"ema": 0.9})})
+def job(name: str, training: TrainingPlan) -> Job:
+    return Job(NetworkSpec(name, baseline=name), training, (0, "baselines", "digits"))
+
+
+def test_the_average_is_written_where_there_is_one(plan, task, tmp_path):
+    training = plan.baselines.training
+    averaged = training.model_copy(update={"recipe": training.recipe.model_copy(update={"ema": 0.9})})
     states = {}
-    for name, training in (("plain", task.training), ("averaged", averaged)):
+    for name, own in (("plain", training), ("averaged", averaged)):
         folder = tmp_path / name
         folder.mkdir()
-        its_own = replace(task, training=training, folder=folder)
-        train_network({"id": "resnet20", "architecture": None, "baseline": "resnet20"}, its_own.context())
+        train_network(job("resnet20", own), replace(task, folder=folder).context())
         states[name] = checkpoint.load(folder / "resnet20.safetensors")[0]["last.first_layer.weight"]
     assert not torch.equal(states["plain"], states["averaged"])
 
 
-def test_one_tiny_training(name, task):
+def test_one_tiny_training(name, plan, task):
     context = task.context()
-    record = train_network({"id": name, "architecture": None, "baseline": name}, context)
-    assert record["parameters"] == SIZES[name]
-    assert 0 <= record["best"]["robust"] <= record["best"]["clean"] <= 1
+    record = train_network(job(name, plan.baselines.training), context)
+    assert record.parameters == SIZES[name]
+    assert 0 <= record.best.robust <= record.best.clean <= 1
     model, loaded = load_network(task.space, task.folder / f"{name}.safetensors", "last", context.runtime)
     assert loaded == record
     fresh = baseline(name, 10, torch.Generator().manual_seed(0))
