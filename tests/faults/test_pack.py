@@ -14,7 +14,7 @@ from tamnas.errors import InputError
 from tamnas.pipeline import runner
 from tamnas.pipeline.pack import head, keep, pack, unpack
 from tamnas.pipeline.pack import main as pack_main
-from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, write_params
+from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, tiny_params, write_params
 
 HEAD = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
 
