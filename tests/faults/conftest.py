@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 
-from tamnas.pipeline import runner
 from tamnas.pipeline.deadline import set_deadline
-from tests.helpers.tiny import quick_params, write_params
+from tamnas.report.figures import style
 
 
 @pytest.fixture(autouse=True)
@@ -15,14 +12,7 @@ def no_deadline(monkeypatch):
     set_deadline(None)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Path:
-    """A whole run of `quick_params`."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("TAMNAS_CHECKPOINTS", "")
-        patch.delenv("DVC_ROOT", raising=False)
-        write_params(folder, quick_params())
-        assert runner.run() == []
-    return folder
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Figures are drawn and not written, which is the slow part: test_report.py compares their bytes."""
+    monkeypatch.setattr(style, "_render", lambda figure, form: b"")

@@ -15,7 +15,7 @@ from tamnas.pipeline.deadline import Pace, set_deadline
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.runner import Limits, parse_deadline
 from tamnas.pipeline.stages import stages
-from tests.helpers.tiny import ROW, contents, quick_params, result_of, tiny_params, write_params
+from tests.helpers.tiny import REPORTED, ROW, contents, result_of, tiny_params, write_params
 
 COMPUTING = [stage for stage in stages() if stage != "tables"]
 
@@ -108,16 +108,17 @@ def test_the_runner_refuses_bad_parameters_before_it_makes_a_folder(tmp_path, mo
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, quick_params())
+    write_params(tmp_path, tiny_params())
     return tmp_path
 
 
-def done_until(stage: str, folder: Path, undisturbed: Path) -> None:
+def done_until(stage: str, folder: Path, finished_run: Path) -> None:
     """The checkpoints of a run that was stopped in `stage`, as far as other stages made them."""
-    for name in ("supernet_block", "supernet_joint", "search", "select", "retrain_scratch", "retrain_finetune"):
+    for name in ("baselines", "supernet_block", "supernet_joint", "search", "select", "retrain_scratch",
+                 "retrain_finetune", "legonet", "legonet_pooled"):  # fmt: skip
         if name == stage:
             return
-        shutil.copytree(undisturbed / ".checkpoints" / name, folder / ".checkpoints" / name)
+        shutil.copytree(finished_run / ".checkpoints" / name, folder / ".checkpoints" / name)
 
 
 def stopped_run(what: str, after: int) -> list[str]:
@@ -138,8 +139,8 @@ def stopped_run(what: str, after: int) -> list[str]:
         return runner.run(limits=Limits(time.time() + 3600, 600))
 
 
-def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(undisturbed, folder):
-    done_until("retrain_scratch", folder, undisturbed)
+def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(finished_run, folder):
+    done_until("retrain_scratch", folder, finished_run)
     unfinished = stopped_run("retrain_scratch", 3 + 2)  # three epochs of the first subnet, two of the second
     assert unfinished[0] == f"retrain_scratch@{ROW}: retrain_scratch {ROW}: 1 of 3 networks until the deadline"
     assert [line.partition(":")[0] for line in unfinished] == [
@@ -149,7 +150,7 @@ def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(undisturbed, f
     ]  # fmt: skip
     assert f"evaluate_finetune@{ROW}: skipped, it needs retrain_finetune@{ROW}" in unfinished
 
-    trained, whole = (result_of(root, "retrain_scratch", "validation.json") for root in (folder, undisturbed))
+    trained, whole = (result_of(root, "retrain_scratch", "validation.json") for root in (folder, finished_run))
     assert (trained["complete"], trained["planned"]) == (False, 3)
     assert trained["networks"] == whole["networks"][:1]
     assert set(whole) == {"format", "networks"}
@@ -163,11 +164,11 @@ def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(undisturbed, f
     assert f"{ROW}: Lego-Net: not run." in page
 
     assert runner.run() == []
-    assert contents(folder, "results", "reports", "runs") == contents(undisturbed, "results", "reports", "runs")
+    assert contents(folder, "results", "runs", *REPORTED) == contents(finished_run, "results", "runs", *REPORTED)
 
 
-def test_a_stop_in_the_search_skips_what_needs_it(undisturbed, folder):
-    done_until("search", folder, undisturbed)
+def test_a_stop_in_the_search_skips_what_needs_it(finished_run, folder):
+    done_until("search", folder, finished_run)
     unfinished = stopped_run("search", 8)
     assert unfinished[0] == f"search@{ROW}: search {ROW}: stopped at the deadline"
     assert f"retrain_scratch@{ROW}: skipped, it needs select@{ROW}" in unfinished
@@ -175,11 +176,11 @@ def test_a_stop_in_the_search_skips_what_needs_it(undisturbed, folder):
     assert (folder / "reports" / "index.html").exists()
     assert runner.run(only=["prepare", "supernet_block", "supernet_joint", "search", "select"]) == []
     names = [f"results/digits/{stage}" for stage in ("search", "select")]
-    assert contents(folder, *names) == contents(undisturbed, *names)
+    assert contents(folder, *names) == contents(finished_run, *names)
 
 
-def test_a_stop_in_evaluation_keeps_what_is_evaluated(undisturbed, folder):
-    done_until("never", folder, undisturbed)
+def test_a_stop_in_evaluation_keeps_what_is_evaluated(finished_run, folder):
+    done_until("never", folder, finished_run)
     unfinished = stopped_run("evaluate n", 2)
     assert unfinished[0] == f"evaluate_scratch@{ROW}: evaluate scratch {ROW}: 2 of 3 networks until the deadline"
     metrics = result_of(folder, "evaluate_scratch", "metrics.json")
@@ -191,25 +192,25 @@ def test_a_stop_in_evaluation_keeps_what_is_evaluated(undisturbed, folder):
     assert len(evaluated) == 2
     assert runner.run(only=COMPUTING) == []
     assert all(path.stat().st_mtime_ns == written for path, written in evaluated.items())
-    assert contents(folder, "results") == contents(undisturbed, "results")
+    assert contents(folder, "results") == contents(finished_run, "results")
 
 
-def test_results_of_an_earlier_run_do_not_outlive_a_skipped_stage(undisturbed, tmp_path, monkeypatch):
+def test_results_of_an_earlier_run_do_not_outlive_a_skipped_stage(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("results", "plan", "data", "runs"):
-        shutil.copytree(undisturbed / name, tmp_path / name)
-    write_params(tmp_path, quick_params())
+        shutil.copytree(finished_run / name, tmp_path / name)
+    write_params(tmp_path, tiny_params())
     stopped_run("supernet_block", 1)
     assert not (tmp_path / "results" / "digits" / "supernet_block" / ROW).exists()
     assert not (tmp_path / "results" / "digits" / "search" / ROW).exists()
     assert runner.run(only=["supernet_block"]) == []
     name = "results/digits/supernet_block"
-    assert contents(tmp_path, name) == contents(undisturbed, name)
+    assert contents(tmp_path, name) == contents(finished_run, name)
 
 
-def test_only_runs_what_it_names_and_the_plans(undisturbed, tmp_path, monkeypatch):
+def test_only_runs_what_it_names_and_the_plans(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, quick_params())
+    write_params(tmp_path, tiny_params())
     names = ("prepare", "supernet_block", "tables")
     arguments = [word for name in names for word in ("--only", name)]
     result = CliRunner().invoke(runner.main, [*arguments, "--checkpoints", "elsewhere"])
@@ -217,7 +218,7 @@ def test_only_runs_what_it_names_and_the_plans(undisturbed, tmp_path, monkeypatc
     assert {path.name for path in (tmp_path / "results" / "digits").iterdir()} == set(names) - {"tables"}
     assert not (tmp_path / ".checkpoints").exists()
     assert (tmp_path / "elsewhere" / "supernet_block").is_dir()
-    ours, theirs = (contents(root / "results" / "digits", *names) for root in (tmp_path, undisturbed))
+    ours, theirs = (contents(root / "results" / "digits", *names) for root in (tmp_path, finished_run))
     assert ours == theirs
 
 

@@ -14,13 +14,13 @@ from tamnas.errors import InputError
 from tamnas.pipeline import runner
 from tamnas.pipeline.pack import head, keep, pack, unpack
 from tamnas.pipeline.pack import main as pack_main
-from tests.helpers.tiny import ROW, commit, contents, git, quick_params, result_of, write_params
+from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, tiny_params, write_params
 
 HEAD = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
 
 
-def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
     manifest = pack(tmp_path, HEAD)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["manifest.json", "run.tar.gz"]
@@ -32,76 +32,76 @@ def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(undisturbed, 
 
     back = tmp_path / "back"
     unpack(tmp_path, back)
-    assert contents(back, "results", "reports", "plan") == contents(undisturbed, "results", "reports", "plan")
-    assert contents(back, "logs") == contents(undisturbed, "logs")
+    assert contents(back, "results", "reports", "plan") == contents(finished_run, "results", "reports", "plan")
+    assert contents(back, "logs") == contents(finished_run, "logs")
     monkeypatch.chdir(back)
     shutil.rmtree("reports")
     runner.run(only=["tables"])
-    assert contents(back, "reports") == contents(undisturbed, "reports")
+    assert contents(back, *REPORTED) == contents(finished_run, *REPORTED)
     # the shown weights alone are there, and they evaluate as before
-    shutil.copytree(undisturbed / "data", "data")
+    shutil.copytree(finished_run / "data", "data")
     runner.run(only=["evaluate_scratch"])
     path = Path("results/digits/evaluate_scratch") / ROW / "seed-0" / "grid.csv"
-    assert path.read_bytes() == (undisturbed / path).read_bytes()
+    assert path.read_bytes() == (finished_run / path).read_bytes()
 
 
-def test_another_recipe_is_tried_on_what_a_packed_run_found(undisturbed, tmp_path, monkeypatch):
+def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_path, monkeypatch):
     """As docs/gpu.md has it: Lego-Net of all its networks, then the best of these alone."""
-    monkeypatch.chdir(undisturbed)
+    monkeypatch.chdir(finished_run)
     (tmp_path / "packed").mkdir()
     pack(tmp_path / "packed", HEAD)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(pack_main, ["unpack", "packed", "--best"])
     assert result.exit_code == 0, result.output
-    raw = quick_params()
+    raw = tiny_params()
     raw["network"].update(strides=[1, 2, 2], activation="silu")
     raw["retrain"]["scratch"].update(epochs=2, label_smoothing=0.1, ema=0.9)
     write_params(tmp_path, raw)
-    shutil.copytree(undisturbed / "data", "data")
+    shutil.copytree(finished_run / "data", "data")
     assert runner.run(only=["legonet", "evaluate_legonet"]) == []
     assert runner.run(only=["retrain_scratch", "evaluate_scratch", "tables"]) == []
 
-    before = result_of(undisturbed, "retrain_scratch", "validation.json")["networks"]
+    before = result_of(finished_run, "retrain_scratch", "validation.json")["networks"]
     (best,) = result_of(tmp_path, "retrain_scratch", "validation.json")["networks"]
     robust = {one["id"]: one["last"]["robust"] for one in before}
     assert robust[best["id"]] == max(robust.values())
     assert f"keeps {best['id']}" in result.output
     votes = [Path("results/digits/legonet") / ROW / name for name in ("counts.csv", "statistics.json")]
-    assert [path.read_bytes() for path in votes] == [(undisturbed / path).read_bytes() for path in votes]
+    assert [path.read_bytes() for path in votes] == [(finished_run / path).read_bytes() for path in votes]
     for stage in ("legonet", "retrain_scratch"):
-        ours, theirs = (result_of(root, stage, "validation.json")["networks"] for root in (tmp_path, undisturbed))
+        ours, theirs = (result_of(root, stage, "validation.json")["networks"] for root in (tmp_path, finished_run))
         assert ours[0] not in theirs
     assert "label smoothing" in (tmp_path / "reports" / "README.md").read_text()
 
 
-def test_the_pack_keeps_to_its_limit_and_leaves_out_the_least(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_the_pack_keeps_to_its_limit_and_leaves_out_the_least(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
     monkeypatch.setattr("tamnas.pipeline.pack.MIB", 2**20 // 16)
     manifest = pack(tmp_path, HEAD, 24, with_checkpoints=True)
     assert (tmp_path / "run.tar.gz").stat().st_size <= 24 * 2**20 // 16
     assert manifest["left_out"]
     back = tmp_path / "back"
     unpack(tmp_path, back)
-    assert contents(back, "results") == contents(undisturbed, "results")  # worth most
+    assert contents(back, "results") == contents(finished_run, "results")  # worth most
 
 
-def test_checkpoints_are_packed_newest_first_and_a_run_goes_on_from_them(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_checkpoints_are_packed_newest_first_and_a_run_goes_on_from_them(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
     pack(tmp_path, HEAD, with_checkpoints=True)
     back = tmp_path / "back"
     unpack(tmp_path, back)
     assert not list(back.rglob("*.previous")) + list(back.rglob("*.lock"))
     monkeypatch.chdir(back)
-    shutil.copytree(undisturbed / "data", "data")
+    shutil.copytree(finished_run / "data", "data")
     (trained,) = Path(".checkpoints").glob(f"retrain_scratch/{ROW}/*/n01.safetensors")
     before = trained.stat().st_mtime_ns
     assert runner.run(only=["retrain_scratch", "retrain_finetune", "legonet"]) == []
     assert trained.stat().st_mtime_ns == before
-    assert contents(back, "results") == contents(undisturbed, "results")
+    assert contents(back, "results") == contents(finished_run, "results")
 
 
-def test_a_damaged_or_missing_file_is_one_line(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_a_damaged_or_missing_file_is_one_line(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
     pack(tmp_path, HEAD)
     archive = tmp_path / "run.tar.gz"
     blob = bytearray(archive.read_bytes())
@@ -158,16 +158,16 @@ def test_a_strangers_pack_writes_nothing_but_data(tmp_path, monkeypatch, blob):
     assert not (tmp_path / "back").exists()
 
 
-def test_what_stays_of_a_run(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_what_stays_of_a_run(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
     (tmp_path / "packed").mkdir()
     pack(tmp_path / "packed", HEAD)
     target = tmp_path / "docs" / "digits"
     target.mkdir(parents=True)
     (target / "comparison.md").write_text("by hand")
     keep(tmp_path / "packed", target)
-    assert contents(target, "reports", "results", "plan") == contents(undisturbed, "reports", "results", "plan")
-    assert (target / "params.yaml").read_bytes() == (undisturbed / "params.yaml").read_bytes()
+    assert contents(target, "reports", "results", "plan") == contents(finished_run, "reports", "results", "plan")
+    assert (target / "params.yaml").read_bytes() == (finished_run / "params.yaml").read_bytes()
     page = (target / "run.md").read_text()
     assert "- Commit: abc\n" in page
     assert f"| supernet_block | {ROW} |" in page
@@ -194,7 +194,7 @@ def test_the_commit_is_heads_and_tells_changed_code_from_changed_parameters(tmp_
 
 def test_the_manifest_says_what_ran_and_where(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, quick_params())
+    write_params(tmp_path, tiny_params())
     result = CliRunner().invoke(
         runner.main, ["--until", "prepare", "--pack", "out", "--commit", "abc", "--deadline", "60"]
     )

@@ -8,49 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from tamnas.pipeline import runner
 from tamnas.pipeline.store import Store
-from tests.helpers.tiny import ROW, stage, tiny_params, write_params
+from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, stage, tiny_params, write_params
 
-UNTIL_SEARCH = [
-    ("plan.py",),
-    ("prepare.py", "digits"),
-    ("supernet.py", "block", ROW),
-    ("supernet.py", "joint", ROW),
-    ("search.py", ROW),
-    ("start_points.py", ROW),
-    ("retrain.py", "scratch", ROW),
-]
+COMPUTED = ("supernet_block", "supernet_joint", "search", "select", "retrain_scratch")  # in order
 KILLED = {
-    ("supernet.py", "block", ROW): "supernet-block",
-    ("supernet.py", "joint", ROW): "supernet-joint",
-    ("search.py", ROW): "search",
-    ("retrain.py", "scratch", ROW): "retrain-scratch",
+    "supernet_block": ("supernet", "block", ROW),
+    "supernet_joint": ("supernet", "joint", ROW),
+    "search": ("search", ROW),
+    "retrain_scratch": ("retrain", "scratch", ROW),
 }
 
 
-def run(folder: Path, *arguments: str) -> None:
-    process = stage(folder, *arguments)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-
-
-def copy(source: Path, target: Path, *names: str) -> None:
-    for name in names:
-        shutil.copytree(source / name, target / name)
-
-
-def outputs(folder: Path) -> dict[str, bytes]:
-    files = [path for top in ("results", "runs") for path in (folder / top).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_params(folder, tiny_params())
-    for arguments in UNTIL_SEARCH:
-        run(folder, *arguments)
-    return folder
+def in_processes(folder: Path, **scratch) -> None:
+    """Tiny parameters with two worker processes, and `scratch` for retraining."""
+    raw = tiny_params()
+    raw["compute"].update(engine="processes", workers=2)
+    raw["retrain"]["scratch"].update(scratch)
+    write_params(folder, raw)
 
 
 def kill_when(folder: Path, arguments: tuple[str, ...], ready) -> bool:
@@ -76,40 +52,41 @@ def progressed(name: str):
     return ready
 
 
-def test_killed_stages_with_workers_end_with_the_same_bits(undisturbed, tmp_path):
-    """Without workers: tests/faults/matrix.py."""
-    raw = tiny_params()
-    raw["compute"].update(engine="processes", workers=2)
-    write_params(tmp_path, raw)
+@pytest.mark.slow
+def test_every_killed_stage_with_workers_ends_with_the_same_bits(finished_run, tmp_path):
+    in_processes(tmp_path)
+    run_here(tmp_path, "plan", "prepare")
     killed = 0
-    for arguments in UNTIL_SEARCH:
-        if arguments in KILLED:
-            killed += kill_when(tmp_path, arguments, progressed(KILLED[arguments]))
-        run(tmp_path, *arguments)
+    for name in COMPUTED:
+        if name in KILLED:
+            killed += kill_when(tmp_path, KILLED[name], progressed(name))
+        run_here(tmp_path, name)
     assert killed >= 3  # a stage may be faster than the signal, not all of them
-    assert outputs(tmp_path) == outputs(undisturbed)
+    for name in COMPUTED:
+        (outs,) = ([str(out) for out in one.outs] for one in planned(tiny_params()) if one.stage.name == name)
+        assert contents(tmp_path, *outs) == contents(finished_run, *outs)
 
 
-def test_workers_and_engine_do_not_change_bits(undisturbed, tmp_path):
-    raw = tiny_params()
-    raw["compute"].update(engine="processes", workers=2)
-    write_params(tmp_path, raw)
-    copy(undisturbed, tmp_path, "plan", "data", "runs", "results")
-    for arguments in (("search.py", ROW), ("retrain.py", "scratch", ROW)):
-        run(tmp_path, *arguments)
-    assert outputs(tmp_path) == outputs(undisturbed)
+def test_a_killed_stage_with_workers_ends_with_the_same_bits(finished_run, tmp_path, monkeypatch):
+    """The workers' engine: another than the finished run's. Kills without workers: tests/faults/matrix.py."""
+    in_processes(tmp_path)
+    copy_of(finished_run, tmp_path, "data", "plan", "runs", "results")
+    shutil.rmtree(tmp_path / "runs" / ROW / "retrain_scratch")
+    struck = kill_when(tmp_path, KILLED["retrain_scratch"], progressed("retrain_scratch"))
+    monkeypatch.chdir(tmp_path)
+    assert runner.run(only=["search", "retrain_scratch"]) == []  # their workers are kept from stage to stage
+    assert struck
+    for top in ("runs", "results"):
+        assert contents(tmp_path, top) == contents(finished_run, top)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_driver(undisturbed, tmp_path, how):
-    raw = tiny_params()
-    raw["compute"].update(engine="processes", workers=2)
-    raw["retrain"]["scratch"]["epochs"] = 5000
-    write_params(tmp_path, raw)
-    copy(undisturbed, tmp_path, "data", "runs", "results")
-    run(tmp_path, "plan.py")
-    process = stage(tmp_path, "retrain.py", "scratch", ROW)
-    while not list(tmp_path.glob(".checkpoints/retrain-scratch/*/*/*.state.safetensors")):
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_workers_end_with_their_driver(finished_run, tmp_path, how):
+    in_processes(tmp_path, epochs=5000)
+    copy_of(finished_run, tmp_path, "data", "runs", "results")
+    run_here(tmp_path, "plan")
+    process = stage(tmp_path, "retrain", "scratch", ROW)
+    while not list(tmp_path.glob(".checkpoints/retrain_scratch/*/*/*.state.safetensors")):
         time.sleep(0.05)
     text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     children = [int(pid) for pid in text.split()]
@@ -136,11 +113,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_second_run_waits_for_the_first(undisturbed, tmp_path):
-    copy(undisturbed, tmp_path, "plan", "data", "runs", "results")
-    write_params(tmp_path, tiny_params())
-    with Store("search", ROW, "other", root=tmp_path / ".checkpoints"):
-        process = stage(tmp_path, "search.py", ROW)
+def test_a_second_run_waits_for_the_first(finished_run, tmp_path):
+    copy_of(finished_run, tmp_path, "plan", "data", "runs", "results")
+    with Store("select", ROW, "other", root=tmp_path / ".checkpoints"):
+        process = stage(tmp_path, "select", ROW)
         line = process.stderr.readline()
         assert "another process runs this stage" in line
         assert process.poll() is None
@@ -148,16 +124,15 @@ def test_a_second_run_waits_for_the_first(undisturbed, tmp_path):
     assert process.returncode == 0
 
 
-def test_a_changed_parameter_starts_fresh(undisturbed, tmp_path):
-    write_params(tmp_path, tiny_params())
-    run(tmp_path, "plan.py")
-    run(tmp_path, "prepare.py", "digits")
-    run(tmp_path, "supernet.py", "block", ROW)
-    (before,) = (tmp_path / ".checkpoints" / "supernet-block" / ROW).iterdir()
-    raw = tiny_params()
-    raw["supernet"]["block"]["epochs"] = 1
-    write_params(tmp_path, raw)
-    run(tmp_path, "plan.py")
-    run(tmp_path, "supernet.py", "block", ROW)
-    (after,) = (tmp_path / ".checkpoints" / "supernet-block" / ROW).iterdir()
-    assert before.name != after.name
+def test_a_changed_parameter_starts_fresh(finished_run, tmp_path):
+    copy_of(finished_run, tmp_path, "data")
+    keys = set()
+    for epochs in (2, 1, 2):
+        raw = tiny_params()
+        raw["supernet"]["block"]["epochs"] = epochs
+        raw["supernet"]["joint"]["epochs"] = 3
+        write_params(tmp_path, raw)
+        run_here(tmp_path, "plan", "supernet_block")
+        keys |= {path.name for path in (tmp_path / ".checkpoints" / "supernet_block" / ROW).iterdir()}
+        assert len(list((tmp_path / ".checkpoints" / "supernet_block" / ROW).iterdir())) == 1
+    assert len(keys) == 2

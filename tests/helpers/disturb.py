@@ -8,10 +8,10 @@ undisturbed run, byte for byte. Moments are random but seeded; what they hit dep
 """
 
 import contextlib
+import importlib
 import os
 import random
 import resource
-import runpy
 import shutil
 import signal
 import subprocess
@@ -24,14 +24,20 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # nothing may have threads where processes are forked
 
-import stages.evaluate
-import stages.legonet
-import stages.search
-import stages.supernet
-import stages.tables  # noqa: F401 - imported before the fork
-from tamnas.config.resolve import parse_params
-from tamnas.pipeline import runner
-from tests.helpers.tiny import ROOT, dvc, environment, project, tiny_params, write_params
+from tamnas.pipeline.instructions import use_instructions
+
+use_instructions("avx2")  # before torch is imported
+
+import tamnas.data.prepare
+import tamnas.evaluation.grid
+import tamnas.legonet
+import tamnas.report.build
+import tamnas.search.random_search
+import tamnas.training.networks
+import tamnas.training.phases  # noqa: F401 - what stages import is imported before the fork
+from tamnas.config.fields import read_yaml
+from tamnas.pipeline.stages import Instance
+from tests.helpers.tiny import dvc, environment, planned, project, tiny_params, write_params
 from tests.helpers.tiny import stage as start
 
 
@@ -78,6 +84,14 @@ class Fault:
         return not (self.lost or self.trouble)
 
 
+def command_of(one: Instance) -> tuple[str, ...]:
+    return one.stage.script.stem, *one.arguments
+
+
+def _below(name: str, out: str) -> bool:
+    return name == out or name.startswith(f"{out}/")
+
+
 class Started:
     """A stage as a forked process; its stderr is read when it has ended."""
 
@@ -108,7 +122,7 @@ class Started:
 
 
 def _become(folder: Path, command: tuple[str, ...], errors: int, file_size: int | None) -> None:
-    """In the child: be `python <command>` in `folder`. Never returns."""
+    """In the child: be `python -m stages.<command>` in `folder`. Never returns."""
     code = 1
     try:
         os.setsid()
@@ -118,8 +132,7 @@ def _become(folder: Path, command: tuple[str, ...], errors: int, file_size: int 
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if file_size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-        sys.argv = [str(ROOT / "stages" / command[0]), *command[1:]]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        importlib.import_module(f"stages.{command[0]}").main(list(command[1:]))
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -146,22 +159,32 @@ def lost_bytes(folder: Path, expected: Files) -> int:
 
 
 class Harness:
-    """An undisturbed run, and ways to disturb copies of it."""
+    """An undisturbed run, `base` or one of its own, and ways to disturb copies of it."""
 
-    def __init__(self, home: Path, seed: int):
-        self.home, self.random = home, random.Random(seed)
-        self.base, self.stages, self.counter = home / "undisturbed", [], 0
-        self.base.mkdir(parents=True)
-        write_params(self.base, small_params())
-        for call in runner.calls(parse_params(small_params())):
-            before, started = tree(self.base), time.monotonic()
-            command = (f"{call.script}.py", *call.arguments)
-            code, errors = Started(self.base, command).wait()
-            if code:
-                raise SystemExit(f"the undisturbed run failed in {call.name}: {errors}")
-            made = {name: blob for name, blob in tree(self.base).items() if name not in before}
-            self.stages.append(Stage(call.name, command, time.monotonic() - started, made))
+    def __init__(self, home: Path, seed: int, base: Path | None = None):
+        self.home, self.random, self.counter = home, random.Random(seed), 0
+        self.base = base or home / "undisturbed"
+        if base is None:
+            self.base.mkdir(parents=True)
+            write_params(self.base, small_params())
+            self._run()
         self.expected = tree(self.base)
+        self.stages = list(self._stages())
+
+    def _run(self) -> None:
+        for one in planned(read_yaml(self.base / "params.yaml")):
+            code, errors = Started(self.base, command_of(one)).wait()
+            if code:
+                raise SystemExit(f"the undisturbed run failed in {one.name}: {errors}")
+
+    def _stages(self) -> Iterator[Stage]:
+        times = [line.split(",") for line in (self.base / "logs" / "times.csv").read_text().splitlines()]
+        seconds = {f"{stage}@{name}": float(time) for _, stage, name, time in times}
+        for one in planned(read_yaml(self.base / "params.yaml")):
+            outs = [str(out) for out in one.outs]
+            made = {name: blob for name, blob in self.expected.items() if any(_below(name, out) for out in outs)}
+            took = seconds.get(one.name) or seconds.get(f"{one.name}@run", 0.0)
+            yield Stage(one.name, command_of(one), max(took, 0.05), made)
 
     @contextlib.contextmanager
     def copy(self, stage: Stage) -> Iterator[Path]:
@@ -362,7 +385,7 @@ class Harness:
             [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while not list((folder / ".checkpoints").glob("retrain-scratch/*/*/*.state.safetensors")):
+        while not list((folder / ".checkpoints").glob("retrain_scratch/*/*/*.state.safetensors")):
             if process.poll() is not None:
                 return Fault("dvc repro", "orphan", 0, "it ended before it could be killed")
             time.sleep(0.01)

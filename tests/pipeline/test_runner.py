@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tamnas.pipeline import runner
 from tamnas.pipeline.stages import needs, stages
-from tests.helpers.tiny import ROW, copy_of, files, planned, run_here, tiny_params, write_params
+from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, tiny_params, write_params
 
 
 def test_the_order_and_the_needs_are_those_of_dvc_yaml():
@@ -31,7 +31,7 @@ def results(folder, *parts):
 
 
 def test_no_test_image_is_read_before_the_final_grid(finished_run):
-    # the run hid the test arrays from all stages before it
+    # the run kept them from all stages before this
     assert results(finished_run, "evaluate_scratch", ROW, "seed-0", "grid.csv").exists()
 
 
@@ -84,7 +84,7 @@ def test_running_again_changes_nothing(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runner.run(until="evaluate_controls_pooled") == []
     for top in ("results", "runs"):
-        assert files(tmp_path, top) == files(finished_run, top)
+        assert contents(tmp_path, top) == contents(finished_run, top)
 
 
 def test_reports_are_made(finished_run):
