@@ -28,15 +28,7 @@ def start_noise(x: Tensor, eps: float, generator: torch.Generator | None) -> Ten
 
 
 def perturb(
-    model: nn.Module,
-    x: Tensor,
-    start: Tensor,
-    *,
-    eps: float,
-    step_size: float,
-    m: int,
-    n: int,
-    bn: str = "eval",
+    model: nn.Module, x: Tensor, start: Tensor, *, eps: float, step_size: float, m: int, n: int, bn: str = "eval"
 ) -> Tensor:
     """eta after TRADES-YOPO-m-n from `start` (noise like x, projected inside); shape of x.
 

@@ -27,8 +27,7 @@ class Supernet(nn.Module):
         self.space = space
         act_layer = ACTIVATIONS[space.activation]
         first = Architecture(
-            tuple(space.allowed_blocks(i)[0] for i in range(len(space.layers))),
-            (space.max_ratio,) * len(space.layers),
+            tuple(space.allowed_blocks(i)[0] for i in range(len(space.layers))), (space.max_ratio,) * len(space.layers)
         )
         self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
         self.rest = Rest(space, first, act_layer)

@@ -48,10 +48,7 @@ class Limits:
 
 
 def run(
-    params_path: str = "params.yaml",
-    until: str | None = None,
-    only: Collection[str] = (),
-    limits: Limits | None = None,
+    params_path: str = "params.yaml", until: str | None = None, only: Collection[str] = (), limits: Limits | None = None
 ) -> list[str]:
     """Run everything, or what `until` and `only` leave. Returns a line per stage instance that is not finished.
 

@@ -170,12 +170,7 @@ def _table_values(table: Table) -> dict:
 
 
 def _picture_values(one: Picture) -> dict:
-    return {
-        "name": one.name,
-        "title": one.title,
-        "caption": one.caption,
-        "data": base64.b64encode(one.svg).decode(),
-    }
+    return {"name": one.name, "title": one.title, "caption": one.caption, "data": base64.b64encode(one.svg).decode()}
 
 
 def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:

@@ -56,10 +56,7 @@ def memoised(
     plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, path: Path, what: str, total: int
 ):
     """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
-    with (
-        Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs,
-        Progress(what, total) as progress,
-    ):
+    with Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs, Progress(what, total) as progress:
 
         def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
             for index, values in jobs.run_jobs(evaluate_subnet, archs):

@@ -41,10 +41,7 @@ class SearchResult:
 
 
 def search(
-    space: SearchSpace,
-    plan: SearchPlan,
-    evaluate: Callable[[Sequence[Architecture]], list[Fitness]],
-    seed: int,
+    space: SearchSpace, plan: SearchPlan, evaluate: Callable[[Sequence[Architecture]], list[Fitness]], seed: int
 ) -> SearchResult:
     """NSGA-II as the paper sets it: `plan.generations` survivals after the initial population.
 

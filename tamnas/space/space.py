@@ -161,10 +161,7 @@ class SearchSpace:
         return self.fixed_parameters + int(smallest), self.fixed_parameters + int(table.max(axis=1).sum())
 
     def sample(
-        self,
-        generator: np.random.Generator,
-        budget: Budget = None,
-        ratios: Sequence[float] | None = None,
+        self, generator: np.random.Generator, budget: Budget = None, ratios: Sequence[float] | None = None
     ) -> Architecture:
         """One architecture, uniform over those within `budget` (inclusive; None: no bound).
 
@@ -173,11 +170,7 @@ class SearchSpace:
         return self.decode(self.sample_genes(generator, 1, budget, ratios)[0])
 
     def sample_genes(
-        self,
-        generator: np.random.Generator,
-        count: int,
-        budget: Budget = None,
-        ratios: Sequence[float] | None = None,
+        self, generator: np.random.Generator, count: int, budget: Budget = None, ratios: Sequence[float] | None = None
     ) -> np.ndarray:
         """`count` rows of genes (block indices, then ratio indices), uniform under `budget`.
 

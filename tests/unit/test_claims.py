@@ -10,14 +10,7 @@ from tamnas.attacks.registry import Pgd
 from tamnas.report import collect
 from tamnas.report.claims import judges
 from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
-from tamnas.report.claims.verdicts import (
-    FAILS,
-    HOLDS,
-    NOT_RUN,
-    UNDECIDED,
-    above,
-    all_of,
-)
+from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, above, all_of
 from tamnas.report.intervals import Interval, correlation, newcombe, welch
 from tamnas.report.study import ControlResults
 from tests.helpers.small_results import params, write_run
@@ -117,8 +110,7 @@ def test_without_results_nothing_is_judged(empty, claim):
 
 
 @pytest.mark.parametrize(
-    ("one_step", "expected"),
-    [(around(0.50), HOLDS), (around(0.40), FAILS), (around(0.48, spread=0.05), UNDECIDED)],
+    ("one_step", "expected"), [(around(0.50), HOLDS), (around(0.40), FAILS), (around(0.48, spread=0.05), UNDECIDED)]
 )
 def test_fewer_steps_suffice(several, monkeypatch, tmp_path, one_step, expected):
     monkeypatch.chdir(tmp_path)
