@@ -36,7 +36,7 @@ check: env
 
 # The committed run again from nothing, in a temporary folder: every byte must be the same (docs/reliability.md).
 golden: env
-	$(BIN)/python tests/golden.py
+	$(BIN)/python -m tests.golden
 
 # After a change of code that cannot change results: take the present ones for those of the new code.
 # In this order: a commit before the code is listed anew would lock new code beside old lists.
