@@ -68,6 +68,15 @@ def only_ints(*allowed: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def exactly_one(**values: Any) -> None:
+    """Raises ValueError unless one of two is given."""
+    given = [value is not None for value in values.values()]
+    if sum(given) != 1:
+        raise ValueError(
+            f"set exactly one of {' and '.join(values)}; here {'both are' if any(given) else 'neither is'}"
+        )
+
+
 def distinct(**lists: tuple) -> None:
     """Raises ValueError for the first list that holds a value twice."""
     for name, values in lists.items():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tamnas.config.compute import ComputeParams
-from tamnas.config.fields import PixelFraction, Section, distinct, only_ints, validated
+from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints, validated
 from tamnas.config.sections import (
     BASELINES,
     Budget,
@@ -62,9 +62,7 @@ class TrainingAttackParams(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if (self.attack_steps is None) == (self.yopo is None):
-            both = "neither is" if self.yopo is None else "both are"
-            raise ValueError(f"set exactly one of attack_steps and yopo; here {both}")
+        exactly_one(attack_steps=self.attack_steps, yopo=self.yopo)
         return self
 
     def resolve(self, lam: float, bn: str) -> dict:

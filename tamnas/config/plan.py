@@ -5,6 +5,7 @@ file: what is not in it cannot change the stage's results, and a changed paramet
 changes. Nothing here needs torch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -118,6 +119,11 @@ class StagePlan(Section):
     def load(cls, name: str, stage: str) -> Self:
         """The plan of a stage instance. Raises InputError."""
         return read_plan(cls, FOLDER / name / f"{stage}.yaml")
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """What a stage of this kind may know of all that is `told`, by field."""
+        return cls(**{field: told[field] for field in cls.model_fields if field in told})
 
     def key(self) -> dict:
         """What a checkpoint of this stage depends on, JSON-able."""
@@ -263,73 +269,57 @@ def load_study() -> StudyPlan:
 
 def row_stages(row: RowPlan) -> dict[str, StagePlan]:
     """The plan of every stage of a row, by stage."""
-    told = {
+    told = dict(row) | {
         "name": row.row,
-        "dataset": row.dataset,
-        "seed": row.seed,
-        "numerics": row.numerics,
+        "rows": (row.row,),
         "classes": row.data.classes,
-        "network": row.network,
-        "space": row.space,
+        "augment": row.data.augment,
+        "size": row.data.size,
+        "batch_size": row.supernet.joint.recipe.batch_size,
+        "budget": row.search.budget,
+        "top": row.legonet.top,
+        "weights": row.eval.weights,
+        "training": row.retrain.scratch,
+        **dict(row.retrain),
     }
-    trains = told | {"augment": row.data.augment}
-    inherits = trains | {"batch_size": row.supernet.joint.recipe.batch_size}
-    supernet = trains | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
-    retrains = trains | {"validation": row.retrain.validation}
-    scratch = retrains | {"training": row.retrain.scratch}
-    block, joint = row.supernet.block, row.supernet.joint
-    evaluate = EvaluateStagePlan(**told, size=row.data.size, eval=row.eval)
+    supernet = told | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
+    block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
+    recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
+    controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own
     return {
-        "supernet_block": PhaseStagePlan(
-            **supernet, recipe=block.recipe, budget=block.budget, open_ratios=None, keep_momentum=False
-        ),
-        "supernet_joint": PhaseStagePlan(
-            **supernet,
-            recipe=joint.recipe,
-            budget=joint.budget,
-            open_ratios=joint.open_ratios,
-            keep_momentum=joint.keep_momentum,
-        ),
-        "search": SearchStagePlan(**inherits, search=row.search),
-        "random_search": RandomSearchStagePlan(**inherits, search=row.search, run=row.controls.random_search),
-        "select": SelectStagePlan(
-            **inherits,
-            search=RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images),
-            max_subnets=row.retrain.max_subnets,
-        ),
-        "retrain_scratch": TrainingStagePlan(**scratch),
-        "retrain_finetune": TrainingStagePlan(**retrains, training=row.retrain.finetune),
-        "legonet": LegonetStagePlan(**scratch, rows=(row.row,), top=row.legonet.top, weights=row.eval.weights),
-        "controls": RowControlsStagePlan(
-            **scratch,
-            seeds=row.seeds,
-            finetune=row.retrain.finetune,
-            budget=row.search.budget,
-            weights=row.eval.weights,
-            controls=row.controls.model_copy(update={"random_search": False}),
-        ),
-        **{f"evaluate_{kind}": evaluate for kind in ("scratch", "finetune", "legonet", "controls")},
+        "supernet_block": PhaseStagePlan.of(block),
+        "supernet_joint": PhaseStagePlan.of(supernet | dict(row.supernet.joint)),
+        "search": SearchStagePlan.of(told),
+        "random_search": RandomSearchStagePlan.of(told | {"run": row.controls.random_search}),
+        "select": SelectStagePlan.of(told | {"search": recalibration}),
+        "retrain_scratch": TrainingStagePlan.of(told),
+        "retrain_finetune": TrainingStagePlan.of(told | {"training": row.retrain.finetune}),
+        "legonet": LegonetStagePlan.of(told),
+        "controls": RowControlsStagePlan.of(told | {"controls": controls}),
+        **{f"evaluate_{kind}": EvaluateStagePlan.of(told) for kind in ("scratch", "finetune", "legonet", "controls")},
     }
 
 
 def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
     """The plan of every stage of a dataset, by stage."""
-    name = {"name": plan.dataset, "dataset": plan.dataset}
-    told = name | {"seed": plan.seed, "numerics": plan.numerics, "classes": plan.data.classes}
-    trains = told | {"augment": plan.data.augment, "validation": plan.validation}
-    pooled = {"network": plan.pooled.network, "space": plan.space}
-    legonet = trains | pooled | {"training": plan.pooled.training}
-    evaluate = EvaluateStagePlan(**told, **pooled, size=plan.data.size, eval=plan.eval)
+    told = dict(plan) | {
+        "name": plan.dataset,
+        "classes": plan.data.classes,
+        "augment": plan.data.augment,
+        "size": plan.data.size,
+        "top": plan.legonet.top,
+        "weights": plan.eval.weights,
+        **dict(plan.pooled),
+    }
     return {
-        "prepare": PrepareStagePlan(**name, data=plan.data),
-        "baselines": BaselinesStagePlan(**trains, baselines=plan.baselines),
-        "legonet_pooled": LegonetStagePlan(
-            **legonet, rows=plan.pooled.rows, top=plan.legonet.top, weights=plan.eval.weights
-        ),
-        "controls_pooled": PooledControlsStagePlan(
-            **legonet, seeds=plan.seeds, baselines=plan.baselines, controls=plan.controls
-        ),
-        **{f"evaluate_{kind}": evaluate for kind in ("legonet_pooled", "baselines", "controls_pooled")},
+        "prepare": PrepareStagePlan.of(told),
+        "baselines": BaselinesStagePlan.of(told),
+        "legonet_pooled": LegonetStagePlan.of(told),
+        "controls_pooled": PooledControlsStagePlan.of(told),
+        **{
+            f"evaluate_{kind}": EvaluateStagePlan.of(told)
+            for kind in ("legonet_pooled", "baselines", "controls_pooled")
+        },
     }
 
 

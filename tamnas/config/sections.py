@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.attacks.registry import AnyAttack, Attack, Pgd
-from tamnas.config.fields import PixelFraction, Section, distinct, only_ints
+from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints
 from tamnas.data.sources import SOURCES
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
@@ -188,9 +188,7 @@ class ResampleParams(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        if (self.epochs is None) == (self.steps is None):
-            both = "neither is" if self.steps is None else "both are"
-            raise ValueError(f"set exactly one of epochs and steps; here {both}")
+        exactly_one(epochs=self.epochs, steps=self.steps)
         return self
 
 
