@@ -2,10 +2,12 @@
 
 import csv
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamnas.config.compute import load_compute
-from tamnas.config.plan import RowPlan, load_row
+from tamnas.config.plan import ControlsStagePlan, LegonetStagePlan, RowControlsStagePlan, dataset_stages, row_stages
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
 from tamnas.errors import InputError
 from tamnas.pipeline import checkpoint, runner
+from tamnas.records import Job, NetworkSpec, Start
 from tamnas.report.collect import collect
 from tamnas.report.figures import style
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import to_csv
-from tamnas.search.fitness import Fitness
 from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
 from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
 from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_network
 from tests.helpers.tiny import ROOT, ROW, tiny_params, write_params
+from tests.helpers.toy_search import fitness_of, planned
 
 PAPER = SearchSpace.paper()
 SMALL = SearchSpace(
@@ -42,11 +44,13 @@ ON = {
 }  # fmt: skip
 
 
-def plans(controls: dict | None = None, **changed) -> dict:
+def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePlan]:
+    """Of the two stages of controls, by row and dataset."""
     raw = tiny_params()
     raw["retrain"]["finetune"]["epochs"] = 2
     raw["controls"] = controls or {}
-    return resolve_all(parse_params(raw | changed))
+    found = resolve_all(parse_params(raw | changed))
+    return {ROW: row_stages(found[ROW])["controls"], "digits": dataset_stages(found["digits"])["controls_pooled"]}
 
 
 # -- architectures ------------------------------------------------------------------------------
@@ -135,10 +139,11 @@ def test_random_search_makes_as_many_distinct_evaluations():
 
     def evaluate(archs):
         asked.extend(archs)
-        return [Fitness(0.5 + 0.1 * arch.ratios[0] / 2, 0.4, PAPER.parameters(arch)) for arch in archs]
+        return [fitness_of(0.5 + 0.1 * arch.ratios[0] / 2, 0.4, PAPER.parameters(arch)) for arch in archs]
 
     counts, budget = [20, 40, 55], (1_700_000, 1_900_000)
-    rows, fitness = random_search(PAPER, budget, counts, evaluate, np.random.default_rng(0))
+    plan = planned(budget=budget)
+    rows, fitness = random_search(PAPER, plan, counts, evaluate, np.random.default_rng(0))
     assert len(asked) == len(set(asked)) == len(fitness) == 55
     assert all(budget[0] <= PAPER.parameters(arch) <= budget[1] for arch in asked)
     assert [row["evaluated"] for row in rows] == counts
@@ -146,7 +151,7 @@ def test_random_search_makes_as_many_distinct_evaluations():
     assert shares == sorted(shares)
     assert shares[0] > 0
     # what the first count saw does not depend on what came later
-    again, _ = random_search(PAPER, budget, [20, 55], evaluate, np.random.default_rng(0))
+    again, _ = random_search(PAPER, plan, [20, 55], evaluate, np.random.default_rng(0))
     assert again[0] == rows[0]
 
 
@@ -157,11 +162,11 @@ def test_random_search_ends_where_the_space_does():
 # -- what a plan asks for -----------------------------------------------------------------------
 
 
-def jobs_of(plan: RowPlan, networks: int = 3) -> list[dict]:
+def jobs_of(plan: RowControlsStagePlan, networks: int = 3) -> list[Job]:
     space = SearchSpace.from_params(plan)
     random = np.random.default_rng(0)
     archs = [space.sample(random) for _ in range(networks)]
-    selected = [{"id": f"n{i:02d}", "architecture": arch.plain(), "baseline": None} for i, arch in enumerate(archs)]
+    selected = [NetworkSpec(f"n{i:02d}", arch) for i, arch in enumerate(archs)]
     return row_jobs(plan, selected, "n01", archs[0], Path("start"))
 
 
@@ -176,29 +181,29 @@ def test_controls_that_are_off_ask_for_nothing():
 def test_every_control_trains_what_it_says():
     plan = plans(ON, seeds=[3, 5])[ROW]
     jobs = jobs_of(plan)
-    assert len({job["id"] for job in jobs}) == len(jobs)
-    json.dumps(jobs)
-    assert Counter(job["label"]["control"] for job in jobs) == {
+    assert len({job.network.id for job in jobs}) == len(jobs)
+    assert pickle.loads(pickle.dumps(jobs)) == jobs  # workers take them
+    assert Counter(job.label.control for job in jobs) == {
         "random_networks": 3, "lego_reversed": 1, "lego_random": 2, "finetune_lr_0.01": 3, "finetune_equal_budget": 3,
         "common_attack": 3, "seeds": 6,
     }  # fmt: skip
-    own = {"scratch": plan.retrain.scratch.plain(), "finetune": plan.retrain.finetune.plain()}
+    own = {"scratch": plan.training.plain(), "finetune": plan.finetune.plain()}
     for job in jobs:
-        label, changed = job["label"], own["finetune" if job["label"]["kind"] == "finetune" else "scratch"]
-        if label["control"] == "finetune_lr_0.01":
+        label, changed = job.label, own["finetune" if job.label.kind == "finetune" else "scratch"]
+        if label.control == "finetune_lr_0.01":
             changed = changed | {"recipe": changed["recipe"] | {"lr": 0.01}}
-        if label["control"] == "finetune_equal_budget":
+        if label.control == "finetune_equal_budget":
             scratch = own["scratch"]["recipe"]
             changed = changed | {"recipe": changed["recipe"] | {k: scratch[k] for k in ("epochs", "schedule")}}
-        if label["control"] == "common_attack":
-            changed = changed | {"attack": job["training"]["attack"]}
-            assert job["training"]["attack"]["eps"] == "4/255"
-        assert job["training"] == changed
-        assert ("inherited" in job) == (label["kind"] == "finetune")
-        stage = "legonet" if label["kind"] == "legonet" else f"retrain_{label['kind']}"
-        assert job["key"] == [label["seed"], stage, ROW]
-    repeats = [job for job in jobs if job["label"]["control"] == "seeds"]
-    assert Counter((job["label"]["seed"], job["label"]["kind"], job["label"]["of"]) for job in repeats) == Counter(
+        if label.control == "common_attack":
+            changed = changed | {"attack": job.training.attack.plain()}
+            assert job.training.attack.eps == Fraction(4, 255)
+        assert job.training.plain() == changed
+        assert job.start == (Start(Path("start"), label.of) if label.kind == "finetune" else None)
+        stage = "legonet" if label.kind == "legonet" else f"retrain_{label.kind}"
+        assert job.key == (label.seed, stage, ROW)
+    repeats = [job for job in jobs if job.label.control == "seeds"]
+    assert Counter((job.label.seed, job.label.kind, job.label.of) for job in repeats) == Counter(
         (seed, kind, of)
         for seed in (3, 5)
         for kind, of in (("scratch", "n01"), ("finetune", "n01"), ("legonet", "lego"))
@@ -207,7 +212,7 @@ def test_every_control_trains_what_it_says():
 
 def test_random_draws_do_not_depend_on_other_controls():
     alone = jobs_of(plans({"random_networks": True})[ROW])
-    among = [job for job in jobs_of(plans(ON)[ROW]) if job["label"]["control"] == "random_networks"]
+    among = [job for job in jobs_of(plans(ON)[ROW]) if job.label.control == "random_networks"]
     assert alone == among
     more = jobs_of(plans({"legonet": {"random": 3}})[ROW])
     assert jobs_of(plans({"legonet": {"random": 2}})[ROW]) == more[:2]
@@ -217,8 +222,8 @@ def test_what_the_row_does_anyway_is_not_trained_again():
     raw = tiny_params()
     own = {"eps": raw["supernet"]["eps"], "attack_steps": raw["supernet"]["attack_steps"]}
     plan = plans({"common_attack": own, "finetune_lr": [raw["retrain"]["finetune"]["lr"], 0.01]})[ROW]
-    assert same_training(plan.controls.common_attack, plan.retrain.scratch)
-    assert {job["label"]["control"] for job in jobs_of(plan)} == {"finetune_lr_0.01"}
+    assert same_training(plan.controls.common_attack, plan.training)
+    assert {job.label.control for job in jobs_of(plan)} == {"finetune_lr_0.01"}
     told = status(plan)["controls"]
     assert (told["common_attack"], told["finetune_lr_0.1"], told["finetune_lr_0.01"]) == (OWN, OWN, RUN)
 
@@ -227,14 +232,14 @@ def test_pooled_jobs():
     plan = plans(ON, seeds=[3])["digits"]
     space = SearchSpace.from_params(plan)
     jobs = pooled_jobs(plan, space.sample(np.random.default_rng(0)))
-    assert Counter(job["label"]["control"] for job in jobs) == {"lego_reversed": 1, "lego_random": 2, "seeds": 2}
-    assert [(job["id"], job["baseline"], job["key"]) for job in jobs if job["baseline"]] == [
-        ("seed-3-resnet20", "resnet20", [3, "baselines", "digits"])
+    assert Counter(job.label.control for job in jobs) == {"lego_reversed": 1, "lego_random": 2, "seeds": 2}
+    assert [(job.network.id, job.network.baseline, job.key) for job in jobs if job.network.baseline] == [
+        ("seed-3-resnet20", "resnet20", (3, "baselines", "digits"))
     ]
 
 
 @pytest.mark.parametrize(
-    "stage", [("random_search.py", ROW), ("controls.py", "row", ROW), ("evaluate.py", "controls", ROW)]
+    "stage", [("random_search", ROW), ("controls", "row", ROW), ("evaluate", "controls", ROW)], ids=" ".join
 )
 def test_a_stage_with_all_controls_off_imports_no_torch(stage, tmp_path):
     raw = tiny_params()
@@ -242,12 +247,16 @@ def test_a_stage_with_all_controls_off_imports_no_torch(stage, tmp_path):
     for folder in ("data", "runs"):
         (tmp_path / folder / ROW / "controls").mkdir(parents=True)
     (tmp_path / "data" / "digits.npz").touch()
+    for stage_before in ("search", "retrain_scratch", "legonet"):
+        (tmp_path / "results" / "digits" / stage_before / ROW).mkdir(parents=True)
+    for made in ("start-scratch.json", "start-finetune.safetensors", "joint.safetensors"):
+        (tmp_path / "runs" / ROW / made).touch()
     code = (
         f"import runpy, sys; sys.path[:0] = [{str(ROOT)!r}]\n"
-        "import stages.plan; stages.plan.run()\n"
+        "import stages.plan; stages.plan.main.run()\n"
         f"sys.argv = {list(stage)!r}\n"
         "try:\n"
-        f"    runpy.run_path({str(ROOT / 'stages' / stage[0])!r}, run_name='__main__')\n"
+        f"    runpy.run_module('stages.{stage[0]}', run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules"
@@ -356,19 +365,15 @@ def test_random_search_stands_beside_the_search(finished):
 
 def test_a_repeat_is_what_its_seed_would_have_trained(finished):
     """The job of the legonet stage itself, with the other seed in its key."""
-    plan = load_row(ROW)
+    plan = LegonetStagePlan.load(ROW, "legonet")
     (repeat,) = [
         one for one in read(finished, "controls", ROW, "seed-1", "validation.json")["networks"] if one["of"] == "lego"
     ]
     folder = finished / "alone"
     folder.mkdir()
-    task = TrainingTask(
-        key=(1, "legonet", ROW), space=SearchSpace.from_params(plan), data=Path("data/digits.npz"),
-        training=plan.retrain.scratch, reference=plan.retrain.validation, augment=plan.data.augment,
-        numerics=plan.numerics, compute=load_compute(), folder=folder,
-    )  # fmt: skip
-    spec = {"id": "lego", "architecture": repeat["architecture"], "baseline": None}
-    alone = train_network(spec, task.context())
+    network = NetworkSpec("lego", Architecture.from_plain(repeat["architecture"]))
+    job = Job(network, plan.training, (1, "legonet", ROW))
+    alone = train_network(job, TrainingTask.of(plan, folder).context()).plain()
     assert {key: repeat[key] for key in ("last", "best", "parameters")} == {
         key: alone[key] for key in ("last", "best", "parameters")
     }
@@ -410,9 +415,7 @@ def test_switching_controls_off_again_leaves_nothing_of_them(finished, tmp_path)
     write_params(copy, raw)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy)
-        for call in runner.calls(parse_params(raw)):
-            if call.name.partition("@")[0] in ("plan", "random_search", "controls", "evaluate_controls"):
-                call()
+        runner.run(only=("random_search", "controls", "evaluate_controls"))
         now = controls_lines()
     assert not list((copy / "runs" / ROW / "controls").rglob("*.safetensors"))
     before = json.loads((finished / "before" / "controls.json").read_text())
