@@ -72,9 +72,8 @@ def exactly_one(**values: Any) -> None:
     """Raises ValueError unless one of two is given."""
     given = [value is not None for value in values.values()]
     if sum(given) != 1:
-        raise ValueError(
-            f"set exactly one of {' and '.join(values)}; here {'both are' if any(given) else 'neither is'}"
-        )
+        here = "both are" if any(given) else "neither is"
+        raise ValueError(f"set exactly one of {' and '.join(values)}; here {here}")
 
 
 def distinct(**lists: tuple) -> None:
