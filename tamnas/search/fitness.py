@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
 
 from tamnas.config.compute import ComputeParams
-from tamnas.config.plan import InheritStagePlan
-from tamnas.config.sections import SearchPlan
+from tamnas.config.plan import InheritStagePlan, SearchStagePlan
 from tamnas.data.loader import Split, batches, load_split
-from tamnas.evaluation.accuracy import fast_copy
+from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.networks.batchnorm import recalibrate
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -80,11 +80,18 @@ def evaluate_subnet(arch: Architecture, context: SearchContext) -> dict[str, flo
 
     Raises DeadlineError when another one would end after the deadline.
     """
-    plan: SearchPlan = context.plan
+    plan: SearchStagePlan = context.plan
     context.pace.require_time(f"search {plan.name}")
     subnet = fast_copy(inherited_subnet(context, arch))
     key = (plan.seed, "search", plan.name, "attack")
-    candidate = Candidate(context.supernet.space, arch, subnet, context.validation, plan.search.attack, key)
+    candidate = Candidate(
+        context.supernet.space,
+        arch,
+        subnet,
+        context.validation,
+        clean=partial(accuracy, subnet, context.validation),
+        robust=partial(pgd_accuracy, subnet, context.validation, plan.search.attack, key),
+    )
     return {objective.column: objective.measure(candidate) for objective in measured(plan.search.objectives)}
 
 

@@ -1,6 +1,6 @@
 """What a search optimises: each objective is one entry here, used by search, fronts, hypervolume, tables and figures.
 
-A low room: parameters are checked against it, so it imports nothing that needs torch; measuring does.
+A low room: parameters are checked against it, so nothing here imports what measuring takes; a `Candidate` brings it.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,16 @@ from tamnas.space.space import SearchSpace
 class Candidate:
     """What an objective measures: an architecture, and its subnet (a torch module) with inherited weights.
 
-    `validation` is the `tamnas.data.loader.Split` to measure on, `attack` the search's, `key` of its random start.
+    `validation` is the `tamnas.data.loader.Split` to measure on, `clean` and `robust` (under the search's attack)
+    compute its accuracies there, in [0, 1].
     """
 
     space: SearchSpace
     arch: Architecture
     subnet: Any
     validation: Any
-    attack: Any
-    key: tuple
+    clean: Callable[[], float]
+    robust: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,6 @@ class Objective:
         return 1 - value if self.maximise else float(value)
 
 
-def _clean(candidate: Candidate) -> float:
-    from tamnas.evaluation.accuracy import accuracy
-
-    return accuracy(candidate.subnet, candidate.validation)
-
-
-def _robust(candidate: Candidate) -> float:
-    from tamnas.evaluation.accuracy import pgd_accuracy
-
-    return pgd_accuracy(candidate.subnet, candidate.validation, candidate.attack, candidate.key)
-
-
 OBJECTIVES: dict[str, Objective] = {}
 
 
@@ -69,15 +58,19 @@ def register_objective(objective: Objective) -> Objective:
 
 # Every search measures these three, whatever it optimises: tables and figures of the paper need them.
 BASE = (
-    register_objective(Objective("clean_error", "clean", "Clean accuracy", "%", _clean, maximise=True)),
-    register_objective(Objective("robust_error", "robust", "Robust accuracy", "%", _robust, maximise=True)),
+    register_objective(
+        Objective("clean_error", "clean", "Clean accuracy", "%", lambda found: found.clean(), maximise=True)
+    ),
+    register_objective(
+        Objective("robust_error", "robust", "Robust accuracy", "%", lambda found: found.robust(), maximise=True)
+    ),
     register_objective(
         Objective(
             "parameters",
             "parameters",
             "Parameters",
             "parameters",
-            measure=lambda candidate: candidate.space.parameters(candidate.arch),
+            measure=lambda found: found.space.parameters(found.arch),
             scale=lambda space: space.parameter_range()[1],
         )
     ),
