@@ -16,14 +16,14 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(dataset: str) -> None:
     plan = BaselinesStagePlan.load(dataset, "baselines")
-    with stage_run("baselines", plan) as store:
+    with stage_run("baselines", plan) as checkpoints:
         from tamnas.records import Job, NetworkSpec
         from tamnas.training.networks import TrainingTask, train_and_write
 
         key, training = (plan.seed, "baselines", dataset), plan.baselines.training
         jobs = [Job(NetworkSpec(name, baseline=name), training, key) for name in plan.baselines.names]
         folder = seeded(results(dataset, "baselines"), plan.seed)
-        task = TrainingTask.of(plan, store.folder)
+        task = TrainingTask.of(plan, checkpoints)
         train_and_write(task, jobs, f"baselines {dataset}", weights(dataset, "baselines"), folder)
 
 

@@ -27,10 +27,10 @@ def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage, kind = ("controls", RowControlsStagePlan) if scope == "row" else ("controls_pooled", PooledControlsStagePlan)
     plan = kind.load(name, stage)
     trained, small = weights(name, "controls"), results(plan.dataset, stage, name if scope == "row" else None)
-    with stage_run(stage, plan) as store:
+    with stage_run(stage, plan) as checkpoints:
         renew(plan, trained, small)
         if plan.controls.training or plan.seeds:
-            train_controls(plan, store.folder, trained, small)
+            train_controls(plan, checkpoints, trained, small)
         else:
             click.echo(f"{name}: every control is off")
 

@@ -27,11 +27,11 @@ def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     plan, trained = EvaluateStagePlan.load(name, stage), weights(name, KINDS[kind].folder)
     folder, found = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
-    with stage_run(stage, plan, apart=[trained]) as store:
+    with stage_run(stage, plan, apart=[trained]) as checkpoints:
         if seed_folders(kind, trained, plan.seed):  # else controls that are off, or no baselines
             from tamnas.evaluation.grid import evaluate_and_write
 
-            found = evaluate_and_write(plan, kind, trained, store.folder, folder)
+            found = evaluate_and_write(plan, kind, trained, checkpoints, folder)
         networks = {str(seed): list(metrics["networks"]) for seed, metrics in found.items()}
         write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
         for metrics in found.values():

@@ -22,7 +22,7 @@ from tamnas.pipeline.stage import stage_run
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage = "legonet" if scope == "row" else "legonet_pooled"
     plan = LegonetStagePlan.load(name, stage)
-    with stage_run(stage, plan) as store:
+    with stage_run(stage, plan) as checkpoints:
         from tamnas.legonet import candidates, design
         from tamnas.records import Job, NetworkSpec
         from tamnas.space.space import SearchSpace
@@ -32,7 +32,7 @@ def main(scope: Literal["row", "pooled"], name: str) -> None:
         arch, counts, statistics = design(SearchSpace.from_params(plan), networks, plan.top, plan.weights)
         job = Job(NetworkSpec("lego", arch), plan.training, (plan.seed, "legonet", name))
         folder = results(plan.dataset, stage, name if scope == "row" else None)
-        task, trained = TrainingTask.of(plan, store.folder), weights(name, "legonet")
+        task, trained = TrainingTask.of(plan, checkpoints), weights(name, "legonet")
         train_and_write(task, [job], f"legonet {name}", trained, seeded(folder, plan.seed))
         write_csv(folder / "counts.csv", counts)
         write_json(folder / "statistics.json", statistics)

@@ -22,12 +22,12 @@ from tamnas.pipeline.stage import stage_run
 def main(row: str) -> None:
     plan = RandomSearchStagePlan.load(row, "random_search")
     folder = results(plan.dataset, "random_search", row)
-    with stage_run("random_search", plan) as store:
+    with stage_run("random_search", plan) as checkpoints:
         if plan.run:
             from tamnas.search.random_search import evaluations, run_random_search
 
             counts = evaluations(results(plan.dataset, "search", row) / "hypervolume.csv")
-            supernet, memo = weights(row, "joint.safetensors"), store.folder / "evaluated.jsonl"
+            supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
             found = run_random_search(plan, counts, supernet, prepared(plan.dataset), load_compute(), memo)
             for name, rows in zip(("hypervolume.csv", "individuals.csv"), found, strict=True):
                 write_csv(folder / name, rows)

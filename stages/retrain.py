@@ -21,10 +21,10 @@ from tamnas.pipeline.stage import stage_run
 def main(init: Literal["scratch", "finetune"], row: str) -> None:
     stage = f"retrain_{init}"
     plan = TrainingStagePlan.load(row, stage)
-    with stage_run(stage, plan) as store:
+    with stage_run(stage, plan) as checkpoints:
         from tamnas.training.networks import TrainingTask, retraining_jobs, train_and_write
 
-        task = TrainingTask.of(plan, store.folder)
+        task = TrainingTask.of(plan, checkpoints)
         folder = seeded(results(plan.dataset, stage, row), plan.seed)
         train_and_write(task, retraining_jobs(plan, init), f"{stage} {row}", weights(row, stage), folder)
 

@@ -18,10 +18,10 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(row: str) -> None:
     plan, compute = SearchStagePlan.load(row, "search"), load_compute()
-    with stage_run("search", plan) as store:
+    with stage_run("search", plan) as checkpoints:
         from tamnas.search.nsga2 import fronts, individuals, run_search
 
-        supernet, memo = weights(row, "joint.safetensors"), store.folder / "evaluated.jsonl"
+        supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
         found, fitness = run_search(plan, supernet, prepared(plan.dataset), compute, memo)
         folder = results(plan.dataset, "search", row)
         write_csv(folder / "individuals.csv", individuals(found, fitness))

@@ -23,7 +23,7 @@ def main(phase: Literal["block", "joint"], row: str) -> None:
     stage, compute = f"supernet_{phase}", load_compute()
     plan = PhaseStagePlan.load(row, stage)
     start = weights(row, "block.safetensors") if phase == "joint" else None
-    with stage_run(stage, plan) as store:
+    with stage_run(stage, plan) as checkpoints:
         from tamnas.data.loader import load_split
         from tamnas.networks.trained import supernet_tensors
         from tamnas.pipeline import checkpoint, device
@@ -32,7 +32,7 @@ def main(phase: Literal["block", "joint"], row: str) -> None:
 
         runtime = device.start(plan.numerics, compute)
         split = load_split(prepared(plan.dataset), "train", runtime.device)
-        resume = Resume(store.path("state"), compute.checkpoint_seconds)
+        resume = Resume(checkpoints / "state.safetensors", compute.checkpoint_seconds)
         trained, outcome = train_phase(plan, stage, split, start, runtime, resume)
         checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})
         write_csv(results(plan.dataset, stage, row) / "curve.csv", outcome.history)

@@ -6,23 +6,26 @@ reading parameters or printing a table needs none of it.
 
 from importlib import import_module
 
-_HOME = {
+__version__ = "0.1.0"
+
+
+def on_first_use(package: str, homes: dict[str, str]):
+    """A package's `__getattr__` for names that its modules define (name: module)."""
+
+    def load(name: str):
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return load
+
+
+_HOMES = {
     "Architecture": "space.architecture",
     "SearchSpace": "space.space",
     "Subnet": "networks.subnet",
     "Supernet": "networks.supernet",
     "load_params": "config.resolve",
 }
-
-__all__ = [*_HOME, "__version__"]
-__version__ = "0.1.0"
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'tamnas' has no attribute {name!r}")
-    return getattr(import_module(f"tamnas.{_HOME[name]}"), name)
-
-
-def __dir__():
-    return sorted([*globals(), *_HOME])
+__all__ = [*_HOMES, "__version__"]
+__getattr__ = on_first_use("tamnas", _HOMES)

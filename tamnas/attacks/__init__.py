@@ -1,11 +1,5 @@
 """Attacks; public: `pgd`, imported on first use."""
 
-from importlib import import_module
+from tamnas import on_first_use
 
-_HOME = {"pgd": "ascent"}
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = on_first_use(__name__, {"pgd": "ascent"})

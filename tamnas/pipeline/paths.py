@@ -3,8 +3,6 @@
 from pathlib import Path
 
 LOGS = Path("logs")
-
-
 DIVERGED = "diverged.json"  # in the results folder of a stage whose training diverged
 
 

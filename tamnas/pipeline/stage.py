@@ -13,16 +13,16 @@ from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.instructions import use_instructions
 from tamnas.pipeline.paths import DIVERGED, LOGS
 from tamnas.pipeline.stages import instance
-from tamnas.pipeline.store import Store, key_of, locked
+from tamnas.pipeline.store import checkpoint_folder, key_of, locked
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iterator[Store]:
-    """The stage instance's checkpoint store, locked, with its wall time logged at the end.
+def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iterator[Path]:
+    """The stage instance's checkpoint folder, locked, with its wall time logged at the end.
 
-    The store's key covers the plan, the stage's code and the contents of its inputs in dvc.yaml but those `apart`.
+    The folder's key covers the plan, the stage's code and the contents of its inputs in dvc.yaml but those `apart`.
     A DivergenceError inside leaves `DIVERGED` among the results. Raises InputError if an input is missing.
     """
     if hasattr(plan, "numerics"):
@@ -30,12 +30,9 @@ def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iter
     own = instance(stage, plan.name, plan.dataset)
     inputs = {str(path): file_digest(path) for path in own.inputs if path not in apart}
     key = key_of({"plan": plan.key(), "inputs": inputs, "code": code_digest(own.stage.script)})
-    with (
-        Store(stage, plan.name, key) as store,
-        timed(stage, plan.name),
-        divergence_noted(stage, plan.name, own.results),
-    ):
-        yield store
+    noted = divergence_noted(stage, plan.name, own.results)
+    with checkpoint_folder(stage, plan.name, key) as folder, timed(stage, plan.name), noted:
+        yield folder
 
 
 @contextmanager
@@ -61,21 +58,16 @@ def divergence_noted(stage: str, name: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def timed(stage: str, name: str) -> Iterator[None]:
-    """Log the wall time of a stage, if it finishes or is stopped at a deadline.
-
-    Wall times differ from run to run: they go beside the results, into logs/times.csv.
-    """
-    started = time.monotonic()
+    """Log the wall time of a stage that finishes or is stopped at a deadline; it goes into logs/times.csv, too."""
+    started, stopped = time.monotonic(), None
     try:
         yield
-    except DeadlineError:
-        _log_time(stage, name, time.monotonic() - started)
-        raise
-    _log_time(stage, name, time.monotonic() - started)
-
-
-def _log_time(stage: str, name: str, seconds: float) -> None:
+    except DeadlineError as error:
+        stopped = error
+    seconds = time.monotonic() - started
     LOGS.mkdir(exist_ok=True)
     with (LOGS / "times.csv").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')},{stage},{name},{seconds:.1f}\n")
     log.info("%s %s: %.1f s", stage, name, seconds)
+    if stopped is not None:
+        raise stopped

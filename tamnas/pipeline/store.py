@@ -20,8 +20,6 @@ from filelock import FileLock, Timeout
 from tamnas.files import FORMAT
 
 log = logging.getLogger(__name__)
-
-
 VARIABLE = "TAMNAS_CHECKPOINTS"
 
 
@@ -73,26 +71,13 @@ def locked(stage: str, instance: str, root: Path | None = None) -> Iterator[None
         lock.release()
 
 
-class Store:
-    """The checkpoint folder of one stage instance under one key; holds its lock while open.
-
-    Opening removes what other keys of the same instance left. Use as a context manager.
-    """
-
-    def __init__(self, stage: str, instance: str, key: str, root: Path | None = None):
-        self.folder = (root or checkpoints_root()) / stage / instance / key
-        self._lock = locked(stage, instance, root)
-
-    def __enter__(self) -> "Store":
-        self._lock.__enter__()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for other in self.folder.parent.iterdir():
-            if other != self.folder:
+@contextmanager
+def checkpoint_folder(stage: str, instance: str, key: str, root: Path | None = None) -> Iterator[Path]:
+    """The checkpoint folder of a stage instance under a key, locked; what other keys left is removed."""
+    with locked(stage, instance, root):
+        folder = (root or checkpoints_root()) / stage / instance / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.iterdir():
+            if other != folder:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
-        return self
-
-    def __exit__(self, *error):
-        self._lock.__exit__(*error)
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+        yield folder

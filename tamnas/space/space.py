@@ -73,10 +73,7 @@ class SearchSpace:
 
     @classmethod
     def from_params(cls, params, num_classes: int | None = None) -> "SearchSpace":
-        """From anything with `network` and `space` sections and (as a plan has) `classes`.
-
-        `num_classes` overrides that; it is needed where `params` names no single dataset.
-        """
+        """From a plan's `network` and `space` sections and `classes`; `num_classes` where `params` has no `classes`."""
         network, head = params.network, params.network.head
         return cls(
             num_classes=params.classes if num_classes is None else num_classes,
@@ -100,11 +97,11 @@ class SearchSpace:
 
     def is_legal(self, arch: Architecture) -> bool:
         """Right depth, ratios and blocks of this space, no bare non-local block at a transition."""
-        return (
-            len(arch.blocks) == len(self.layers)
-            and all(ratio in self.ratios for ratio in arch.ratios)
-            and all(block in self.allowed_blocks(i) for i, block in enumerate(arch.blocks))
-        )
+        try:
+            self.require_legal(arch)
+        except InputError:
+            return False
+        return True
 
     def require_legal(self, arch: Architecture) -> Architecture:
         """`arch` itself. Raises InputError naming the first layer that is not legal here."""
@@ -129,10 +126,6 @@ class SearchSpace:
         return table
 
     @cached_property
-    def stem_parameters(self) -> int:
-        return 3 * self.stem_channels * 9 + 2 * self.stem_channels
-
-    @cached_property
     def head_parameters(self) -> int:
         conv, hidden, out = self.head
         linear = (conv + 1) * hidden + (hidden + 1) * out + (out + 1) * self.num_classes  # with biases
@@ -140,18 +133,12 @@ class SearchSpace:
 
     @property
     def fixed_parameters(self) -> int:
-        return self.stem_parameters + self.head_parameters
+        """Of stem and head."""
+        return 3 * self.stem_channels * 9 + 2 * self.stem_channels + self.head_parameters
 
     def parameters(self, arch: Architecture) -> int:
         """Trainable parameters of the standalone subnet. Raises InputError if not legal."""
-        self.require_legal(arch)
-        genes = zip(arch.blocks, arch.ratios, strict=True)
-        return self.fixed_parameters + int(
-            sum(
-                self.table[i, self.blocks.index(block), self.ratios.index(ratio)]
-                for i, (block, ratio) in enumerate(genes)
-            )
-        )
+        return int(self.genes_parameters(self.encode(arch)[None])[0])
 
     def parameter_range(self, ratios: Sequence[float] | None = None) -> tuple[int, int]:
         """Exact (smallest, largest) parameter count, optionally with `ratios` alone."""
@@ -174,7 +161,7 @@ class SearchSpace:
     ) -> np.ndarray:
         """`count` rows of genes (block indices, then ratio indices), uniform under `budget`.
 
-        Vectorised rejection on the parameter table. Raises InputError when the budget misses the
+        Rejection sampling. Raises InputError when the budget misses the
         exact range of the space, or is met by fewer than about one in two million draws.
         """
         self.require_feasible(budget, ratios)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.pipeline import runner
-from tamnas.pipeline.store import Store
+from tamnas.pipeline.store import checkpoint_folder
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, stage, tiny_params, write_params
 
 COMPUTED = ("supernet_block", "supernet_joint", "search", "select", "retrain_scratch")  # in order
@@ -115,7 +115,7 @@ def alive(pid: int) -> bool:
 
 def test_a_second_run_waits_for_the_first(finished_run, tmp_path):
     copy_of(finished_run, tmp_path, "plan", "data", "runs", "results")
-    with Store("select", ROW, "other", root=tmp_path / ".checkpoints"):
+    with checkpoint_folder("select", ROW, "other", root=tmp_path / ".checkpoints"):
         process = stage(tmp_path, "select", ROW)
         line = process.stderr.readline()
         assert "another process runs this stage" in line

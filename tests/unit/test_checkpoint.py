@@ -13,7 +13,7 @@ from safetensors.torch import save as to_safetensors
 from tamnas.errors import InputError
 from tamnas.files import file_digest
 from tamnas.pipeline.checkpoint import load, load_latest, pack, previous, save, write_weights
-from tamnas.pipeline.store import Store, key_of
+from tamnas.pipeline.store import checkpoint_folder, key_of
 
 TENSORS = {
     "weight": torch.tensor([[1.5, -0.0, float("nan")], [float("inf"), 1e-45, 3.0]]),
@@ -220,48 +220,48 @@ def test_pickles_are_refused_and_not_run(path, tmp_path, dump):
 
 def test_store_keeps_its_state_under_one_key(tmp_path):
     for _ in range(2):
-        with Store("search", "row", "a", tmp_path) as store:
-            found = load_latest(store.path("state"))
-            save(store.path("state"), TENSORS, META)
+        with checkpoint_folder("search", "row", "a", tmp_path) as folder:
+            found = load_latest(folder / "state.safetensors")
+            save(folder / "state.safetensors", TENSORS, META)
     assert found[1] == META
-    assert store.folder == tmp_path / "search" / "row" / "a"
+    assert folder == tmp_path / "search" / "row" / "a"
 
 
 def test_store_removes_other_keys_of_its_instance_alone(tmp_path):
     places = [("search", "row", "old"), ("search", "other", "old"), ("supernet_block", "row", "old")]
     for place in places:
-        with Store(*place, tmp_path) as store:
-            save(store.path("state"), TENSORS, META)
+        with checkpoint_folder(*place, tmp_path) as folder:
+            save(folder / "state.safetensors", TENSORS, META)
     (tmp_path / "search" / "row" / ".DS_Store").touch()  # what a file manager leaves
-    with Store("search", "row", "new", tmp_path) as store:
-        assert [folder.name for folder in store.folder.parent.iterdir()] == ["new"]
+    with checkpoint_folder("search", "row", "new", tmp_path) as folder:
+        assert [other.name for other in folder.parent.iterdir()] == ["new"]
     for place in places[1:]:
         assert tmp_path.joinpath(*place, "state.safetensors").exists()
 
 
 def test_store_lives_under_the_dvc_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    with Store("search", "row", "a") as store:
-        assert store.folder == tmp_path / ".checkpoints" / "search" / "row" / "a"
+    with checkpoint_folder("search", "row", "a") as folder:
+        assert folder == tmp_path / ".checkpoints" / "search" / "row" / "a"
 
 
 def test_store_waits_for_the_instance_whatever_the_key(tmp_path, caplog):
     entered = threading.Event()
 
     def second():
-        with Store("search", "row", "b", tmp_path):
+        with checkpoint_folder("search", "row", "b", tmp_path):
             entered.set()
 
     thread = threading.Thread(target=second, daemon=True)
-    with Store("search", "row", "a", tmp_path) as first:
-        with Store("search", "other", "a", tmp_path):
+    with checkpoint_folder("search", "row", "a", tmp_path) as first:
+        with checkpoint_folder("search", "other", "a", tmp_path):
             pass  # another instance is free
         thread.start()
         assert not entered.wait(0.3)
-        assert first.folder.exists()  # the waiting one has touched nothing
+        assert first.exists()  # the waiting one has touched nothing
     assert entered.wait(5)
     thread.join(5)
-    assert not first.folder.exists()
+    assert not first.exists()
     assert "search row: another process runs this stage; waiting" in caplog.text
 
 
@@ -278,7 +278,7 @@ def test_store_excludes_another_process_and_outlives_its_kill(tmp_path):
         entered = threading.Event()
 
         def enter():
-            with Store("search", "row", "a", tmp_path):
+            with checkpoint_folder("search", "row", "a", tmp_path):
                 entered.set()
 
         thread = threading.Thread(target=enter, daemon=True)
@@ -292,9 +292,9 @@ def test_store_excludes_another_process_and_outlives_its_kill(tmp_path):
 
 
 def test_store_is_free_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match="inside"), Store("search", "row", "a", tmp_path):
+    with pytest.raises(RuntimeError, match="inside"), checkpoint_folder("search", "row", "a", tmp_path):
         raise RuntimeError("inside")
-    with Store("search", "row", "a", tmp_path):
+    with checkpoint_folder("search", "row", "a", tmp_path):
         pass
 
 
