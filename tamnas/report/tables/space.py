@@ -6,7 +6,7 @@ from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import in_order
-from tamnas.space.blocks import BLOCKS
+from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.layers import se_parameters
 from tamnas.space.space import SearchSpace
 
@@ -100,32 +100,20 @@ def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
     def yes(answer: bool) -> str:
         return "yes" if answer else "no"
 
-    rows = []
-    for kind in BLOCKS:
-        texts = [
-            str(kind.id),
-            kind.name,
-            ALGORITHMS.get(kind.branch),
-            f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
-            ALGORITHMS.get(kind.attention),
-            yes(kind.attention_norm) if kind.attention else None,
-            kind.family,
-            yes(kind.allowed(first)),
-            *([yes(kind.id in used)] if datasets else []),
-        ]
-        rows.append([*map(Value, texts), Value(kind.parameters(inner, 1.0))])
-    columns = [
-        Column("block", "Block"),
-        Column("name", "Name"),
-        Column("branch", "Branch"),
-        Column("kernel", "Kernel"),
-        Column("non_local", "Non-local"),
-        Column("norm", "BN in non-local"),
-        Column("family", "Family"),
-        Column("transition", "Where a stage begins"),
-        *([Column("used", "In this run")] if datasets else []),
-        Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count"),
-    ]
+    def line(kind: BlockKind) -> dict[Column, str | int | None]:
+        return {
+            Column("block", "Block"): str(kind.id),
+            Column("name", "Name"): kind.name,
+            Column("branch", "Branch"): ALGORITHMS.get(kind.branch),
+            Column("kernel", "Kernel"): f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
+            Column("non_local", "Non-local"): ALGORITHMS.get(kind.attention),
+            Column("norm", "BN in non-local"): yes(kind.attention_norm) if kind.attention else None,
+            Column("family", "Family"): kind.family,
+            Column("transition", "Where a stage begins"): yes(kind.allowed(first)),
+            **({Column("used", "In this run"): yes(kind.id in used)} if datasets else {}),
+            Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count"): kind.parameters(inner, 1.0),
+        }
+
     wrong = "; ".join(
         f"{name}: " + ", ".join([f"{i} ticked" for i in ticked] + [f"{i} not ticked" for i in unticked])
         for name, (ticked, unticked) in TABLE_VII_MISPRINTS.items()
@@ -135,4 +123,4 @@ def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
         "Gaussian. Every block ends in squeeze-and-excitation.",
         f"The paper's table differs in five cells, taken for misprints ({wrong}).",
     ]
-    return Table("table-07", "Table VII. The choice blocks (upper part)", columns, rows, notes)
+    return Table.of("table-07", "Table VII. The choice blocks (upper part)", [*map(line, BLOCKS)], notes)
