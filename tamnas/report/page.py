@@ -21,12 +21,7 @@ from tamnas.report.tables.table import Table, show, show_interval, show_paper
 from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
 from tamnas.report.warnings import warnings
 
-REPRODUCE = (
-    ("make", "the whole run, as params.yaml says"),
-    ("dvc repro --single-item tables", "these reports alone, from plan/ and results/"),
-    ("dvc repro --dry", "what would run, and why"),
-    ("dvc metrics diff", "what changed against the last commit"),
-)
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
@@ -67,14 +62,15 @@ def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
     """What was run on a dataset, as (term, description)."""
     plan, images = dataset.plan, dataset.images
+    counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLITS.items())
+    pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
+    further = f"; final networks also {', '.join(map(str, plan.seeds))}" if plan.seeds else ""
     lines = [
-        ("Images", f"{images['train']:,} training, {images['validation']:,} validation, {images['test']:,} test; "
-                   f"{plan.data.size} x {plan.data.size} pixels, {len(dataset.card['classes'])} classes, source "
-                   f"{plan.data.source}"),
-        ("Seed", f"{_seeds(dataset)}; split seed {plan.data.split_seed}"),
+        ("Images", f"{counts}; {pixels}, {classes} classes, source {plan.data.source}"),
+        ("Seed", f"{plan.seed}{further}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),
-    ]  # fmt: skip
+    ]
     for row, measured in in_order(dataset):
         why = ", training diverged" if any(one.name == row.row for one in dataset.diverged) else ""
         lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run{why}"))
@@ -83,11 +79,6 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         epochs = counted(training.recipe.epochs, "epoch")
         lines.append(("Hand-made", f"{names}: {epochs}, {_training_setting(training)}"))
     return lines
-
-
-def _seeds(dataset: Dataset) -> str:
-    further = ", ".join(map(str, dataset.plan.seeds))
-    return f"{dataset.plan.seed}" + (f"; final networks also {further}" if further else "")
 
 
 def _row_setting(plan: RowPlan) -> str:
@@ -122,87 +113,30 @@ def _attack_setting(attack: TrainingAttackPlan) -> str:
 
 
 def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    return environment.get_template("page.html.j2").render(
-        datasets=[
-            {
-                "name": dataset.name, "key": dataset.key_attack.text, "n": dataset.images["test"],
-                "headline": headline(dataset), "settings": settings(dataset), "warnings": shortened(warnings(dataset)),
-                "tables": [_table_values(table) for table in tables if table.dataset == dataset.name],
-                "pictures": [_picture_values(one) for one in pictures if one.dataset == dataset.name],
-            }
-            for dataset in datasets
-        ],
-        merged=any(dataset.plan.data.merge_validation for dataset in datasets),
-        alerts=alerts(datasets),
-        overview=[_picture_values(one) for one in pictures if one.dataset is None],
-        claims=_table_values(claims_table(datasets)),
-        paper_tables=[_table_values(table) for table in tables if table.of_paper],
-        space_tables=[_table_values(table) for table in tables if table.dataset is None and not table.of_paper],
-        reproduce=REPRODUCE,
-    )  # fmt: skip
-
-
-def _table_values(table: Table) -> dict:
-    best = table.best
-    return {
-        "name": table.name,
-        "title": table.title,
-        "columns": [(column.title, column.kind) for column in table.columns],
-        "rows": [
-            [
-                (
-                    show(value, column.kind),
-                    show_interval(value),
-                    show_paper(value, column.kind),
-                    column.kind,
-                    (j, i) in best,
-                )
-                for i, (value, column) in enumerate(zip(row, table.columns, strict=True))
-            ]
-            for j, row in enumerate(table.rows)
-        ],
-        "notes": table.notes,
-    }
-
-
-def _picture_values(one: Picture) -> dict:
-    return {"name": one.name, "title": one.title, "caption": one.caption, "data": base64.b64encode(one.svg).decode()}
+    return _rendered("page.html.j2", datasets, tables, pictures, claims=claims_table(datasets))
 
 
 def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
     """Headline numbers, links to the tables, and the figures, for reading on a git host."""
-    parts = [
-        "# Reports\n\nWritten by `dvc repro --single-item tables`; do not edit. "
-        "[index.html](index.html) has all of it in one page, [claims.md](claims.md) judges the paper's conclusions.\n"
-    ]
-    parts += [f"**{count} on {name}.** The first: {first}\n" for name, count, first in alerts(datasets)]
-    for dataset in datasets:
-        parts.append(f"## {dataset.name}\n")
-        parts.append("".join(f"- **{term}**: {text}\n" for term, text in settings(dataset)))
-        lines = headline(dataset)
-        if lines:
-            head = f"| Network | Parameters | Clean (%) | {dataset.key_attack.text} (%) |\n"
-            parts.append(
-                head + "| --- | ---: | ---: | ---: |\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-            )
-            parts.append(f"In brackets: 95% Wilson intervals on n = {dataset.images['test']:,} test images.\n")
-        if found := shortened(warnings(dataset)):
-            parts.append("### Warnings\n\n" + "".join(f"- {line}\n" for line in found))
-    parts.append("## Tables\n")
-    parts.append(
-        "".join(
-            f"- {table.title}: [Markdown](tables/{table.name}.md), [CSV](tables/{table.name}.csv), "
-            f"[LaTeX](tables/{table.name}.tex)\n"
-            for table in tables
-        )
+    return _rendered("README.md.j2", datasets, tables, pictures)
+
+
+def _rendered(template: str, datasets: Sequence[Dataset], tables, pictures, **more) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=template.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    parts.append("## Figures\n")
-    parts += [
-        f"### {one.title}\n\n![{one.title}](figures/{one.name}.png)\n\n{one.caption} ([SVG](figures/{one.name}.svg))\n"
-        for one in pictures
-    ]
-    return "\n".join(parts)
+    environment.filters["base64"] = lambda blob: base64.b64encode(blob).decode()
+    functions = (show, show_interval, show_paper, headline, settings)
+    environment.globals |= {function.__name__: function for function in functions}
+    return environment.get_template(template).render(
+        datasets=datasets,
+        tables=tables,
+        pictures=pictures,
+        alerts=alerts(datasets),
+        warnings=lambda dataset: shortened(warnings(dataset)),
+        **more,
+    )

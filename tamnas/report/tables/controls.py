@@ -1,7 +1,8 @@
 """Tables of the controls: each beside what it controls, and whether the attack is strong enough."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from tamnas.attacks.registry import Attack, Pgd
@@ -12,39 +13,44 @@ from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, Tr
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, name_of, setting
 
-RANDOM_SEARCH = "random search, as many evaluations"
 NOT_RUN = "not run"
+NONE = (None, None)  # of both sides
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Control networks and what each stands beside; `status` where there are none."""
+    """Control networks and what each stands beside, or the hypervolumes of both sides; `status` where there are none.
+
+    `count`: of the networks, or of the evaluations.
+    """
 
     scope: str
     control: str
     beside: str
-    pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]]
     status: str | None = None
+    count: int | None = None
+    pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]] = ()
+    hypervolumes: tuple[float | None, float | None] = NONE
 
 
 def comparisons(dataset: Dataset) -> Iterator[Comparison]:
-    """Every control of every row, and of the pooled Lego-Net; those that were not run too."""
+    """Every control of every row, of the pooled Lego-Net and of the study; those that were not run too."""
     for row in dataset.rows:
         yield from _of_subnets(row)
         yield from _of_lego(row.name, row.controls, row.lego)
     if dataset.pooled:
         yield from _of_lego("pooled", dataset.controls, dataset.pooled)
+    yield from map(_random_search, dataset.rows)
+    seeds = dataset.plan.seeds
+    told = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
+    yield Comparison("all", "final networks with further seeds", "the first seed", told)
 
 
 def _of_subnets(row: RowResults) -> Iterator[Comparison]:
     scratch = "subnets of the front, from scratch"
     finetune = "subnets of the front, fine-tuned as planned"
 
-    def compare(
-        control: str, title: str, beside: str, networks: Sequence[TrainedNetwork], switch: str = ""
-    ) -> Comparison:
-        return _comparison(row.name, row.controls, control, title, beside, networks, switch)
-
+    compare = partial(_comparison, row.name, row.controls)
     yield compare("random_networks", "random networks of matching size, from scratch", scratch, row.scratch)
     rates = [name for name in row.controls.status if name.startswith("finetune_lr_")]
     for name in rates or ["finetune_lr"]:
@@ -84,34 +90,27 @@ def _comparison(
     title: str,
     beside: str,
     networks: Sequence[TrainedNetwork],
-    switch: str,
+    switch: str = "",
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
     pairs = [(one, by_id[one.label["of"]]) for one in controls.of(control)]
+    if pairs:
+        return Comparison(scope, title, beside, count=len(pairs), pairs=pairs)
     status = controls.status.get(control, NOT_RUN)
-    text = f"{status} (controls.{switch or control})" if status == NOT_RUN else status
-    return Comparison(scope, title, beside, pairs, None if pairs else text)
+    return Comparison(scope, title, beside, f"{status} (controls.{switch or control})" if status == NOT_RUN else status)
+
+
+def _random_search(row: RowResults) -> Comparison:
+    search, beside = "random search, as many evaluations", "NSGA-II, all evaluated"
+    if not row.random_search:
+        return Comparison(row.name, search, beside, f"{NOT_RUN} (controls.random_search)")
+    last, own = row.random_search[-1], row.hypervolume[-1]
+    hypervolumes = tuple(float(one["archive_hypervolume"]) for one in (last, own))
+    return Comparison(row.name, search, beside, count=last["evaluated"], hypervolumes=hypervolumes)
 
 
 def controls_table(dataset: Dataset) -> Table:
     """One line per control: means of both sides, and their difference with its interval."""
-    attack = dataset.key_attack
-    robust = attack.text
-    columns = [
-        Column("row", "Row"), Column("control", "Control"), Column("beside", "Beside"),
-        Column("networks", "Networks", "count"), Column("parameters", "Mean parameters", "count"),
-        Column("beside_parameters", "Beside: mean parameters", "count"),
-        Column("clean", "Clean (%)", "percent"), Column("beside_clean", "Beside: clean (%)", "percent"),
-        Column("difference_clean", "Difference, clean (points)"),
-        Column("robust", f"{robust} (%)", "percent"), Column("beside_robust", f"Beside: {robust} (%)", "percent"),
-        Column("difference_robust", "Difference, robust (points)"),
-        Column("hypervolume", "Hypervolume", "number"), Column("beside_hypervolume", "Beside: hypervolume", "number"),
-    ]  # fmt: skip
-    rows = [_line(one, attack) for one in comparisons(dataset)]
-    rows += [_random_search(row) for row in dataset.rows]
-    seeds = dataset.plan.seeds
-    told = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
-    rows.append(_without("all", "final networks with further seeds", "the first seed", told))
     notes = [
         *setting(dataset),
         "Difference: control minus what it stands beside, first seed, same images. Several networks: "
@@ -122,22 +121,27 @@ def controls_table(dataset: Dataset) -> Table:
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",
         "Nothing is bold: a line compares its own two sides, and lines differ in what they stand beside.",
     ]
-    title = f"Controls, {dataset.name}"
-    return Table(
-        f"{dataset.name}-controls", title, columns, rows if dataset.rows else [], notes, dataset.name,
-        images=dataset.images["test"],
-    )  # fmt: skip
+    lines = [_line(one, dataset.key_attack) for one in comparisons(dataset)] if dataset.rows else []
+    title, images = f"Controls, {dataset.name}", dataset.images["test"]
+    return Table.of(f"{dataset.name}-controls", title, lines, notes, dataset.name, images=images)
 
 
-def _line(one: Comparison, attack: Attack) -> list[Value]:
-    if not one.pairs:
-        return _without(one.scope, one.control, one.beside, one.status)
-    values = [Value(one.scope), Value(one.control), Value(one.beside), Value(len(one.pairs))]
-    values += [Value(round(fmean(pair[side].parameters for pair in one.pairs))) for side in (0, 1)]
-    for which in (None, attack):
-        values += [_mean([pair[side] for pair in one.pairs], which) for side in (0, 1)]
-        values.append(Value(found.points if (found := difference(one.pairs, which)) else None))
-    return [*values, Value(), Value()]
+def _line(one: Comparison, attack: Attack) -> dict[Column, Value | str | float | None]:
+    def both(key: str, title: str, kind: str, sides: Sequence) -> dict:
+        columns = Column(key, title[0].upper() + title[1:], kind), Column(f"beside_{key}", f"Beside: {title}", kind)
+        return dict(zip(columns, sides, strict=True))
+
+    line = {Column("row", "Row"): one.scope, Column("control", "Control"): one.control}
+    line |= {Column("beside", "Beside"): one.beside}
+    line[Column("networks", "Networks", "count")] = Value(one.count, text=one.status)
+    sides = list(zip(*one.pairs, strict=True))  # the controls, and what stands beside each
+    parameters = [round(fmean(network.parameters for network in side)) for side in sides]
+    line |= both("parameters", "mean parameters", "count", parameters or NONE)
+    for key, name, which in (("clean", "clean", None), ("robust", attack.text, attack)):
+        line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NONE)
+        found = difference(one.pairs, which)
+        line[Column(f"difference_{key}", f"Difference, {key} (points)")] = found.points if found else None
+    return line | both("hypervolume", "hypervolume", "number", one.hypervolumes)
 
 
 def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
@@ -150,19 +154,6 @@ def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
     return Value(mean, interval=wilson(mean, networks[0].test.images) if alone else None)
 
 
-def _random_search(row: RowResults) -> list[Value]:
-    beside = "NSGA-II, all evaluated"
-    if not row.random_search:
-        return _without(row.name, RANDOM_SEARCH, beside, f"{NOT_RUN} (controls.random_search)")
-    last, own = row.random_search[-1], row.hypervolume[-1]
-    values = [Value(row.name), Value(RANDOM_SEARCH), Value(beside), Value(last["evaluated"])]
-    return values + [Value()] * 8 + [Value(float(one["archive_hypervolume"])) for one in (last, own)]
-
-
-def _without(scope: str, control: str, beside: str, status: str) -> list[Value]:
-    return [Value(scope), Value(control), Value(beside), Value(text=status), *[Value()] * 10]
-
-
 def attack_checks_table(dataset: Dataset) -> Table:
     """The final networks under both rules of success, several random starts, and a radius nothing survives."""
     plan = dataset.plan.eval.checks
@@ -172,27 +163,26 @@ def attack_checks_table(dataset: Dataset) -> Table:
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     attack = plan.attack if plan else dataset.key_attack
     large = Pgd(eps=plan.large_eps, steps=attack.steps).text if plan else "a large radius"
-    names = {"any": "any iterate counts (%)", "last": "the last iterate counts (%)",
-             "restarts": f"{plan.restarts if plan else 'several'} random starts (%)",
-             "large_eps": f"{large} (%)"}  # fmt: skip
-    columns = [Column("network", "Network"), CLEAN]
-    columns += [Column(key, name if key == "large_eps" else f"{attack.text}, {name}", "percent",
-                       None if key == "large_eps" else "max") for key, name in names.items()]  # fmt: skip
-    rows = [[Value(name), accuracy_value(network, None), *_check_values(network, names)] for name, network in networks]
+    columns = {"any": "any iterate counts", "last": "the last iterate counts"}
+    columns["restarts"] = f"{plan.restarts if plan else 'several'} random starts"
+    columns = {key: Column(key, f"{attack.text}, {name} (%)", "percent", "max") for key, name in columns.items()}
+    columns["large_eps"] = Column("large_eps", f"{large} (%)", "percent")
+    lines = [
+        {Column("network", "Network"): name, CLEAN: accuracy_value(network, None)} | _checks(network, columns)
+        for name, network in networks
+    ]
     notes = [
         *setting(dataset),
         "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
         "0: what is left there, an attack has failed to find.",
         f"{BOLD} The large radius has none: more is not better there.",
     ]
-    title = f"Is the attack strong enough, {dataset.name}"
-    return Table(
-        f"{dataset.name}-attack-checks", title, columns, rows, notes, dataset.name, images=dataset.images["test"]
-    )
+    title, images = f"Is the attack strong enough, {dataset.name}", dataset.images["test"]
+    return Table.of(f"{dataset.name}-attack-checks", title, lines, notes, dataset.name, images=images)
 
 
-def _check_values(network: TrainedNetwork, names: dict[str, str]) -> list[Value]:
+def _checks(network: TrainedNetwork, columns: Mapping[str, Column]) -> dict[Column, Value]:
     if not network.checks:
-        return [Value(text=f"{NOT_RUN} (eval.checks)"), *[Value()] * (len(names) - 1)]
-    n = network.test.images
-    return [Value(network.checks[key], interval=wilson(network.checks[key], n)) for key in names]
+        return dict.fromkeys(columns.values()) | {columns["any"]: Value(text=f"{NOT_RUN} (eval.checks)")}
+    shares = {column: network.checks[key] for key, column in columns.items()}
+    return {column: Value(share, interval=wilson(share, network.test.images)) for column, share in shares.items()}

@@ -1,6 +1,6 @@
 """The tables of test accuracies in the form of the paper's; the paper's own are in `published`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import Attack
 from tamnas.paper import Published, published
@@ -28,35 +28,42 @@ from tamnas.report.terms import (
     selection_images,
     shown_example,
 )
-from tamnas.search.objectives import BASE, Objective, measured
+from tamnas.search.objectives import BASE, measured
+
+NETWORK = Column("network", "Network")
+Entry = tuple[str, TrainedNetwork | None, Published | None]  # name, network if it was run, published
 
 
 def network_values(
-    network: TrainedNetwork | None, attacks: Sequence[Attack], paper: Published | None, missing: str = "not run"
-) -> list[Value]:
-    """Size, clean, and `attacks` on test, each with the published value; without a network, `missing`."""
+    network: TrainedNetwork | None, attacks: Sequence[Attack], paper: Published | None
+) -> dict[Column, Value]:
+    """Size, clean, and `attacks` on test, each with the published value; without a network, why."""
+    columns = [CLEAN, *map(attack_column, attacks)]
     beside = paper.grid if paper else {}
-    papers = [paper.size if paper else None, paper.clean if paper else None]
+    papers = [paper.clean if paper else None]
     papers += [beside.get((attack.eps * 255, attack.steps)) if attack.kind == "pgd" else None for attack in attacks]
-    if network is None:
-        return [Value(paper=papers[0], text=missing)] + [Value(paper=value) for value in papers[1:]]
-    accuracies = zip((None, *attacks), papers[1:], strict=True)
-    return [Value(network.parameters, papers[0]), *(accuracy_value(network, *pair) for pair in accuracies)]
+    if network:
+        cells = [accuracy_value(network, *pair) for pair in zip((None, *attacks), papers, strict=True)]
+    else:
+        cells = [Value(paper=value) for value in papers]
+    # The paper quotes the RobNets from the literature, and nobody trains them here.
+    why = None if network else "quoted" if paper and paper.mode.startswith("robnet") else "not run"
+    size = Value(network and network.parameters, paper and paper.size, why)
+    return {SIZE: size, **dict(zip(columns, cells, strict=True))}
 
 
 def grid_table(dataset: Dataset) -> Table:
     """The form of Tables II to VI: one row per mode."""
     attacks = grid_attacks(dataset.plan.eval)
-    rows = [
-        [Value(plan.row), Value(row.best.id if row else None),
-         *network_values(row.best if row else None, attacks, published(dataset.name, plan.mode))]
+    lines = [
+        {Column("row", "Row"): plan.row, Column("subnet", "Subnet"): row and row.best.id}
+        | network_values(row and row.best, attacks, published(dataset.name, plan.mode))
         for plan, row in in_order(dataset)
-    ]  # fmt: skip
-    return Table(
+    ]
+    return Table.of(
         f"{dataset.name}-grid",
         f"The best subnet of each mode under attack, {dataset.name} (form of Tables II to VI)",
-        [Column("row", "Row"), Column("subnet", "Subnet"), SIZE, CLEAN, *map(attack_column, attacks)],
-        rows,
+        lines,
         notes_of(dataset, [by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
@@ -66,23 +73,21 @@ def grid_table(dataset: Dataset) -> Table:
 def lego_table(dataset: Dataset) -> Table:
     """The form of Tables VIII and IX: Lego-Nets beside the best searched subnet."""
     attacks = grid_attacks(dataset.plan.eval)
-    rows = [[Value(name), *network_values(network, attacks, paper)] for name, network, paper in lego_networks(dataset)]
-    return Table(
+    return Table.of(
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
-        [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)],
-        rows,
+        [{NETWORK: name} | network_values(one, attacks, paper) for name, one, paper in lego_networks(dataset)],
         notes_of(dataset, [*votes(dataset), by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
         dataset.name,
         images=dataset.images["test"],
     )
 
 
-def lego_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork | None, Published | None]]:
-    """(name, network, published) of the Lego-Nets and the best subnet of all rows; no network: not run."""
+def lego_networks(dataset: Dataset) -> list[Entry]:
+    """The Lego-Nets and the best subnet of all rows."""
     found, mode = [], dataset.plan.pooled.mode
     if dataset.pooled or dataset.missing:
-        network = dataset.pooled.network if dataset.pooled else None
+        network = dataset.pooled and dataset.pooled.network
         found.append(("Lego-Net, pooled", network, published(dataset.name, mode, lego=True)))
     found += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
     if row := dataset.best_row:
@@ -93,19 +98,17 @@ def lego_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork | None, Pu
 def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
     attacks = final_attacks(dataset)
-    entries = [(name_of(name), network, published(dataset.name, name), "not run")
-               for name, network in hand_made(dataset).items()]  # fmt: skip
-    entries += [(*one, "not run") for one in lego_networks(dataset) if one[0].startswith("Lego")]
+    entries = [(name_of(name), one, published(dataset.name, name)) for name, one in hand_made(dataset).items()]
+    entries += [one for one in lego_networks(dataset) if one[0].startswith("Lego")]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
-        entries.append((name, network, published(dataset.name, plan.mode), "not run"))
-    columns, rows, costs = comparison(dataset, entries, attacks)
+        entries.append((name, network, published(dataset.name, plan.mode)))
+    lines, costs = comparison(dataset, entries, attacks)
     notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
-    return Table(
+    return Table.of(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
-        columns,
-        rows,
+        lines,
         notes_of(dataset, notes, shown_example(dataset, attacks[0])),
         dataset.name,
         images=dataset.images["test"],
@@ -118,52 +121,27 @@ def hand_made(dataset: Dataset) -> dict[str, TrainedNetwork | None]:
     return {name: found.get(name) for name in dataset.plan.baselines.names}
 
 
-# Name, network, published, what to say without a network.
-Entry = tuple[str, TrainedNetwork | None, Published | None, str]
-
-
-def comparison(dataset: Dataset, entries: Sequence[Entry], attacks: Sequence[Attack]) -> tuple[list, list, list[str]]:
-    """(columns, rows, notes) of Table X: what each network costs beside what it reaches.
+def comparison(
+    dataset: Dataset, entries: Sequence[Entry], attacks: Sequence[Attack]
+) -> tuple[list[Mapping], list[str]]:
+    """(lines, notes) of Table X: what each network costs beside what it reaches.
 
     The column of latencies is there where some network has one.
     """
-    networks = [network for _, network, _, _ in entries if network]
-    costs = [HEAD, BODY, MACS] + [LATENCY] * any(one.costs.milliseconds is not None for one in networks)
-    rows = []
-    for name, network, paper, missing in entries:
-        size, *accuracies = network_values(network, attacks, paper, missing)
-        own = network.costs if network else None
-        values = [own.head, own.body, own.macs, own.milliseconds] if own else [None] * 4
-        rows.append([Value(name), size, *(Value(value) for value in values[: len(costs)]), *accuracies])
-    columns = [Column("network", "Network"), SIZE, *costs, CLEAN, *map(attack_column, attacks)]
-    return columns, rows, cost_notes(networks, dataset.plan.data.size)
+    networks = [network for _, network, _ in entries if network]
+    columns = {HEAD: "head", BODY: "body", MACS: "macs"}
+    if any(one.costs.milliseconds is not None for one in networks):
+        columns[LATENCY] = "milliseconds"
+    lines = []
+    for name, network, paper in entries:
+        costs = {column: network and getattr(network.costs, cost) for column, cost in columns.items()}
+        values = network_values(network, attacks, paper)
+        lines.append({NETWORK: name, SIZE: values[SIZE]} | costs | values)
+    return lines, cost_notes(networks, dataset.plan.data.size)
 
 
 def subnets_table(dataset: Dataset) -> Table:
     """Every retrained subnet: where its parameters are, and its accuracies at each stage."""
-    attack = dataset.key_attack
-    columns = [
-        Column("row", "Row"), Column("subnet", "Subnet"),
-        Column("architecture", "Architecture (block@ratio per layer)"),
-        Column("parameters", "Parameters", "count", "min"), Column("head", "of these in the head", "count"),
-        Column("body", "in stem and blocks", "count", "min"), Column("macs", "MACs", "count", "min"),
-    ]  # fmt: skip
-    objectives = _further_objectives(dataset)
-    for objective in objectives:
-        kind, better = ("percent", "max") if objective.maximise else ("number", "min")
-        columns.append(Column(objective.column, f"{objective.title} ({objective.unit})", kind, better))
-    for key, title in (
-        ("inherited", "inherited"), ("scratch_best", "scratch, best epoch"), ("scratch_last", "scratch, last epoch"),
-        ("finetune_best", "fine-tuned, best epoch"), ("finetune_last", "fine-tuned, last epoch"),
-    ):  # fmt: skip
-        columns += [Column(f"validation_{key}_{which}", f"Validation, {title}: {which} (%)", "percent", "max")
-                    for which in ("clean", "robust")]  # fmt: skip
-    for key, title in (("scratch", "scratch"), ("finetune", "fine-tuned")):
-        columns += [Column(f"test_{key}_clean", f"Test, {title}: clean (%)", "percent", "max"),
-                    Column(f"test_{key}_{attack.key}", f"Test, {title}: {attack.text} (%)", "percent",
-                           "max")]  # fmt: skip
-    images = dataset.images["validation"]
-    rows = [_subnet(row, network, attack, images, objectives) for row in dataset.rows for network in row.scratch]
     reference = dataset.plan.validation.attack.text
     searches = sorted({row.plan.search.attack.text for row in dataset.rows})
     own = [
@@ -172,31 +150,49 @@ def subnets_table(dataset: Dataset) -> Table:
         "inherited weights.",
         *cost_notes([], dataset.plan.data.size),
     ]
-    title = f"Every retrained subnet, {dataset.name}"
-    notes = notes_of(dataset, own, shown_example(dataset, attack))
-    return Table(f"{dataset.name}-subnets", title, columns, rows, notes, dataset.name, images=dataset.images["test"],
-                 validation_images=images)  # fmt: skip
+    return Table.of(
+        f"{dataset.name}-subnets",
+        f"Every retrained subnet, {dataset.name}",
+        [_subnet(dataset, row, network) for row in dataset.rows for network in row.scratch],
+        notes_of(dataset, own, shown_example(dataset, dataset.key_attack)),
+        dataset.name,
+        images=dataset.images["test"],
+        validation_images=dataset.images["validation"],
+    )
 
 
-def _further_objectives(dataset: Dataset) -> list[Objective]:
-    """What searches of the dataset optimised besides what every search measures."""
-    names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
-    return measured(tuple(names))[len(BASE) :]
-
-
-def _subnet(
-    row: RowResults, network: TrainedNetwork, attack: Attack, images: int, objectives: Sequence[Objective]
-) -> list[Value]:
-    """`images`: how many validation images there are."""
+def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[Column, Value]:
     inherited = next(one for one in row.selected if one.id == network.id)
     finetuned = next((one for one in row.finetune if one.id == network.id), None)
-    head = row.space.head_parameters
-    values = [row.name, network.id, str(network.architecture), network.parameters, head, network.parameters - head,
-              network.costs.macs, *(inherited.measured.get(one.column) for one in objectives)]  # fmt: skip
-    shown = [inherited.clean, inherited.robust]
-    for one in (network, finetuned):
+    head, attack = row.space.head_parameters, dataset.key_attack
+    line = {
+        Column("row", "Row"): row.name,
+        Column("subnet", "Subnet"): network.id,
+        Column("architecture", "Architecture (block@ratio per layer)"): str(network.architecture),
+        Column("parameters", "Parameters", "count", "min"): network.parameters,
+        Column("head", "of these in the head", "count"): head,
+        Column("body", "in stem and blocks", "count", "min"): network.parameters - head,
+        Column("macs", "MACs", "count", "min"): network.costs.macs,
+    }
+    # What searches of the dataset optimised besides what every search measures.
+    names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
+    for one in measured(tuple(names))[len(BASE) :]:
+        kind, better = ("percent", "max") if one.maximise else ("number", "min")
+        column = Column(one.column, f"{one.title} ({one.unit})", kind, better)
+        line[column] = inherited.measured.get(one.column)
+    stages = [("inherited", "inherited", {"clean": inherited.clean, "robust": inherited.robust})]
+    trained = (("scratch", "scratch", network), ("finetune", "fine-tuned", finetuned))
+    for key, title, one in trained:
         for weights in ("best", "last"):
-            shown += [one.validation[weights][which] if one else None for which in ("clean", "robust")]
-    validation = [Value() if one is None else Value(one, interval=wilson(one, images)) for one in shown]
-    tests = [accuracy_value(one, which) if one else Value() for one in (network, finetuned) for which in (None, attack)]
-    return [*map(Value, values), *validation, *tests]
+            stages.append((f"{key}_{weights}", f"{title}, {weights} epoch", one.validation[weights] if one else {}))
+    for key, title, shares in stages:
+        for which in ("clean", "robust"):
+            column = Column(f"validation_{key}_{which}", f"Validation, {title}: {which} (%)", "percent", "max")
+            share = shares.get(which)
+            interval = None if share is None else wilson(share, dataset.images["validation"])
+            line[column] = Value(share, interval=interval)
+    for key, title, one in trained:
+        for which, name, under in (("clean", "clean", None), (attack.key, attack.text, attack)):
+            column = Column(f"test_{key}_{which}", f"Test, {title}: {name} (%)", "percent", "max")
+            line[column] = accuracy_value(one, under) if one else None
+    return line

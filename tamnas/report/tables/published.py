@@ -6,10 +6,10 @@ from fractions import Fraction
 from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
 from tamnas.report.study import Dataset, TrainedNetwork
-from tamnas.report.tables.networks import comparison, hand_made, network_values
+from tamnas.report.tables.networks import NETWORK, comparison, hand_made, network_values
 from tamnas.report.tables.search import pooled_votes
-from tamnas.report.tables.table import Column, Table, Value
-from tamnas.report.terms import BOLD, CLEAN, PAPER, SIZE, attack_column, by_validation, name_of, setting
+from tamnas.report.tables.table import Table
+from tamnas.report.terms import BOLD, PAPER, by_validation, name_of, setting
 
 NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}
 
@@ -28,35 +28,25 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
     printed = TABLES[name]
     attacks = [Pgd(eps=Fraction(eps, 255), steps=steps) for eps, steps in printed.rows[0].grid]
     attacks.sort(key=lambda attack: (-attack.eps, attack.steps) if name == "X" else (attack.steps, attack.eps))
-    entries = [
-        (name_of(row.label), _own_network(row, dataset), row, "quoted" if row.mode.startswith("robnet") else "not run")
-        for row in printed.rows
-    ]
+    entries = [(name_of(row.label), _own_network(row, dataset), row) for row in printed.rows]
     if name == "X":
         known = {row.mode for row in printed.rows}
-        more = {one: network for one, network in hand_made(dataset).items() if one not in known}
-        entries += [(name_of(one), network, None, "not run") for one, network in more.items()]
-        columns, rows, costs = comparison(dataset, entries, attacks)
+        entries += [(name_of(one), more, None) for one, more in hand_made(dataset).items() if one not in known]
+        lines, costs = comparison(dataset, entries, attacks)
     else:
-        columns, costs = [Column("network", "Network"), SIZE, CLEAN, *map(attack_column, attacks)], []
-        rows = [[Value(label), *network_values(network, attacks, *rest)] for label, network, *rest in entries]
+        lines, costs = [{NETWORK: label} | network_values(one, attacks, paper) for label, one, paper in entries], []
     own = [by_validation(dataset)]
     if any(row.lego and _own_network(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
     if any(row.mode.startswith("robnet") for row in printed.rows):
         own.append("Quoted: taken from the literature, never trained here.")
-    own += costs
-    return Table(
+    notes = [*setting(dataset), *own, *costs, f"{BOLD} {PAPER}"]
+    notes += [f"The paper as printed: {text}" for text in contradictions(name)]
+    return Table.of(
         f"table-{NUMBERS[name]:02d}",
         f"Table {name}. {printed.title}",
-        columns,
-        rows,
-        [
-            *setting(dataset),
-            *own,
-            f"{BOLD} {PAPER}",
-            *(f"The paper as printed: {text}" for text in contradictions(name)),
-        ],
+        lines,
+        notes,
         of_paper=True,
         images=dataset.images["test"],
     )

@@ -5,36 +5,12 @@ from collections.abc import Sequence
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, LegoNet, RowResults
-from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table
 from tamnas.report.terms import BOLD, counted, selection_images, tau_text
 
 
 def search_table(dataset: Dataset) -> Table:
     """Per row: front, hypervolume, does the supernet predict, does scratch beat fine-tuning."""
-    attack = dataset.key_attack
-    columns = [
-        Column("row", "Row"), Column("evaluated", "Subnets evaluated", "count"), Column("front", "Front", "count"),
-        Column("archive_front", "Front of all evaluated", "count"),
-        Column("hypervolume", "Hypervolume", "number", "max"),
-        Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"),
-        Column("tau_clean", "Kendall's tau, clean"), Column("tau_robust", "Kendall's tau, robust"),
-        Column("scratch_minus_finetune_clean", "Scratch minus fine-tuned, clean (points)"),
-        Column("scratch_minus_finetune_robust", f"Scratch minus fine-tuned, {attack.text} (points)"),
-        Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"),
-        Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"),
-    ]  # fmt: skip
-    rows = []
-    for row in dataset.rows:
-        last, differences, gap = row.hypervolume[-1], scratch_minus_finetune(row, attack), validation_gap(row, dataset)
-        rows.append(
-            [
-                Value(row.name), Value(last["evaluated"]), Value(len(row.front)), Value(len(row.archive_front)),
-                Value(float(last["hypervolume"])), Value(float(last["archive_hypervolume"])),
-                Value(tau_text(row.tau["clean"])), Value(tau_text(row.tau["robust"])),
-                *(Value(differences[which].points if which in differences else None) for which in gap),
-                *map(Value, gap.values()),
-            ]
-        )  # fmt: skip
     notes = [
         _data(dataset),
         "Hypervolume: share of the box up to (100% clean error, 100% robust error, the space's largest network).",
@@ -47,9 +23,31 @@ def search_table(dataset: Dataset) -> Table:
         "validation attack.",
         f"{BOLD} Only hypervolumes have one: counts, correlations and differences are no better for being large.",
     ]
-    return Table(
-        f"{dataset.name}-search", f"The search, row by row, {dataset.name}", columns, rows, notes, dataset.name
-    )
+    lines = [_search_line(dataset, row) for row in dataset.rows]
+    return Table.of(f"{dataset.name}-search", f"The search, row by row, {dataset.name}", lines, notes, dataset.name)
+
+
+def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float | None]:
+    attack, last = dataset.key_attack, row.hypervolume[-1]
+    differences, gap = scratch_minus_finetune(row, attack), validation_gap(row, dataset)
+    points = {name: difference.points for name, difference in differences.items()}
+    minus, robust = "Scratch minus fine-tuned", f"{attack.text} (points)"
+    return {
+        Column("row", "Row"): row.name,
+        Column("evaluated", "Subnets evaluated", "count"): last["evaluated"],
+        Column("front", "Front", "count"): len(row.front),
+        Column("archive_front", "Front of all evaluated", "count"): len(row.archive_front),
+        Column("hypervolume", "Hypervolume", "number", "max"): float(last["hypervolume"]),
+        Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"): float(
+            last["archive_hypervolume"]
+        ),
+        Column("tau_clean", "Kendall's tau, clean"): tau_text(row.tau["clean"]),
+        Column("tau_robust", "Kendall's tau, robust"): tau_text(row.tau["robust"]),
+        Column("scratch_minus_finetune_clean", f"{minus}, clean (points)"): points.get("clean"),
+        Column("scratch_minus_finetune_robust", f"{minus}, {robust}"): points.get("robust"),
+        Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"): gap["clean"],
+        Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"): gap["robust"],
+    }
 
 
 def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]:
@@ -89,24 +87,23 @@ def layers_table(dataset: Dataset) -> Table:
     scopes = [(row.name, row.lego) for row in dataset.rows if row.lego]
     if dataset.pooled:
         scopes.insert(0, ("pooled", dataset.pooled))
-    rows = []
+    lines = []
     for name, lego in scopes:
         for layer in sorted({line["layer"] for line in lego.counts}):
-            texts = []
+            line = {Column("scope", "Subnets of"): name, Column("layer", "Layer"): str(layer)}
             for gene in ("block", "ratio"):
-                own = [line for line in lego.counts if (line["layer"], line["gene"]) == (layer, gene)]
-                texts.append(", ".join(f"{line['value']:g} ({line['count']})" for line in own))
-            rows.append([Value(name), Value(str(layer)), *map(Value, texts)])
+                own = [one for one in lego.counts if (one["layer"], one["gene"]) == (layer, gene)]
+                votes_each = ", ".join(f"{one['value']:g} ({one['count']})" for one in own)
+                line[Column(f"{gene}s", f"{gene.title()}s (count)")] = votes_each
+            lines.append(line)
     notes = [
         _data(dataset),
         "Each entry: block id or ratio, and how many of the voters use it; the most frequent first, ties by mean "
         "robust validation accuracy.",
         *votes(dataset),
     ]
-    columns = [Column("scope", "Subnets of"), Column("layer", "Layer"), Column("blocks", "Blocks (count)"),
-               Column("ratios", "Ratios (count)")]  # fmt: skip
     title = f"Blocks and ratios of the best subnets per layer, {dataset.name} (lower part of Table VII)"
-    return Table(f"{dataset.name}-layers", title, columns, rows, notes, dataset.name)
+    return Table.of(f"{dataset.name}-layers", title, lines, notes, dataset.name)
 
 
 def votes(dataset: Dataset) -> list[str]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.paper import TABLE_I, TABLE_VII_MISPRINTS
 from tamnas.report.study import Dataset
-from tamnas.report.tables.table import Column, Table, Value
+from tamnas.report.tables.table import Column, Table
 from tamnas.report.terms import in_order
-from tamnas.space.blocks import BLOCKS
+from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.layers import se_parameters
 from tamnas.space.space import SearchSpace
 
@@ -18,18 +18,13 @@ def geometry_table(datasets: Sequence[Dataset]) -> Table:
         for plan, _ in in_order(dataset):
             parts.setdefault((SearchSpace.from_params(plan), plan.data.size), []).append(plan.row)
     names_of = _part_names(parts)
-    several = [Column("rows", "Network")] if len(parts) > 1 else []
-    columns = [*several, *(Column(key, title) for key, title in (
-        ("input", "Input"), ("layer", "Layer"), ("channels", "Channels"), ("repeat", "Repeat"), ("stride", "Stride"),
-        ("parameters", "Parameters"),
-    ))]  # fmt: skip
-    rows = [
-        [Value(names_of[part]), *values] if several else values for part in parts for values in _geometry_rows(*part)
+    lines = [
+        ({Column("rows", "Network"): names_of[part]} if len(parts) > 1 else {}) | line
+        for part in parts
+        for line in _geometry_lines(*part)
     ]
-    notes = [
-        "CB: choice block, its parameters from the smallest to the largest choice. Every convolution of the head is "
-        "1x1."
-    ]
+    choice = "CB: choice block, its parameters from the smallest to the largest choice."
+    notes = [f"{choice} Every convolution of the head is 1x1."]
     notes += [
         f"{names_of[part]} ({', '.join(rows_of)}): {low:,} to {high:,} parameters in all, {part[0].head_parameters:,} "
         "of them in the head."
@@ -37,7 +32,7 @@ def geometry_table(datasets: Sequence[Dataset]) -> Table:
         for low, high in [part[0].parameter_range()]
     ]
     notes.append(_published_geometry())
-    return Table("table-01", "Table I. The network", columns, rows, notes)
+    return Table.of("table-01", "Table I. The network", lines, notes)
 
 
 def _part_names(parts: Mapping[tuple, Sequence[str]]) -> dict[tuple, str]:
@@ -53,7 +48,7 @@ def _published_geometry() -> str:
     return f"The paper's Table I, at {TABLE_I[0].size} x {TABLE_I[0].size} pixels: {text}."
 
 
-def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
+def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | None]]:
     stem, (conv, hidden, out), last = space.stem_channels, space.head, space.layers[-1].cout
     lines = [
         (size, 3, "3x3 Conv", stem, 1, 1, f"{27 * stem:,}"),
@@ -76,11 +71,13 @@ def _geometry_rows(space: SearchSpace, size: int) -> list[list[Value]]:
         (1, hidden, "SE", hidden, 1, None, f"{se_parameters(hidden):,}"),
         (1, hidden, "1x1 Conv, activation", out, 1, 1, f"{hidden * out + out:,}"),
         (1, out, "FC", space.num_classes, 1, None, f"{out * space.num_classes + space.num_classes:,}"),
-    ]  # fmt: skip
-    return [
-        [Value(f"{pixels}² × {cin}"), *(Value(None if value is None else str(value)) for value in rest)]
-        for pixels, cin, *rest in lines
     ]
+    columns = [
+        Column(title.lower(), title) for title in ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
+    ]
+    cells = ([f"{pixels}² × {cin}", *rest] for pixels, cin, *rest in lines)
+    texts = ([None if cell is None else str(cell) for cell in line] for line in cells)
+    return [dict(zip(columns, line, strict=True)) for line in texts]
 
 
 ALGORITHMS = {
@@ -91,8 +88,8 @@ ALGORITHMS = {
 }
 
 
-def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
-    """The upper part of Table VII, from the code's own block table; without datasets, of no run."""
+def blocks_table(datasets: Sequence[Dataset]) -> Table:
+    """The upper part of Table VII, from the code's own block table."""
     used = {block for dataset in datasets for plan, _ in in_order(dataset) for block in plan.space.blocks}
     space = SearchSpace.paper()
     first, inner = space.layers[4], space.layers[5]
@@ -100,32 +97,20 @@ def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
     def yes(answer: bool) -> str:
         return "yes" if answer else "no"
 
-    rows = []
-    for kind in BLOCKS:
-        texts = [
-            str(kind.id),
-            kind.name,
-            ALGORITHMS.get(kind.branch),
-            f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
-            ALGORITHMS.get(kind.attention),
-            yes(kind.attention_norm) if kind.attention else None,
-            kind.family,
-            yes(kind.allowed(first)),
-            *([yes(kind.id in used)] if datasets else []),
-        ]
-        rows.append([*map(Value, texts), Value(kind.parameters(inner, 1.0))])
-    columns = [
-        Column("block", "Block"),
-        Column("name", "Name"),
-        Column("branch", "Branch"),
-        Column("kernel", "Kernel"),
-        Column("non_local", "Non-local"),
-        Column("norm", "BN in non-local"),
-        Column("family", "Family"),
-        Column("transition", "Where a stage begins"),
-        *([Column("used", "In this run")] if datasets else []),
-        Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count"),
-    ]
+    def line(kind: BlockKind) -> dict[Column, str | int | None]:
+        return {
+            Column("block", "Block"): str(kind.id),
+            Column("name", "Name"): kind.name,
+            Column("branch", "Branch"): ALGORITHMS.get(kind.branch),
+            Column("kernel", "Kernel"): f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
+            Column("non_local", "Non-local"): ALGORITHMS.get(kind.attention),
+            Column("norm", "BN in non-local"): yes(kind.attention_norm) if kind.attention else None,
+            Column("family", "Family"): kind.family,
+            Column("transition", "Where a stage begins"): yes(kind.allowed(first)),
+            Column("used", "In this run"): yes(kind.id in used),
+            Column("parameters_96", "Parameters at 96 channels, ratio 1.0", "count"): kind.parameters(inner, 1.0),
+        }
+
     wrong = "; ".join(
         f"{name}: " + ", ".join([f"{i} ticked" for i in ticked] + [f"{i} not ticked" for i in unticked])
         for name, (ticked, unticked) in TABLE_VII_MISPRINTS.items()
@@ -135,4 +120,4 @@ def blocks_table(datasets: Sequence[Dataset] = ()) -> Table:
         "Gaussian. Every block ends in squeeze-and-excitation.",
         f"The paper's table differs in five cells, taken for misprints ({wrong}).",
     ]
-    return Table("table-07", "Table VII. The choice blocks (upper part)", columns, rows, notes)
+    return Table.of("table-07", "Table VII. The choice blocks (upper part)", [*map(line, BLOCKS)], notes)

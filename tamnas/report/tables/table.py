@@ -4,8 +4,9 @@ A cell holds a measured value, a published one beside it, or text. Each form mar
 measured value of a column in bold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from tamnas.files import csv_text
 
@@ -59,10 +60,13 @@ class Table:
     images: int | None = None
     validation_images: int | None = None
 
-    @property
-    def has_paper(self) -> frozenset[int]:
-        """Columns in which some cell has a published value."""
-        return self._columns_with("paper")
+    @classmethod
+    def of(
+        cls, name: str, title: str, lines: Sequence[Mapping[Column, Value | str | float | None]], *rest, **more
+    ) -> Self:
+        """From lines of the same columns, each {column: cell}; a plain cell is a measured value."""
+        rows = [[one if isinstance(one, Value) else Value(one) for one in line.values()] for line in lines]
+        return cls(name, title, list(lines[0]) if lines else [], rows, *rest, **more)
 
     def _columns_with(self, attribute: str) -> frozenset[int]:
         return frozenset(i for row in self.rows for i, value in enumerate(row) if getattr(value, attribute) is not None)
@@ -72,8 +76,10 @@ class Table:
         """(row, column) of the best measured values, as shown; none where fewer than two were measured."""
         found = set()
         for i, column in enumerate(self.columns):
-            shown = {j: _rounded(row[i].measured, column.kind) for j, row in enumerate(self.rows)
-                     if isinstance(row[i].measured, (int, float))}  # fmt: skip
+            measured = {j: row[i].measured for j, row in enumerate(self.rows)}
+            shown = {
+                j: _rounded(value, column.kind) for j, value in measured.items() if isinstance(value, (int, float))
+            }
             if column.better and len(shown) > 1:
                 target = (max if column.better == "max" else min)(shown.values())
                 found |= {(j, i) for j, value in shown.items() if value == target}
