@@ -1,0 +1,122 @@
+"""Functions as commands: arguments, help, exit codes, and whose code they run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.pipeline.command import stage_command
+from tests.helpers.tiny import ROOT
+
+SOURCE = '''"""Toy stage.
+
+    python -m stages.toy scratch|finetune ROW
+
+Reads nothing.
+"""
+
+from typing import Literal
+
+
+def main(init: Literal["scratch", "finetune"], row: str) -> None:
+    act(init, row)
+'''
+
+
+def command(act, script: Path = ROOT / "stages" / "toy.py"):
+    """The command of a script with SOURCE that would lie at `script`."""
+    names = {"__name__": "stages.toy", "act": act}
+    exec(compile(SOURCE, str(script), "exec"), names)
+    return stage_command(names["main"])
+
+
+def invoke(act, *arguments: str) -> Result:
+    return CliRunner().invoke(command(act), arguments)
+
+
+def test_arguments_and_choices_come_from_the_signature():
+    called = []
+    assert invoke(lambda *given: called.append(given), "finetune", "a-row").exit_code == 0
+    assert called == [("finetune", "a-row")]
+    for wrong in (("scratsh", "a-row"), ("scratch",), ("scratch", "a-row", "more")):
+        assert invoke(lambda *given: called.append(given), *wrong).exit_code == 2
+    assert "'scratsh' is not one of 'scratch', 'finetune'" in invoke(None, "scratsh", "a-row").output
+    assert len(called) == 1
+
+
+def test_help_is_the_docstring_of_the_script():
+    text = invoke(None, "--help").output
+    assert text.startswith("Usage: ")
+    assert "{scratch|finetune} ROW" in text
+    assert "  python -m stages.toy scratch|finetune ROW\n" in text
+
+
+def test_run_is_the_function_itself():
+    called = []
+    command(lambda *given: called.append(given)).run("scratch", "a-row")
+    assert called == [("scratch", "a-row")]
+    with pytest.raises(InputError):
+        command(raising(InputError("eps is 0"))).run("scratch", "a-row")
+
+
+def raising(error: BaseException):
+    def act(init, row):
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("eps is 0"), 2, "error: eps is 0"),
+        (DivergenceError("the loss is NaN"), 1, "error: training diverged: the loss is NaN"),
+        (WorkerError("a worker was killed"), 1, "error: a worker was killed"),
+        (DeadlineError("stopped"), 3, "stopped; the next run goes on from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "interrupted; the next run goes on from the last checkpoint"),
+        (
+            OSError(28, "No space left on device", "runs/a"),
+            1,
+            "error: runs/a cannot be written: no space left on device; make room and run again: it goes on from the "
+            "last checkpoint",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_a_user_can_mend_is_one_line(error, code, line):
+    result = invoke(raising(error), "scratch", "a-row")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, f"{line}\n", "")
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x")], ids=repr)
+def test_a_bug_keeps_its_traceback(bug):
+    result = invoke(raising(bug), "scratch", "a-row")
+    assert result.exception is bug
+    assert result.stderr == ""
+
+
+def test_the_library_of_another_checkout_is_refused(tmp_path):
+    called = []
+    elsewhere = command(lambda *given: called.append(given), tmp_path / "stages" / "toy.py")
+    result = CliRunner().invoke(elsewhere, ["scratch", "a-row"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'stages' / 'toy.py'}: tamnas was imported from {ROOT}, ")
+    assert result.stderr.count("\n") == 1
+    assert not called
+
+
+def test_a_script_that_finds_no_library_beside_it_computes_nothing(tmp_path):
+    """As in a workspace that holds other code than the installed one."""
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "stages.plan"]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another checkout" in done.stderr
+    assert not (tmp_path / "plan").exists()

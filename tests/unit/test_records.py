@@ -1,0 +1,96 @@
+"""Records of trained networks: what is written is what is read, and damage is told in one line."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.errors import InputError
+from tamnas.files import write_json
+from tamnas.records import Job, Label, NetworkSpec, Record, Score, Start, read_records
+from tamnas.space.architecture import Architecture
+from tests.helpers.tiny import ROW, tiny_params
+
+SUBNET = NetworkSpec("n01", Architecture((0, 20), (0.4, 2.0)))
+HAND_MADE = NetworkSpec("seed-3-resnet20", baseline="resnet20")
+SCORES = {"last": Score(9, 0.5, 0.25), "best": Score(4, 0.4, 0.3)}
+RECORDS = {
+    "subnet": Record(SUBNET, 1000, 10, **SCORES),
+    "control": Record(HAND_MADE, 269_722, 10, **SCORES, label=Label("seeds", "baselines", "resnet20", 3)),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_round_trip_through_files(tmp_path, name):
+    path = tmp_path / "validation.json"
+    write_json(path, {"format": 1, "networks": [RECORDS[name].plain()]})
+    assert read_records(path) == [RECORDS[name]]
+
+
+def test_a_plain_record_says_what_results_say():
+    assert RECORDS["control"].plain() == {
+        "id": "seed-3-resnet20",
+        "architecture": None,
+        "baseline": "resnet20",
+        "control": "seeds",
+        "kind": "baselines",
+        "of": "resnet20",
+        "seed": 3,
+        "parameters": 269_722,
+        "epochs": 10,
+        "last": {"epoch": 9, "clean": 0.5, "robust": 0.25},
+        "best": {"epoch": 4, "clean": 0.4, "robust": 0.3},
+    }
+    assert "control" not in RECORDS["subnet"].plain()
+
+
+def test_the_score_asked_for():
+    assert [RECORDS["subnet"].score(weights).epoch for weights in ("last", "best")] == [9, 4]
+
+
+DAMAGE = {
+    "no parameters": (lambda plain: plain.pop("parameters"), "'parameters'"),
+    "no score": (lambda plain: plain.pop("best"), "'best'"),
+    "half a score": (lambda plain: plain["last"].pop("robust"), "'robust'"),
+    "a score that is a number": (lambda plain: plain.update(last=0.5), "not subscriptable"),
+    "half a label": (lambda plain: plain.pop("seed"), "'seed'"),
+    "no network": (lambda plain: plain.pop("architecture"), "'architecture'"),
+    "an id that leaves its folder": (lambda plain: plain.update(id="../n01"), "without folders"),
+    "an id that is a number": (lambda plain: plain.update(id=7), "plain name"),
+    "half an architecture": (lambda plain: plain.update(architecture={"blocks": [0]}), "'blocks' and 'ratios'"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_record_is_told_in_one_line(tmp_path, name):
+    change, words = DAMAGE[name]
+    plain = json.loads(json.dumps(RECORDS["control"].plain()))
+    change(plain)
+    write_json(tmp_path / "validation.json", {"format": 1, "networks": [plain]})
+    with pytest.raises(InputError) as caught:
+        read_records(tmp_path / "validation.json")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_names_the_file(tmp_path):
+    path = tmp_path / "validation.json"
+    write_json(path, {"format": 1, "networks": [{"id": "n01"}]})
+    with pytest.raises(InputError, match=f"^{path}: record of a trained network: "):
+        read_records(path)
+
+
+def test_a_network_is_known_by_what_it_is_and_not_by_its_id():
+    renamed = NetworkSpec("lego", SUBNET.architecture)
+    assert renamed.identity == SUBNET.identity == "0@0.4 20@2"
+    assert HAND_MADE.identity == "resnet20"
+    assert [NetworkSpec.from_plain(one.plain()) for one in (SUBNET, HAND_MADE)] == [SUBNET, HAND_MADE]
+
+
+def test_a_job_reaches_a_worker_unchanged():
+    training = resolve_all(parse_params(tiny_params()))[ROW].retrain.finetune
+    start = Start(Path("start-finetune.safetensors"), SUBNET.id)
+    job = Job(SUBNET, training, (0, "retrain_finetune", ROW), start, Label("finetune_lr_0.01", "finetune", "n01", 0))
+    assert pickle.loads(pickle.dumps(job)) == job
