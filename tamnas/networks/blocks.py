@@ -44,8 +44,8 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int, inner: int, attention: str, norm: bool = False):
         super().__init__()
         embedded = attention == "embedded"
-        self.theta = nn.Conv2d(channels, inner, 1) if embedded else None
-        self.phi = nn.Conv2d(channels, inner, 1) if embedded else None
+        self.theta = nn.Conv2d(channels, inner, 1) if embedded else nn.Identity()
+        self.phi = nn.Conv2d(channels, inner, 1) if embedded else nn.Identity()
         self.g = nn.Conv2d(channels, inner, 1)
         self.out = nn.Conv2d(inner, channels, 1)
         self.norm = nn.BatchNorm2d(channels) if norm else None
@@ -54,15 +54,8 @@ class NonLocal(nn.Module):
     def conv_norm(self) -> tuple[tuple[str, str], ...]:
         return () if self.norm is None else (("out", "norm"),)
 
-    def zero_last(self) -> None:
-        last = self.norm if self.norm is not None else self.out
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
     def forward(self, x: Tensor) -> Tensor:
-        query = x if self.theta is None else self.theta(x)
-        key = x if self.phi is None else self.phi(x)
-        value = self.g(x)
+        query, key, value = self.theta(x), self.phi(x), self.g(x)
         if min(x.shape[2:]) >= 2:
             key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
         # (N, C, H, W) -> (N, 1, H*W, C): one head; attention in fp32 at least, whatever autocast says
@@ -169,4 +162,4 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
             part.reset_running_stats()
     for part in module.modules():
         if isinstance(part, NonLocal):
-            part.zero_last()
+            nn.init.zeros_((part.norm or part.out).weight)

@@ -5,6 +5,7 @@ layer at the largest ratio; a subnet's tensor is the leading slice `[:c_out, :c_
 supernet's tensor of the same name (paper, Section III-E1, read as slicing: docs/reading.md).
 """
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -31,31 +32,20 @@ class Supernet(nn.Module):
         )
         self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
         self.rest = Rest(space, first, act_layer)
-        self.rest.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    str(block): choice_block(layer, block, space.max_ratio, act_layer)
-                    for block in space.allowed_blocks(i)
-                }
-            )
-            for i, layer in enumerate(space.layers)
-        )
+        self.rest.layers = nn.ModuleList()
+        for i, layer in enumerate(space.layers):
+            blocks = {str(id_): choice_block(layer, id_, space.max_ratio, act_layer) for id_ in space.allowed_blocks(i)}
+            self.rest.layers.append(nn.ModuleDict(blocks))
         if generator is not None:
             initialise(self, generator)
         self.momentum = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
-        self._tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        self._tensors = self.state_dict(keep_vars=True)
 
     def slices(self, subnet: nn.Module, arch: Architecture) -> Iterator[tuple[str, str, tuple[slice, ...]]]:
         """(subnet's tensor name, supernet's tensor name, index) along the path of `arch`."""
         for name, tensor in subnet.state_dict(keep_vars=True).items():
-            yield name, self._home(name, arch), tuple(slice(0, n) for n in tensor.shape)
-
-    @staticmethod
-    def _home(name: str, arch: Architecture) -> str:
-        if not name.startswith("rest.layers."):
-            return name
-        layer, _, inside = name.removeprefix("rest.layers.").partition(".")
-        return f"rest.layers.{layer}.{arch.blocks[int(layer)]}.{inside}"
+            home = re.sub(r"^rest\.layers\.(\d+)", lambda match: f"{match[0]}.{arch.blocks[int(match[1])]}", name)
+            yield name, home, tuple(slice(0, n) for n in tensor.shape)
 
     @torch.no_grad()
     def extract(self, arch: Architecture, optimiser_for=None, memory_format=torch.preserve_format):
@@ -66,7 +56,7 @@ class Supernet(nn.Module):
         """
         subnet = Subnet(self.space, arch).to(self.first_layer.weight.device, memory_format=memory_format)
         subnet.train(self.training)
-        tensors = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
+        tensors = subnet.state_dict(keep_vars=True)
         for name, home, index in self.slices(subnet, arch):
             tensors[name].copy_(self._tensors[home][index])
         if optimiser_for is None:
@@ -83,7 +73,7 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def absorb(self, subnet: Subnet, optimiser=None) -> None:
         """Write a subnet's weights and buffers (and its optimiser's momentum) back to its path."""
-        tensors = dict(subnet.named_parameters()) | dict(subnet.named_buffers())
+        tensors = subnet.state_dict(keep_vars=True)
         for name, home, index in self.slices(subnet, subnet.arch):
             self._tensors[home][index] = tensors[name]
             if optimiser is not None and home in self.momentum:
@@ -101,5 +91,5 @@ class Supernet(nn.Module):
         # nn.Module moves buffers by replacing them; keep our own tables in step.
         super()._apply(fn, *args, **kwargs)
         self.momentum = {name: fn(tensor) for name, tensor in self.momentum.items()}
-        self._tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        self._tensors = self.state_dict(keep_vars=True)
         return self

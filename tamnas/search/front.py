@@ -26,6 +26,24 @@ def hypervolume(space: SearchSpace, objectives: Sequence[str], points: Sequence[
     return float(HV(ref_point=np.ones(len(scale)))(np.array([point.costs for point in points]) / scale))
 
 
+def hypervolume_row(
+    space: SearchSpace,
+    objectives: Sequence[str],
+    generation: int,
+    population: Sequence[Architecture],
+    fitness: dict[Architecture, Fitness],
+) -> dict:
+    """Of results' hypervolume.csv: the front of the `population`, and of all that `fitness` holds, the archive."""
+    front, archive = front_of(population, fitness), front_of(list(fitness), fitness)
+    return {
+        "generation": generation,
+        "evaluated": len(fitness),
+        "hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in front]),
+        "archive_hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in archive]),
+        "front": len(front),
+    }
+
+
 def spread(count: int, at_most: int | None) -> list[int]:
     """Indices of at most `at_most` of `count` items, evenly spread, both ends included."""
     if at_most is None or at_most >= count:

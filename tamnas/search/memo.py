@@ -1,7 +1,7 @@
 """Evaluations that survive a kill."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tamnas.space.architecture import Architecture
 
 log = logging.getLogger(__name__)
 
-Evaluated = tuple[Architecture, Fitness]
+Evaluated = Iterable[tuple[Architecture, Fitness]]
 
 
 class Memo:
@@ -25,9 +25,7 @@ class Memo:
     `evaluate` yields (architecture, fitness) in any order, each written as it comes.
     """
 
-    def __init__(
-        self, path: Path, evaluate: Callable[[Sequence[Architecture]], Iterable[tuple[Architecture, Fitness]]]
-    ):
+    def __init__(self, path: Path, evaluate: Callable[[Sequence[Architecture]], Evaluated]):
         self.path, self._evaluate = path, evaluate
         self.known: dict[Architecture, Fitness] = {}
         lines = [line for line in path.read_bytes().splitlines() if line] if path.exists() else []
@@ -45,8 +43,7 @@ class Memo:
             with self.path.open("a") as file:
                 file.write("\n")  # ends a line that a kill cut short; empty lines are skipped
                 for arch, fitness in self._evaluate(new):
-                    line = seal([str(arch), fitness.values, fitness.costs])
-                    print(line, file=file, flush=True)
+                    print(seal([str(arch), fitness.values, fitness.costs]), file=file, flush=True)
                     self.known[arch] = fitness
         return [self.known[arch] for arch in archs]
 
@@ -58,7 +55,7 @@ def memoised(
     """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
     with Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs, Progress(what, total) as progress:
 
-        def evaluate(archs: Sequence[Architecture]) -> Iterator[Evaluated]:
+        def evaluate(archs: Sequence[Architecture]) -> Evaluated:
             for index, values in jobs.run_jobs(evaluate_subnet, archs):
                 progress.step(clean=values["clean"], robust=values["robust"])
                 yield archs[index], Fitness.of(values, plan.search.objectives)

@@ -22,7 +22,7 @@ from tamnas.config.plan import SearchStagePlan
 from tamnas.config.sections import SearchPlan
 from tamnas.files import FORMAT
 from tamnas.search.fitness import Fitness
-from tamnas.search.front import front_of, hypervolume
+from tamnas.search.front import front_of, hypervolume_row
 from tamnas.search.memo import memoised
 from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_crowding
 from tamnas.seeding import derived_seed
@@ -73,20 +73,8 @@ def search(
         algorithm.tell(infills=offspring)
         generations.append(archs)
         population = [space.decode(genes) for genes in algorithm.pop.get("X")]
-        rows.append(_hypervolume_row(space, plan.objectives, len(rows), population, fitness))
+        rows.append(hypervolume_row(space, plan.objectives, len(rows), population, fitness))
     return SearchResult(generations, front_of(population, fitness), front_of(list(fitness), fitness), rows)
-
-
-def _hypervolume_row(space, objectives, generation, population, fitness) -> dict:
-    front = front_of(population, fitness)
-    archive = front_of(list(fitness), fitness)
-    return {
-        "generation": generation,
-        "evaluated": len(fitness),
-        "hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in front]),
-        "archive_hypervolume": hypervolume(space, objectives, [fitness[arch] for arch in archive]),
-        "front": len(front),
-    }
 
 
 def _stagnant(rows: list[dict], patience: int | None) -> bool:
@@ -96,19 +84,15 @@ def _stagnant(rows: list[dict], patience: int | None) -> bool:
     return max(values[:-patience]) >= max(values)
 
 
-def search_seed(plan: SearchStagePlan) -> int:
-    """pymoo takes 32 bits."""
-    return derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32
-
-
 def run_search(plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, memo_path: Path):
     """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
 
     Returns (SearchResult, fitness of every architecture evaluated).
     """
+    seed = derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32  # pymoo takes 32 bits
     total = plan.search.population + plan.search.generations * plan.search.offspring
     with memoised(plan, weights, data, compute, memo_path, f"search {plan.name}", total) as memo:
-        return search(SearchSpace.from_params(plan), plan.search, memo, search_seed(plan)), memo.known
+        return search(SearchSpace.from_params(plan), plan.search, memo, seed), memo.known
 
 
 def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:

@@ -10,7 +10,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RandomSearchStagePlan
 from tamnas.config.sections import SearchPlan
 from tamnas.search.fitness import Fitness
-from tamnas.search.front import front_of, hypervolume
+from tamnas.search.front import hypervolume_row
 from tamnas.search.memo import memoised
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
@@ -30,12 +30,8 @@ def random_search(
     """
     archs = list(map(space.decode, space.distinct_genes(generator, max(counts), plan.budget)))
     fitness = dict(zip(archs, evaluate(archs), strict=True))
-    rows = []
-    for generation, count in enumerate(counts):
-        front = front_of(archs[:count], fitness)
-        share = hypervolume(space, plan.objectives, [fitness[arch] for arch in front])
-        volumes = {"hypervolume": share, "archive_hypervolume": share}
-        rows.append({"generation": generation, "evaluated": len(archs[:count]), **volumes, "front": len(front)})
+    so_far = [{arch: fitness[arch] for arch in archs[:count]} for count in counts]
+    rows = [hypervolume_row(space, plan.objectives, i, list(known), known) for i, known in enumerate(so_far)]
     return rows, fitness
 
 

@@ -86,7 +86,7 @@ def zero_masked(subnet: Subnet, arch: Architecture):
         for block, layer, ratio in zip(subnet.rest.layers, subnet.space.layers, arch.ratios, strict=True):
             m, full = layer.middle(ratio), layer.middle(subnet.space.max_ratio)
             if isinstance(block, PureRobustBlock):
-                targets = [part for part in (block[0].theta, block[0].phi, block[0].g) if part is not None]
+                targets = [part for part in (block[0].theta, block[0].phi, block[0].g) if isinstance(part, nn.Conv2d)]
             else:
                 norms = [i for i, part in enumerate(block.branch) if getattr(part, "num_features", None) == full]
                 acts = [i + 1 for i in norms if isinstance(block.branch[i + 1], nn.ReLU)]
