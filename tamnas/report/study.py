@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
-from tamnas.config.sections import EvalParams
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -99,12 +98,10 @@ class ControlResults:
 
     def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
-        repeats = self.of("seeds")
+        repeats = [one for one in self.of("seeds") if one.label["kind"] == kind]
         return [
-            replace(one, repeats=[again.test for again in repeats if (again.label["kind"], again.label["of"])
-                                  == (kind, one.id)])
-            for one in networks
-        ]  # fmt: skip
+            replace(one, repeats=[again.test for again in repeats if again.label["of"] == one.id]) for one in networks
+        ]
 
 
 @dataclass(frozen=True)
@@ -186,21 +183,18 @@ class Dataset:
 
     @property
     def key_attack(self) -> Pgd:
-        """What stands for robustness: the reference attack of validation if the grid has it."""
-        return key_attack(self.plan.eval, self.plan.validation.attack)
+        """What stands for robustness: the reference attack of validation where the grid has it, else its largest."""
+        grid, reference = self.plan.eval, self.plan.validation.attack
+        return Pgd(
+            eps=reference.eps if reference.eps in grid.eps else max(grid.eps),
+            steps=reference.steps if reference.steps in grid.steps else max(grid.steps),
+        )
 
     @property
     def best_row(self) -> RowResults | None:
         """The row with the best representative on validation."""
-        if not self.rows:
-            return None
-
-        def order(row: RowResults) -> tuple:
-            # As tamnas.records.best; rows may keep different weights, each is judged by its own.
-            shown = row.best.validation[row.plan.eval.weights]
-            return shown["robust"], shown["clean"], -row.best.parameters
-
-        return max(self.rows, key=order)
+        # Rows may keep different weights; each is judged by its own.
+        return max(self.rows, key=lambda row: merit(row.best, row.plan.eval.weights), default=None)
 
     def tested(self) -> Iterator[tuple[str, TrainedNetwork]]:
         """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
@@ -222,19 +216,11 @@ class Dataset:
                 yield f"{name} {network.id} (control)", network
 
 
-def key_attack(plan: EvalParams, reference: Pgd) -> Pgd:
-    """The reference's radius and steps where the grid has them, else the grid's largest."""
-    return Pgd(
-        eps=reference.eps if reference.eps in plan.eps else max(plan.eps),
-        steps=reference.steps if reference.steps in plan.steps else max(plan.steps),
-    )
+def merit(network: TrainedNetwork, weights: str) -> tuple[float, float, int]:
+    """What the best has most of, by validation: the same rule as everywhere (`tamnas.records.best`)."""
+    score = network.validation[weights]
+    return score["robust"], score["clean"], -network.parameters
 
 
 def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:
-    """The best by validation, by the same rule as everywhere (`tamnas.records.best`)."""
-
-    def merit(network: TrainedNetwork) -> tuple:
-        score = network.validation[weights]
-        return score["robust"], score["clean"], -network.parameters
-
-    return max(networks, key=merit)
+    return max(networks, key=lambda network: merit(network, weights))

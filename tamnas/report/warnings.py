@@ -1,6 +1,6 @@
 """What a reader should know before believing the numbers: broken networks, attacks that were too weak, leaks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
@@ -55,28 +55,27 @@ def suspicious(test: Test) -> list[str]:
         if share > test.clean + tolerance
     ]
     for steps in sorted({attack.steps for attack in pgd}):
-        line = [(attack.eps, share) for attack, share in pgd.items() if attack.steps == steps]
-        lines += [
-            f"accuracy under PGD-{steps} rises from {100 * a:.2f}% at {format_fraction(low)} to {100 * b:.2f}% at "
-            f"{format_fraction(high)}: {MASKING}."
-            for (low, a), (high, b) in pairwise(line)
-            if b > a + tolerance
-        ]
+        line = [(format_fraction(attack.eps), share) for attack, share in pgd.items() if attack.steps == steps]
+        lines += _rises(f"accuracy under PGD-{steps}", "at", line, tolerance)
     for eps in sorted({attack.eps for attack in pgd}):
-        line = [(attack.steps, share) for attack, share in pgd.items() if attack.eps == eps]
-        lines += [
-            f"accuracy at {format_fraction(eps)} rises from {100 * a:.2f}% under PGD-{few} to {100 * b:.2f}% under "
-            f"PGD-{many}: {MASKING}."
-            for (few, a), (many, b) in pairwise(line)
-            if b > a + tolerance
-        ]
+        radius = format_fraction(eps)
+        line = [(f"PGD-{attack.steps}", share) for attack, share in pgd.items() if attack.eps == eps]
+        lines += _rises(f"accuracy at {radius}", "under", line, tolerance)
         (few, first), (many, final) = line[0], line[-1]
         if first - final > 0.05:
             lines.append(
-                f"at {format_fraction(eps)} PGD-{few} leaves {100 * first:.2f}%, PGD-{many} {100 * final:.2f}%: the "
+                f"at {radius} {few} leaves {100 * first:.2f}%, {many} {100 * final:.2f}%: the "
                 "shorter attack has not converged; read the longer one."
             )
     return lines
+
+
+def _rises(what: str, where: str, line: Sequence[tuple[str, float]], tolerance: float) -> Iterator[str]:
+    """Where accuracy grows along (attack, accuracy) from a weaker attack to a stronger one."""
+    for (weak, before), (strong, after) in pairwise(line):
+        if after > before + tolerance:
+            low, high = f"{100 * before:.2f}% {where} {weak}", f"{100 * after:.2f}% {where} {strong}"
+            yield f"{what} rises from {low} to {high}: {MASKING}."
 
 
 def broken(dataset: Dataset) -> list[str]:
