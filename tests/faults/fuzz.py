@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from tamnas.config.fields import parse_fraction, read_yaml, write_yaml
-from tamnas.config.plan import STUDY, RowControlsPlan, StudyPlan, read_plan, stage_plans
+from tamnas.config.plan import STUDY, RowControlsStagePlan, StudyPlan, read_plan, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.files import read_json
@@ -191,7 +191,7 @@ def plan(plain) -> None:
 
 
 def plan_file(blob: bytes) -> None:
-    only_input_errors(read_plan, RowControlsPlan, written(CONTROLS.name, blob))
+    only_input_errors(read_plan, RowControlsStagePlan, written(CONTROLS.name, blob))
 
 
 def checkpoint(blob: bytes) -> None:
