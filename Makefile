@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test lint check golden accept faults fuzz wheels clean
+.PHONY: all env test test-all lint check golden accept faults fuzz wheels clean
 
 all: env
 	$(DVC) repro
@@ -18,10 +18,15 @@ env: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 
-# The smoke study has two workers of its own and a limit of five minutes on two cores: alone, and its time is shown.
+# Two workers; a file's tests stay together, for what they share. `test-all` adds what takes minutes by itself: the whole
+# study in miniature, faults in every stage, real `dvc` commands (the marker `slow`).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: env
-	$(BIN)/python -m pytest tests/pipeline/test_smoke.py --durations=1
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/pipeline/test_smoke.py
+	$(PYTEST) -m "not slow"
+
+test-all: env
+	$(PYTEST)
 
 lint: env
 	$(BIN)/ruff check .

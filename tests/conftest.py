@@ -31,8 +31,9 @@ settings.register_profile("tamnas", derandomize=True, deadline=None, database=No
 settings.load_profile("tamnas")
 
 ROOT = Path(__file__).parents[1]
-# They take a minute or more each: first, so that no worker is left alone with one at the end.
-SLOW = ("test_faults", "test_dvc", "test_dvc_real", "test_resume", "test_deadline", "test_runner")
+# They take longest: first, so that no worker is left alone with one at the end. The second needs no finished run, so
+# that its worker does not wait for the first one's.
+SLOW = ("test_faults", "test_dvc", "test_smoke", "test_dvc_real", "test_resume", "test_deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

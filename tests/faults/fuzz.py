@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from tamnas.config.fields import parse_fraction, read_yaml, write_yaml
-from tamnas.config.plan import load_row
+from tamnas.config.plan import STUDY, RowControlsStagePlan, StudyPlan, read_plan, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.files import read_json
@@ -146,7 +146,8 @@ TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
 META = {"epoch": 1, "history": [{"loss": 0.5}]}
 BLOB = pack(TENSORS, META)
 HEADER = json.loads(BLOB[8 : 8 + struct.unpack("<Q", BLOB[:8])[0]])
-PLANS = {name: plan.plain() for name, plan in resolve_all(parse_params(RAW)).items()}
+CONTROLS = Path("plan") / ROW / "controls.yaml"
+PLANS = {path: plan.plain() for path, plan in stage_plans(resolve_all(parse_params(RAW))).items()}
 HOME = tempfile.TemporaryDirectory(prefix="tamnas-fuzz-")  # gone with the process
 FOLDER = Path(HOME.name)
 CSV = b"network,epoch,lr,loss,train_clean,train_robust\nn01,0,0.1,2.3,0.1,0.2\nn01,1,0.1,1.9,0.3,0.2\n"
@@ -183,15 +184,14 @@ def params_file(blob: bytes) -> None:
 def plan(plain) -> None:
     if isinstance(plain, dict):
         try:
-            write_yaml(FOLDER / f"{ROW}.yaml", plain)
+            write_yaml(FOLDER / STUDY.name, plain)
         except Exception:  # not everything that a dict can hold is YAML
             return
-        only_input_errors(load_row, ROW, FOLDER)
+        only_input_errors(read_plan, StudyPlan, FOLDER / STUDY.name)
 
 
 def plan_file(blob: bytes) -> None:
-    written(f"{ROW}.yaml", blob)
-    only_input_errors(load_row, ROW, FOLDER)
+    only_input_errors(read_plan, RowControlsStagePlan, written(CONTROLS.name, blob))
 
 
 def checkpoint(blob: bytes) -> None:
@@ -229,8 +229,8 @@ READERS: dict[str, tuple[Callable, st.SearchStrategy]] = {
     "fraction": (fraction, values | st.from_regex(r"\s*[0-9.eE+/ _-]{0,30}\s*")),
     "params": (params, mutated(RAW) | st.dictionaries(st.sampled_from(list(RAW)), values)),
     "params file": (params_file, damaged(yaml_bytes(RAW)) | mutated(RAW).map(yaml_bytes) | st.binary()),
-    "plan": (plan, mutated(PLANS[ROW])),
-    "plan file": (plan_file, damaged(yaml_bytes(PLANS[ROW])) | st.binary()),
+    "plan": (plan, mutated(PLANS[STUDY])),
+    "plan file": (plan_file, damaged(yaml_bytes(PLANS[CONTROLS])) | st.binary()),
     "checkpoint": (checkpoint, damaged(BLOB) | st.binary()),
     "checkpoint header": (checkpoint_header, mutated(HEADER) | values),
     "record": (record, damaged(seal(META).encode()) | st.binary()),

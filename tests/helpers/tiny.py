@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +105,18 @@ def run_here(folder: Path, *names: str) -> None:
                 call(one)
 
 
+def refuse_connections(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"a connection was opened: {args}")
+
+    for name in ("connect", "connect_ex", "bind", "sendto"):
+        patch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "create_connection"):
+        patch.setattr(socket, name, refuse)
+
+
 def finish_run(folder: Path) -> None:
-    """A whole tiny run in `folder`; no stage before the first evaluation may read test images."""
+    """A whole tiny run in `folder`. No stage before the first evaluation may read test images, none opens a connection."""
     write_params(folder, tiny_params())
     read = np.lib.npyio.NpzFile.__getitem__
 
@@ -114,6 +125,7 @@ def finish_run(folder: Path) -> None:
         return read(arrays, name)
 
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        refuse_connections(patch)
         for variable in ("DVC_ROOT", "TAMNAS_CHECKPOINTS"):
             patch.delenv(variable, raising=False)
         patch.setattr(np.lib.npyio.NpzFile, "__getitem__", read_all_but_test_images)

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
+from tamnas.config.plan import StagePlan
 from tamnas.pipeline.stages import stages
 from tests.helpers.tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
 
@@ -207,7 +207,7 @@ def test_ctrl_c_exits_with_130(folder, monkeypatch):
     def interrupt(row, stage):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.search.SearchPlan", SimpleNamespace(load=interrupt))
+    monkeypatch.setattr(StagePlan, "load", interrupt)
     result = invoke("search", ROW)
     assert result.exit_code == 130
     assert result.stderr == "interrupted; the next run goes on from the last checkpoint\n"
@@ -217,7 +217,7 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     def break_down(row, stage):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr("stages.search.SearchPlan", SimpleNamespace(load=break_down))
+    monkeypatch.setattr(StagePlan, "load", break_down)
     result = invoke("search", ROW)
     assert isinstance(result.exception, AttributeError)
 

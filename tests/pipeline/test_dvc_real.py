@@ -1,5 +1,5 @@
-"""A real `dvc repro` of two rows of the profile `smoke`, killed in supernet, search and retraining, against the
-runner's undisturbed run.
+"""A real `dvc repro` that is killed, against the runner's undisturbed run: the first stages of the tiny run, and two rows
+of the profile `smoke` killed in supernet, search and retraining.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.data import synthetic
-from tests.helpers.tiny import dvc, environment, project, smoke_params, write_params
+from tests.helpers.tiny import ROW, contents, dvc, environment, project, smoke_params, tiny_params, write_params
 
 ROWS = ("cifar10-S_8_10", "cifar10-2S_8_1")
 KILLED = ("supernet_block", "search", "retrain_scratch")
@@ -31,10 +31,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != ".gitignore"}
 
 
-def repro_killed_in(folder: Path, checkpoint: str) -> bool:
+def repro_killed_in(folder: Path, checkpoint: str, *targets: str) -> bool:
     """Start `dvc repro`, kill it and its stage as soon as `checkpoint` holds work; False if it ended before."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(), start_new_session=True,
+        [sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while process.poll() is None:
@@ -56,6 +56,18 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+def test_a_killed_stage_under_dvc_goes_on_and_ends_with_the_runners_bits(finished_run, tmp_path):
+    folder, target = project(tmp_path / "project", tiny_params()), f"supernet_block@{ROW}"
+    assert repro_killed_in(folder, "supernet_block", target)
+    (state,) = (folder / ".checkpoints" / "supernet_block" / ROW).iterdir()
+    assert f"Running stage '{target}'" in dvc(folder, "repro", target)
+    assert list(state.parent.iterdir()) == [state]  # the same key: it went on
+    for name in (f"runs/{ROW}/block.safetensors", "data/digits.npz", "results/digits/supernet_block", "plan"):
+        assert contents(folder, name) == contents(finished_run, name)
+    assert "up to date" in dvc(folder, "repro", target)
+
+
+@pytest.mark.slow
 def test_a_killed_repro_goes_on_and_ends_with_the_runners_bits(undisturbed, tmp_path):
     folder = project(tmp_path / "project", two_rows())
     synthetic.write(folder / synthetic.FOLDER)

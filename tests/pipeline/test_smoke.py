@@ -1,22 +1,28 @@
-"""The profile `smoke`: the paper's whole study through the runner, in a folder of its own."""
+"""The profile `smoke`: the paper's whole study through the runner, in a folder of its own.
+
+`make test` fills its tables from made-up results instead, one for every network that the study trains.
+"""
 
 import csv
 import shutil
 
 import pytest
 
+from stages.tables import main as tables_stage
 from tamnas.config.resolve import load_params
 from tamnas.data import synthetic
 from tamnas.pipeline import profiles as profile
 from tamnas.pipeline import runner
 from tamnas.report.claims.claims import CLAIMS
-from tests.helpers.tiny import ROOT
+from tamnas.report.figures import style
+from tests.helpers.small_results import write_run
+from tests.helpers.tiny import ROOT, smoke_params
 
 QUOTED = {"RobNet-medium", "RobNet-small"}
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def study(tmp_path_factory):
     """reports/ of the finished study; what `docs/profiles.md` tells a person to type, in one process."""
     folder = tmp_path_factory.mktemp("smoke")
     shutil.copy(ROOT / "params.yaml", folder)
@@ -28,6 +34,23 @@ def reports(tmp_path_factory):
         assert load_params().compute.workers == 2
         runner.run()
         yield folder / "reports"
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """reports/ of results that never were; its figures are drawn and not written, which is the slow part."""
+    folder = tmp_path_factory.mktemp("made-up")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(style, "_render", lambda figure, form: {"svg": b"<?xml", "png": b"\x89PNG"}[form])
+        write_run(smoke_params(), folder)
+        tables_stage.run()
+        yield folder / "reports"
+
+
+@pytest.fixture(params=["made_up", pytest.param("study", marks=pytest.mark.slow)])
+def reports(request):
+    return request.getfixturevalue(request.param)
 
 
 def table(reports, name):
@@ -51,8 +74,9 @@ def test_every_table_of_the_paper_is_filled(reports):
     assert [row["network"] for row in table(reports, "table-09")] == ["Lego-Net 2S_8_5", "2S_8_1"]
 
 
-def test_controls_stand_beside_the_row_that_asks_for_them(reports):
-    rows = table(reports, "cifar10-controls")
+@pytest.mark.slow
+def test_controls_stand_beside_the_row_that_asks_for_them(study):
+    rows = table(study, "cifar10-controls")
     counted = {row["control"] for row in rows if row["row"] == "cifar10-S_8_2" and row["networks"]}
     assert len(counted) >= 5, rows  # fine-tuning for as long as from scratch is what the row does itself
     assert not any(row["networks"] for row in rows if row["row"] == "cifar10-S_8_10")
@@ -73,11 +97,12 @@ def test_the_claims_are_judged_on_both_datasets(reports):
     assert (reports / "index.html").stat().st_size > 0
 
 
-def test_its_images_can_be_learnt(reports):
+@pytest.mark.slow
+def test_its_images_can_be_learnt(study):
     """Chance is 10% of 30 images; networks see sixteen steps of training."""
     for dataset in ("cifar10", "svhn"):
-        shares = [row["test_scratch_clean"] for row in table(reports, f"{dataset}-subnets")]
-        shares += [row["clean"] for row in table(reports, f"{dataset}-benchmark")]
+        shares = [row["test_scratch_clean"] for row in table(study, f"{dataset}-subnets")]
+        shares += [row["clean"] for row in table(study, f"{dataset}-benchmark")]
         assert max(map(float, shares)) > 25
 
 

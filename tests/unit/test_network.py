@@ -104,6 +104,11 @@ def test_the_architectures_cover_every_block():
         assert {arch.blocks[i] for arch in ARCHITECTURES for i in positions} == set(blocks)
 
 
+@pytest.fixture(scope="module")
+def paper64(paper) -> Supernet:
+    return copy.deepcopy(paper).double()
+
+
 @pytest.fixture
 def float64():
     """16 layers of gates amplify float32 rounding to more than a comparison can bear."""
@@ -114,8 +119,8 @@ def float64():
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("index", range(6))
-def test_three_readings_of_a_path_agree(paper, float64, index, train):
-    paper = copy.deepcopy(paper).double()
+def test_three_readings_of_a_path_agree(paper64, float64, index, train):
+    paper = paper64
     arch, x = ARCHITECTURES[index], images(seed=index).double()
     full = Architecture(arch.blocks, (2.0,) * 16)
     before = {name: tensor.clone() for name, tensor in paper.named_buffers()}

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers import archives
-from tests.helpers.tiny import ROOT, tiny_params, write_params
+from tests.helpers.tiny import ROOT, refuse_connections, tiny_params, write_params
 
 SOURCES = sorted([*(ROOT / "tamnas").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
 
@@ -110,7 +111,19 @@ socket.getaddrinfo = socket.create_connection = refuse
 """
 
 
-def test_no_connection_is_opened(tmp_path):
+def test_a_run_opens_no_connection(finished_run):
+    """It was made with sockets that refuse (`tests.helpers.tiny.finish_run`)."""
+    assert (finished_run / "reports" / "index.html").exists()
+
+
+def test_the_sockets_of_that_run_refuse(monkeypatch):
+    refuse_connections(monkeypatch)
+    with pytest.raises(AssertionError, match="a connection was opened"):
+        urllib.request.urlopen("http://localhost:9")
+
+
+@pytest.mark.slow
+def test_no_process_of_a_run_opens_a_connection(tmp_path):
     """The whole pipeline with sockets that refuse, on less than tiny settings: every stage counts, no result."""
     raw = tiny_params()
     raw["supernet"]["block"]["epochs"] = raw["supernet"]["joint"]["epochs"] = 1

@@ -30,8 +30,10 @@ CLIPPED = PLAIN.model_copy(update={"clip_norm": 1.0})
 CPU = Runtime(torch.device("cpu"))
 
 
-def networks() -> list[nn.Module]:
-    space = SearchSpace.paper()
+SMALL = SearchSpace(channels=(32, 40, 48), repeats=(1, 2, 2), strides=(2, 2, 1))
+
+
+def networks(space: SearchSpace = SMALL) -> list[nn.Module]:
     archs = [space.sample(np.random.default_rng(seed)) for seed in range(3)]
     models = [Subnet(space, arch, torch.Generator().manual_seed(0)) for arch in archs]
     return [*models, baseline("resnet20", 10, torch.Generator().manual_seed(0))]
@@ -58,11 +60,15 @@ def float64(monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
+PAPER = pytest.param(SearchSpace.paper(), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("space", [SMALL, PAPER], ids=["small", "paper"])
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("bn", ["eval", "batch"])
-def test_the_fast_step_is_the_plain_step(float64, index, bn):
+def test_the_fast_step_is_the_plain_step(float64, space, index, bn):
     attack = ATTACK.model_copy(update={"bn": bn})
-    plain = networks()[index]
+    plain = networks(space)[index]
     fast = copy.deepcopy(plain)
     optimisers, stepper = (sgd(plain), sgd(fast)), Stepper(attack, CLIPPED, CPU)
     for seed in range(3):  # weights and statistics of earlier steps reach the twin
