@@ -116,7 +116,7 @@ def refuse_connections(patch: pytest.MonkeyPatch) -> None:
 
 
 def finish_run(folder: Path) -> None:
-    """A whole tiny run in `folder`. No stage before the first evaluation may read test images, none opens a connection."""
+    """A whole tiny run in `folder`: test images are read by evaluations alone, and nothing opens a connection."""
     write_params(folder, tiny_params())
     read = np.lib.npyio.NpzFile.__getitem__
 

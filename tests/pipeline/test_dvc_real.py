@@ -1,5 +1,5 @@
-"""A real `dvc repro` that is killed, against the runner's undisturbed run: the first stages of the tiny run, and two rows
-of the profile `smoke` killed in supernet, search and retraining.
+"""A real `dvc repro` that is killed, against the undisturbed run of the runner: the first stages of the tiny run, and
+two rows of the profile `smoke` killed in supernet, search and retraining.
 """
 
 import os
