@@ -29,11 +29,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_bytes(path: Path, blob: bytes) -> None:
-    with replacing(path) as file:
-        file.write(blob)
-
-
 def write_json(path: Path, plain) -> None:
     """Stable, readable JSON; replaces the file, never appends."""
     write_text(path, json.dumps(plain, indent=1) + "\n")
@@ -49,13 +44,12 @@ def csv_text(rows: Sequence[Mapping]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
-    """Write `csv_text` atomically."""
     write_text(path, csv_text(rows))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write atomically: a reader finds the old file or the new one, whole."""
-    write_bytes(path, text.encode())
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def read_json(path: Path) -> dict:
@@ -70,9 +64,10 @@ def read_json(path: Path) -> dict:
 
 def require_format(path: Path | str, found: Any, otherwise: str) -> None:
     """Raises InputError unless `found` is the format that this tamnas reads; `otherwise` says what mends it."""
-    if found == FORMAT and not isinstance(found, bool):
+    known = type(found) is int  # and no bool, which is an int to isinstance
+    if known and found == FORMAT:
         return
-    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+    if known and found > FORMAT:
         raise InputError(
             f"{path}: format {found} is of a newer tamnas, this one reads {FORMAT}: update it, or {otherwise}"
         )

@@ -20,11 +20,12 @@ def curve_signs(curve: Curve, share: float, images: int, shares: Sequence[float]
     `share` is that of the largest class, `images` the number of training images. `shares`: each class's share of the
     validation images, for a curve that is finished; then one epoch with a constant prediction is told, too.
     """
+    attacked = [row for row in curve if row.get("validation_robust") is not None]  # epochs with PGD on validation
     found = {
         "dead": _dead(curve, share) or _constant(curve, share, shares),
         "masked": _masked(curve, share, images),
-        "overfitted": _overfitted(curve, share),
-        "collapsed": _collapsed(curve, share),
+        "overfitted": _overfitted(attacked, share),
+        "collapsed": _collapsed(attacked, share),
     }
     return {kind: line for kind, line in found.items() if line}
 
@@ -80,14 +81,13 @@ def _masked(curve: Curve, share: float, images: int) -> str | None:
     )
 
 
-def _overfitted(curve: Curve, share: float) -> str | None:
+def _overfitted(attacked: Curve, share: float) -> str | None:
     """Robust to the training attack, often one of a single step, and not to PGD."""
-    seen = _validated(curve)
-    # Accuracy at chance is no robustness that training could have faked.
-    if not seen or seen[-1]["train_robust"] <= 2 * share:
+    if not attacked:
         return None
-    last = seen[-1]
-    if last["validation_robust"] >= last["train_robust"] / 4:
+    last = attacked[-1]
+    # Accuracy at chance is no robustness that training could have faked.
+    if last["train_robust"] <= max(2 * share, 4 * last["validation_robust"]):
         return None
     return (
         f"in epoch {last['epoch']} the training attack leaves {_percent(last['train_robust'])} of the training images, "
@@ -96,16 +96,10 @@ def _overfitted(curve: Curve, share: float) -> str | None:
     )
 
 
-def _validated(curve: Curve) -> Curve:
-    """The epochs in which PGD ran on validation images."""
-    return [row for row in curve if row.get("validation_robust") is not None]
-
-
-def _collapsed(curve: Curve, share: float) -> str | None:
-    seen = _validated(curve)
-    if not seen:
+def _collapsed(attacked: Curve, share: float) -> str | None:
+    if not attacked:
         return None
-    best, last = max(seen, key=lambda row: row["validation_robust"]), seen[-1]
+    best, last = max(attacked, key=lambda row: row["validation_robust"]), attacked[-1]
     clean_stayed = last["validation_clean"] >= 0.8 * best["validation_clean"]
     fell = last["validation_robust"] < best["validation_robust"] / 2
     if not (fell and clean_stayed and best["validation_robust"] > 2 * share):

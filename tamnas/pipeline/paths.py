@@ -7,7 +7,6 @@ DIVERGED = "diverged.json"  # in the results folder of a stage whose training di
 
 
 def prepared(dataset: str) -> Path:
-    """The prepared arrays of a dataset."""
     return Path("data") / f"{dataset}.npz"
 
 

@@ -30,13 +30,6 @@ PROFILES = Path("profiles")
 REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them
 
 
-def round_trip() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
-
-
 def overlay(params: CommentedMap, patch: dict, path: str = "") -> list[str]:
     """Merge `patch` into `params` in place; returns one line per changed value."""
     changes = []
@@ -93,7 +86,9 @@ def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
 
 def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] = ()) -> list[str]:
     """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
-    yaml = round_trip()
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
     patch, source = read_profile(name), PROFILES / f"{name}.yaml"
     params = yaml.load(path.read_text(encoding="utf-8"))
     changes = overlay(params, patch)

@@ -15,35 +15,30 @@ class Progress:
 
     def __init__(self, what: str, total: int, show: bool = True):
         self.what, self.total, self.done, self.show = what, total, 0, show
-        self._bar = tqdm(total=total, desc=what) if show and sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, desc=what, disable=not (show and sys.stderr.isatty()))
         self._start, self._first, self._last = time.monotonic(), 0, 0.0
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def skip(self, done: int) -> None:
         """`done` units were finished by an earlier run; they do not count for the time left."""
         self.done = self._first = done
-        if self._bar is not None:
-            self._bar.update(done)
+        self._bar.update(done)
 
     def step(self, **figures) -> None:
         """One more unit is done; `figures` are shown beside it, floats with four digits."""
         self.done += 1
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
-        if self._bar is not None:
-            self._bar.set_postfix(shown, refresh=False)
-            self._bar.update()
-        elif self.show:
-            now = time.monotonic()
-            if now - self._last >= LINE_SECONDS or self.done == self.total:
-                self._last = now
-                left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
-                text = ", ".join(f"{key} {value}" for key, value in shown.items())
-                log.info(
-                    "%s: %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f" ({text})" if text else ""
-                )
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+        now = time.monotonic()
+        due = now - self._last >= LINE_SECONDS or self.done == self.total
+        if due and self.show and self._bar.disable:
+            self._last = now
+            left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
+            text = ", ".join(f"{key} {value}" for key, value in shown.items())
+            log.info("%s: %d/%d, %.0f s left%s", self.what, self.done, self.total, left, f" ({text})" if text else "")

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,9 +48,7 @@ class Limits:
         return self.end - (self.reserve / 4 if stage.startswith("evaluate") else self.reserve)
 
 
-def run(
-    params_path: str = "params.yaml", until: str | None = None, only: Collection[str] = (), limits: Limits | None = None
-) -> list[str]:
+def run(until: str | None = None, only: Collection[str] = (), limits: Limits | None = None) -> list[str]:
     """Run everything, or what `until` and `only` leave. Returns a line per stage instance that is not finished.
 
     `until` is a stage, `only` holds stages; plans are always written. Results that a stage left
@@ -57,7 +56,7 @@ def run(
     """
     names = list(stages())
     wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
-    params = load_params(params_path)
+    params = load_params()
     planned = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
     unfinished: list[str] = []
     absent: list[Instance] = []  # without valid outputs
@@ -105,13 +104,11 @@ def _note(lines: list[str], line: str) -> None:
 
 def parse_deadline(text: str, now: float) -> float:
     """Seconds since 1970 from seconds after `now` or from an ISO time (local, if it has no zone). Raises InputError."""
-    try:
+    moment = float("nan")
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text).timestamp()
+    with suppress(ValueError):
         moment = now + float(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            moment = float("nan")
     if not now < moment < float("inf"):
         raise InputError(
             f"--deadline is {text!r}; allowed: seconds from now, or a time to come such as 2030-01-31T14:30"

@@ -24,7 +24,6 @@ VARIABLE = "TAMNAS_CHECKPOINTS"
 
 
 def checkpoints_root() -> Path:
-    """The folder of all checkpoints."""
     return Path(os.environ.get(VARIABLE) or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints")
 
 

@@ -6,6 +6,7 @@ A block is one row here and one torch module (`tamnas.networks.blocks`); nothing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from tamnas.errors import InputError
 from tamnas.space.layers import Layer, non_local_parameters, se_parameters
@@ -95,11 +96,8 @@ def _robust(id_: int, attention: str, norm: bool) -> BlockKind:
 
 BLOCKS: list[BlockKind] = [
     *(
-        _tiny(3 * group + i, branch, kernel, attention)
-        for group, (branch, attention) in enumerate(
-            (branch, attention) for attention in (None, "embedded", "gaussian") for branch in ("shuffle", "xception")
-        )
-        for i, kernel in enumerate((3, 5, 7))
+        _tiny(id_, branch, kernel, attention)
+        for id_, (attention, branch, kernel) in enumerate(product((None, "embedded", "gaussian"), BRANCHES, (3, 5, 7)))
     ),
     _robust(18, "embedded", True),
     _robust(19, "embedded", False),

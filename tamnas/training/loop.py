@@ -172,10 +172,11 @@ def train(
     if progress is not None:
         progress.skip(first)
     saved, pace = time.monotonic(), Pace()
-    watch = Watch(" ".join(map(str, key[1:])), split.largest_share, len(split))
+    who = " ".join(map(str, key[1:]))
+    watch = Watch(who, split.largest_share, len(split))
     for epoch in range(first, recipe.epochs):
         try:
-            pace.require_time(f"{' '.join(map(str, key[1:]))}, epoch {epoch} of {recipe.epochs}")
+            pace.require_time(f"{who}, epoch {epoch} of {recipe.epochs}")
         except DeadlineError:
             if resume and epoch > first:
                 _save(trainee, outcome, epoch - 1, resume.path)
@@ -185,11 +186,12 @@ def train(
             row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)
         except DivergenceError as error:
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
-            raise DivergenceError(f"{' '.join(map(str, key[1:]))}: {error}{kept}", error.details) from None
+            raise DivergenceError(f"{who}: {error}{kept}", error.details) from None
         if validate is not None:
             model = trainee.network
             row |= validate(model, epoch)
-            if _is_best(row, outcome):
+            best = [] if outcome.best_epoch is None else _merit(outcome.history[outcome.best_epoch])
+            if row["validation_robust"] is not None and _merit(row) >= best:
                 outcome.best_epoch = epoch
                 outcome.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         outcome.history.append(row)
@@ -231,14 +233,8 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
     return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}
 
 
-def _is_best(row: dict, outcome: Outcome) -> bool:
-    if row["validation_robust"] is None:
-        return False
-    if outcome.best_epoch is None:
-        return True
-    best = outcome.history[outcome.best_epoch]
-    figures = ("validation_robust", "validation_clean")
-    return tuple(row[f] for f in figures) >= tuple(best[f] for f in figures)
+def _merit(row: dict) -> list[float]:
+    return [row["validation_robust"], row["validation_clean"]]
 
 
 def _save(trainee: Trainee, outcome: Outcome, epoch: int, path: Path) -> None:
