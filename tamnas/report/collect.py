@@ -30,18 +30,17 @@ def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
     complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
-    controls = _read_controls(plan, None)
-    pooled = _read_lego(plan, None, controls) if complete else None
+    controls, run = _read_controls(plan, None), [row for row in plans if found[row.row]]
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
         card=read_json(results(plan.dataset, "prepare") / "card.json"),
-        rows=[_read_row(row) for row in plans if found[row.row]],
+        rows=[_read_row(row) for row in run],
         missing=[row for row in plans if not found[row.row]],
-        pooled=pooled,
+        pooled=_read_lego(plan, None, controls) if complete else None,
         baselines=controls.attach(_read_baselines(plan), "baselines"),
         controls=controls,
-        unfinished=_unfinished(plan, [row for row in plans if found[row.row]]),
+        unfinished=_unfinished(plan, run),
         diverged=divergences(plan.dataset, [row.row for row in plans]),
     )
 
@@ -109,7 +108,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         finetune=controls.attach(finetune, "finetune"),
         lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
-        random_search=read_csv(random) if plan.controls.random_search and random.exists() else [],
+        random_search=_read_if_there(random) if plan.controls.random_search else [],
     )
 
 
@@ -153,8 +152,7 @@ def _read_trained(
     curves = read_csv(trained / "curves.csv")
     grid = read_csv(tested / "grid.csv")
     costs = _read_costs(tested)
-    checks = read_csv(tested / "checks.csv") if (tested / "checks.csv").exists() else []
-    traces = read_csv(tested / "attack.csv") if (tested / "attack.csv").exists() else []
+    checks, traces = (_read_if_there(tested / name) for name in ("checks.csv", "attack.csv"))
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [line for line in grid if line["network"] == record["id"]]
@@ -190,15 +188,18 @@ def _read_test(lines: Sequence[dict], plan: EvalParams) -> Test:
 
 
 def _read_costs(folder: Path) -> dict[str, Costs]:
-    file = folder / "latency.csv"  # only where eval.latency asked for it
-    timed = {line["network"]: line for line in read_csv(file)} if file.exists() else {}
-    return {
-        line["network"]: Costs(
-            line["head"], line["body"], line["macs"],
-            *(timed.get(line["network"], {}).get(key) for key in ("milliseconds", "processor")),
-        )
-        for line in read_csv(folder / "costs.csv")
-    }  # fmt: skip
+    timed = {line["network"]: line for line in _read_if_there(folder / "latency.csv")}
+    costs = {}
+    for line in read_csv(folder / "costs.csv"):
+        latency = timed.get(line["network"], {})
+        measured = latency.get("milliseconds"), latency.get("processor")
+        costs[line["network"]] = Costs(line["head"], line["body"], line["macs"], *measured)
+    return costs
+
+
+def _read_if_there(path: Path) -> list[dict]:
+    """Of a file that only some settings ask for."""
+    return read_csv(path) if path.exists() else []
 
 
 # What each CSV must have; its format is that of the JSON file beside it.

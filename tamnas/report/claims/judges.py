@@ -6,7 +6,7 @@ A judge takes a `Dataset` and gives a `Finding`; "not run" where the results tha
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from itertools import groupby
+from itertools import chain, groupby
 from statistics import fmean
 
 from scipy.stats import fisher_exact, mannwhitneyu
@@ -200,10 +200,13 @@ def training_converged(dataset: Dataset) -> Finding:
 
 
 def robust_blocks_first(dataset: Dataset) -> Finding:
-    parts = _shallow_and_deep(dataset, "block", 1 / 4, 1 / 2)
-    if parts is None:
+    choices = _by_layer(dataset, "block")
+    if choices is None:
         return Finding(NOT_RUN, "needs the statistics of the best subnets")
-    counts = [[sum(BLOCKS[int(value)].family != "pure tiny" for value in part), len(part)] for part in parts]
+    depth = len(choices)
+    parts = choices[: _layers_in(1 / 4, depth)], choices[depth - _layers_in(1 / 2, depth) :]
+    attends = [[BLOCKS[int(block)].family != "pure tiny" for block in chain(*part)] for part in parts]
+    counts = [(sum(part), len(part)) for part in attends]
     table = [[robust, total - robust] for robust, total in counts]
     greater, less = (float(fisher_exact(table, alternative=side).pvalue) for side in ("greater", "less"))
     (first, total_first), (last, total_last) = counts
@@ -222,10 +225,8 @@ def wide_ratios_first(dataset: Dataset) -> Finding:
     part = _layers_in(3 / 16, depth)
     if depth < 3 * part:
         return Finding(NOT_RUN, f"needs layers between the first and the last ones; the networks have {depth}")
-    first, between, last = (
-        [value for layer in layers for value in layer]
-        for layers in (choices[:part], choices[part : depth - part], choices[depth - part :])
-    )
+    parts = choices[:part], choices[part : depth - part], choices[depth - part :]
+    first, between, last = ([*chain(*layers)] for layers in parts)
     means = [fmean(layer) for layer in choices]
     least = [layer for layer, mean in enumerate(means) if math.isclose(mean, min(means))]
     (wide, p_wide), (small, p_small) = _larger(first, last), _larger(between, last)
@@ -315,16 +316,6 @@ def _compared(
 ) -> str:
     counts = f"{len(networks[ours.name])} and {counted(len(networks[theirs.name]), 'network')}"
     return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
-
-
-def _shallow_and_deep(dataset: Dataset, gene: str, first: float, last: float) -> tuple[list, list] | None:
-    """What the best subnets chose in the first and in the last layers; shares of the depth, at least one layer."""
-    choices = _by_layer(dataset, gene)
-    if choices is None:
-        return None
-    depth = len(choices)
-    shallow, deep = choices[: _layers_in(first, depth)], choices[depth - _layers_in(last, depth) :]
-    return tuple([value for layer in part for value in layer] for part in (shallow, deep))
 
 
 def _layers_in(share: float, depth: int) -> int:

@@ -39,19 +39,16 @@ def draw_architectures(networks: Sequence[tuple[str, str, Architecture, SearchSp
 
 def _strip(axes, arch: Architecture, space: SearchSpace, depth: int) -> None:
     for index, (block, ratio, layer) in enumerate(zip(arch.blocks, arch.ratios, space.layers, strict=True)):
-        axes.add_patch(
-            Rectangle((index - 0.36, 0), 0.72, space.max_ratio, fill=False, edgecolor="#C4C4C4", linewidth=0.7)
-        )
+        outline = {"fill": False, "edgecolor": "#C4C4C4", "linewidth": 0.7}
+        axes.add_patch(Rectangle((index - 0.36, 0), 0.72, space.max_ratio, **outline))
         axes.add_patch(Rectangle((index - 0.36, 0), 0.72, ratio, linewidth=0.8, **FAMILY_STYLES[BLOCKS[block].family]))
         axes.text(index, space.max_ratio + 0.06, str(layer.middle(ratio)), ha="center", va="bottom", fontsize=7)
         if layer.transition and index:
             axes.axvline(index - 0.5, color=GREY, linestyle="--", linewidth=0.8)
-    axes.set_xlim(-0.55, depth - 0.45)
-    axes.set_ylim(0, space.max_ratio * 1.22)
+    axes.set(xlim=(-0.55, depth - 0.45), ylim=(0, space.max_ratio * 1.22), ylabel="ratio")
     axes.set_xticks(range(len(arch.blocks)), [_block_label(BLOCKS[block]) for block in arch.blocks], fontsize=7)
     axes.tick_params(axis="x", length=0, pad=2)
     axes.set_yticks([0, space.max_ratio / 2, space.max_ratio])
-    axes.set_ylabel("ratio")
     axes.grid(visible=False)
 
 
@@ -69,7 +66,8 @@ def draw_layers(space: SearchSpace, lego: LegoNet) -> Figure:
     figure = new(PAGE, 0.9 + max(1.9, 0.125 * max(len(blocks), len(ratios))))
     left, right = figure.subplots(1, 2)
     most = max(line["count"] for line in lego.counts)
-    for axes, gene, values, form in ((left, "block", blocks, "d"), (right, "ratio", ratios, ".1f")):
+    genes = ((left, "block", "block id", blocks, "d"), (right, "ratio", "channel ratio", ratios, ".1f"))
+    for axes, gene, title, values, form in genes:
         position = {value: index for index, value in enumerate(values)}
         for layer in range(len(space.layers)):
             own = [line for line in lego.counts if (line["layer"], line["gene"]) == (layer, gene)]
@@ -78,13 +76,10 @@ def draw_layers(space: SearchSpace, lego: LegoNet) -> Figure:
                 axes.scatter([layer], [position[line["value"]]], s=_area(line["count"], most), zorder=3, **style)
             if space.layers[layer].transition and layer:
                 axes.axvline(layer - 0.5, color=GREY, linestyle="--", linewidth=0.7)
-        axes.set_xlim(-0.6, len(space.layers) - 0.4)
-        axes.set_ylim(-0.6, len(values) - 0.4)
+        axes.set(xlim=(-0.6, len(space.layers) - 0.4), ylim=(-0.6, len(values) - 0.4))
         axes.set_xticks(range(len(space.layers)))
         axes.set_yticks(range(len(values)), [f"{value:{form}}" for value in values])
-        axes.set_xlabel("layer")
-    left.set_ylabel("block id")
-    right.set_ylabel("channel ratio")
+        axes.set(xlabel="layer", ylabel=title)
     _family_bands(left, blocks)
     alone = {"linestyle": "none"}
     handles = [

@@ -8,21 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tamnas.attacks.registry import Attack
-from tamnas.report.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PAGE,
-    VERMILLION,
-    label_points,
-    legend_above,
-    new,
-    series,
-    size_unit,
-    whole_numbers,
-)
+from tamnas.report.figures import style
 from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.networks import lego_networks
@@ -30,25 +16,25 @@ from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
 MARKERS = {
-    "best": ("o", BLUE, 46),
-    "Lego-Net": ("D", ORANGE, 46),
-    "Lego-Net, pooled": ("*", VERMILLION, 110),
-    "hand-made": ("s", GREEN, 40),
+    "best": ("o", style.BLUE, 46),
+    "Lego-Net": ("D", style.ORANGE, 46),
+    "Lego-Net, pooled": ("*", style.VERMILLION, 110),
+    "hand-made": ("s", style.GREEN, 40),
 }
 BARS = 6  # more networks than that, and their intervals hide each other
 
 
 def draw_overview(datasets: Sequence[Dataset]) -> Figure:
-    figure = new(PAGE, 2.9 * len(datasets) + 0.3)
+    figure = style.new(style.PAGE, 2.9 * len(datasets) + 0.3)
     panels = figure.subplots(len(datasets), 2, squeeze=False)
     labels = []
     for dataset, pair in zip(datasets, panels, strict=True):
         for axes, attack in zip(pair, (None, dataset.key_attack), strict=True):
             labels.append((axes, *_size_against_accuracy(axes, dataset, attack)))
         pair[0].set_title(f"{dataset.name}, n = {dataset.images['test']:,} test images")
-    legend_above(figure, columns=5)
+    style.legend_above(figure, columns=5)
     for label in labels:
-        label_points(*label)
+        style.label_points(*label)
     return figure
 
 
@@ -57,9 +43,9 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     searched, named = [network for row in dataset.rows for network in row.scratch], _named(dataset)
     networks = [network for _, network, _ in named] + searched
     counts = [network.parameters for network in networks]
-    unit, word = size_unit(counts)
+    unit, word = style.size_unit(counts)
     points = [(network.parameters / unit, 100 * _share(network, attack)) for network in networks]
-    small = {"s": 14, "color": BLUE, "alpha": 0.55, "linewidths": 0}
+    small = {"s": 14, "color": style.BLUE, "alpha": 0.55, "linewidths": 0}
     axes.scatter(*zip(*points[len(named) :], strict=True), label="searched subnets", **small)
     for (kind, network, _), (x, y) in zip(named, points, strict=False):
         if len(named) <= BARS:
@@ -67,7 +53,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
             axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
         marker, colour, size = MARKERS[kind]
         title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
-        ringed = {"color": colour, "edgecolors": BLACK, "linewidths": 0.9}
+        ringed = {"color": colour, "edgecolors": style.BLACK, "linewidths": 0.9}
         axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
     _size_axis(axes, unit, word, counts)
     axes.set_ylabel("clean accuracy (%)" if attack is None else f"accuracy under {attack.text} (%)")
@@ -114,7 +100,7 @@ def draw_robustness(dataset: Dataset) -> Figure:
         pooled = legos[:1] if dataset.pooled else []
         searched = [(row.plan.mode, row.best) for row in dataset.rows]
         groups = [group for group in (pooled + searched, pooled + hand_made) if group]
-    figure = new(PAGE, 3.4)
+    figure = style.new(style.PAGE, 3.4)
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axes, networks in zip(panels, groups, strict=True):
         _accuracy_against_eps(axes, dataset, networks)
@@ -132,35 +118,34 @@ def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, 
         pgd = {attack.eps: share for attack, share in network.test.pgd.items() if attack.steps == steps}
         shares = np.array([network.test.clean, *pgd.values()])
         eps = np.array([0.0, *(float(radius) * 255 for radius in pgd)])
-        style = series(index)
+        look = style.series(index)
         if len(networks) <= BARS:
             eps += (index - (len(networks) - 1) / 2) * 0.12
             bounds = np.array([wilson(share, network.test.images) for share in shares]).T
             axes.errorbar(
-                eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7, ecolor=style["color"]
+                eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7, ecolor=look["color"]
             )
-        axes.plot(eps, 100 * shares, label=name, **style)
-    axes.set_xlabel("radius eps (1/255 of the pixel range)")
-    axes.set_xticks([0, *(float(one) * 255 for one in dataset.plan.eval.eps)])
+        axes.plot(eps, 100 * shares, label=name, **look)
+    radii = [0, *(float(one) * 255 for one in dataset.plan.eval.eps)]
+    axes.set(xlabel="radius eps (1/255 of the pixel range)", xticks=radii)
 
 
 def draw_hypervolume(dataset: Dataset) -> Figure:
-    figure = new(PAGE, 2.8)
+    figure = style.new(style.PAGE, 2.8)
     axes = figure.subplots()
     for index, row in enumerate(dataset.rows):
-        style, every = series(index), max(1, len(row.hypervolume) // 20)
+        own, every = style.series(index), max(1, len(row.hypervolume) // 20)
         for lines, key, look in (
-            (row.hypervolume, "hypervolume", {"label": row.name, "markevery": every, **style}),
-            (row.hypervolume, "archive_hypervolume", {"color": style["color"], "linewidth": 0.7}),
-            (row.random_search, "archive_hypervolume", {"color": style["color"], "linewidth": 0.9, "linestyle": ":"}),
+            (row.hypervolume, "hypervolume", {"label": row.name, "markevery": every, **own}),
+            (row.hypervolume, "archive_hypervolume", {"color": own["color"], "linewidth": 0.7}),
+            (row.random_search, "archive_hypervolume", {"color": own["color"], "linewidth": 0.9, "linestyle": ":"}),
         ):
             if lines:
                 axes.plot([line["generation"] for line in lines], [line[key] for line in lines], **look)
-    axes.plot([], [], color=GREY, linewidth=0.7, label="of all evaluated")
+    axes.plot([], [], color=style.GREY, linewidth=0.7, label="of all evaluated")
     if any(row.random_search for row in dataset.rows):
-        axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="random search")
-    axes.xaxis.set_major_locator(whole_numbers())
-    axes.set_xlabel("generation")
-    axes.set_ylabel("hypervolume (share of the box)")
+        axes.plot([], [], color=style.GREY, linewidth=0.9, linestyle=":", label="random search")
+    axes.xaxis.set_major_locator(style.whole_numbers())
+    axes.set(xlabel="generation", ylabel="hypervolume (share of the box)")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.2)
     return figure

@@ -21,7 +21,9 @@ def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
     """All figures, the overview first. The rows of a dataset share each figure."""
     shown = [dataset for dataset in datasets if dataset.rows]
     overview = [_overview(shown)] if shown else []
-    return overview + [each for dataset in shown for each in (*_of_dataset(dataset), *_of_rows(dataset))]
+    return overview + [
+        each for dataset in shown for each in (*_of_dataset(dataset), *_of_paper(dataset), *_of_training(dataset))
+    ]
 
 
 def _overview(datasets: Sequence[Dataset]) -> Picture:
@@ -63,11 +65,6 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
             ("hypervolume", "Hypervolume", hypervolume, draw_hypervolume, dataset),
         )
     ]
-
-
-def _of_rows(dataset: Dataset) -> list[Picture]:
-    """Figures of the dataset's one row, or of several rows, a panel or two for each."""
-    return [*_of_paper(dataset), *_of_training(dataset)]
 
 
 def _of_paper(dataset: Dataset) -> list[Picture]:

@@ -14,37 +14,24 @@ from scipy.stats import rankdata
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.report.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    MARKERS,
-    PAGE,
-    VERMILLION,
-    label_points,
-    legend_above,
-    new,
-    short_count,
-    size_unit,
-    whole_numbers,
-)
+from tamnas.report.figures import style
 from tamnas.report.study import RowResults
 from tamnas.report.terms import tau_text
 
 FRONT_MODES = ("2S_8_1", "S_6_10", "S_8_2")  # of the paper's Figures 6 and 7
-SCRATCH = {"marker": "o", "s": 24, "color": VERMILLION, "label": "trained from scratch", "zorder": 3}
+SCRATCH = {"marker": "o", "s": 24, "color": style.VERMILLION, "label": "trained from scratch", "zorder": 3}
 FINETUNED = {
     "marker": "s",
     "s": 22,
     "facecolors": "white",
-    "edgecolors": BLUE,
+    "edgecolors": style.BLUE,
     "linewidths": 1.2,
     "label": "fine-tuned",
     "zorder": 2,
 }
 LINES = {
-    "clean": {"color": BLUE, "marker": "o", "linestyle": "-"},
-    "robust": {"color": VERMILLION, "marker": "s", "linestyle": "--"},
+    "clean": {"color": style.BLUE, "marker": "o", "linestyle": "-"},
+    "robust": {"color": style.VERMILLION, "marker": "s", "linestyle": "--"},
 }
 
 
@@ -59,7 +46,7 @@ def _panels(
     cells = [(row, part) for row in rows for part in parts]
     columns = columns if several else len(parts)
     lines = -(-len(cells) // columns)
-    figure = new(PAGE, 0.7 + 0.65 * height * lines if several else height)
+    figure = style.new(style.PAGE, 0.7 + 0.65 * height * lines if several else height)
     panels = figure.subplots(lines, columns, squeeze=False, **shared).ravel()
     for index, (axes, (row, part)) in enumerate(zip(panels, cells, strict=False)):
         draw(axes, row, part)
@@ -77,7 +64,7 @@ def _panels(
 def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Figure:
     """Figure 5 as its three projections: a 3D cloud cannot be read off on paper. Of several rows one, size as area."""
     counts = [network.parameters for row in rows for network in (*row.scratch, *row.finetune)]
-    unit, word = size_unit(counts)
+    unit, word = style.size_unit(counts)
     area = _areas(counts, 6, 60)
     under = f" ({attack.name}, {format_fraction(attack.eps)})" if len(rows) == 1 else ""
     objectives = {
@@ -93,20 +80,19 @@ def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Fig
             if network.id in finetuned:
                 pair = (network, finetuned[network.id])
                 axes.plot([*map(get_x, pair)], [*map(get_y, pair)], color="#B5B5B5", linewidth=0.7, zorder=1)
-        for networks, style in ((row.scratch, SCRATCH), (row.finetune, FINETUNED)):
+        for networks, look in ((row.scratch, SCRATCH), (row.finetune, FINETUNED)):
             sizes = {"s": [area(network.parameters) for network in networks]} if len(rows) > 1 else {}
-            axes.scatter([*map(get_x, networks)], [*map(get_y, networks)], **style | sizes)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+            axes.scatter([*map(get_x, networks)], [*map(get_y, networks)], **look | sizes)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(0.1)
 
     if len(rows) > 1:
         figure = _panels(rows, [("clean", "robust")], draw, 2.7)
-        legend_above(figure, _size_handles({min(counts), max(counts)}, area))
+        style.legend_above(figure, _size_handles({min(counts), max(counts)}, area))
     else:
         figure = _panels(rows, [("size", "clean"), ("size", "robust"), ("clean", "robust")], draw, 2.7)
-        legend_above(figure)
+        style.legend_above(figure)
     return figure
 
 
@@ -134,15 +120,15 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
         else:
             shares = {one.id: one.validation[row.plan.eval.weights] for one in row.scratch}
             networks = [
-                (one.id, one.parameters, shares[one.id]["robust"], shares[one.id]["clean"]) for one in row.scratch
+                (one.id, one.parameters, *(shares[one.id][which] for which in ("robust", "clean")))
+                for one in row.scratch
             ]
             axes.set_title("after training from scratch")
         networks = [(name, count, (100 * (1 - robust), 100 * (1 - clean))) for name, count, robust, clean in networks]
         for name, count, point in sorted(networks, key=lambda network: (-network[1], network[0])):
-            style = {"color": [shades.get(name, "white")], "edgecolors": BLACK, "linewidths": 0.6}
-            axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **style)
-        axes.set_xlabel("robust error (%)")
-        axes.set_ylabel("clean error (%)")
+            look = {"color": [shades.get(name, "white")], "edgecolors": style.BLACK, "linewidths": 0.6}
+            axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **look)
+        axes.set(xlabel="robust error (%)", ylabel="clean error (%)")
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.margins(0.16)
         names, counts, points = zip(*networks, strict=True)
@@ -150,9 +136,9 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
         labels.append((axes, points, texts, [area(count) ** 0.5 / 2 for count in counts]))
 
     figure = _panels(rows, ("before", "after"), draw, 3.7, columns=2)
-    legend_above(figure, _size_handles({low, (low + high) // 2, high}, area), borderpad=0.8)
+    style.legend_above(figure, _size_handles({low, (low + high) // 2, high}, area), borderpad=0.8)
     for label in labels:
-        label_points(*label)
+        style.label_points(*label)
     return figure
 
 
@@ -165,8 +151,8 @@ def draw_ranks(rows: Sequence[RowResults]) -> Figure:
         count = len(ids)
         x = rankdata([-getattr(inherited[name], part) for name in ids])
         y = rankdata([-network.validation[row.plan.eval.weights][part] for network in row.scratch])
-        axes.plot([1, count], [1, count], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-        axes.scatter(x, y, s=26, color=BLUE, marker="o" if part == "clean" else "s", zorder=3)
+        axes.plot([1, count], [1, count], color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
+        axes.scatter(x, y, s=26, color=style.BLUE, marker="o" if part == "clean" else "s", zorder=3)
         tau = tau_text(row.tau[part])
         axes.set_title(f"{part}: tau = {tau if len(rows) == 1 else tau.split(' (')[0]}")
         axes.set_xlabel("rank with inherited weights")
@@ -179,7 +165,7 @@ def draw_ranks(rows: Sequence[RowResults]) -> Figure:
     figure = _panels(rows, ("clean", "robust"), draw, 3.3)
     if len(rows) == 1:
         for label in labels:
-            label_points(*label)
+            style.label_points(*label)
     return figure
 
 
@@ -194,11 +180,13 @@ def draw_supernet(rows: Sequence[RowResults]) -> Figure:
                 axes.plot(epochs, shares, markevery=every, label=label, **LINES[which])
             axes.set_ylabel("accuracy on training batches (%)" if len(rows) == 1 else "training accuracy (%)")
         else:
-            axes.plot(epochs, [line["loss"] for line in lines], color=BLACK, marker=MARKERS[2], markevery=every)
+            axes.plot(
+                epochs, [line["loss"] for line in lines], color=style.BLACK, marker=style.MARKERS[2], markevery=every
+            )
             axes.set_ylabel("training loss")
         axes.set_xlabel("epoch")
-        axes.axvline(border, color=GREY, linestyle="--", linewidth=0.9)
-        axes.xaxis.set_major_locator(whole_numbers())
+        axes.axvline(border, color=style.GREY, linestyle="--", linewidth=0.9)
+        axes.xaxis.set_major_locator(style.whole_numbers())
         if len(rows) == 1:
             above = {"transform": axes.get_xaxis_transform(), "va": "bottom", "fontsize": 7, "color": "#444444"}
             axes.text(border, 1.01, "block phase  ", ha="right", **above)
@@ -208,31 +196,30 @@ def draw_supernet(rows: Sequence[RowResults]) -> Figure:
         figure = _panels(rows, ["accuracy"], draw, 2.7, sharey=True)
     else:
         figure = _panels(rows, ["accuracy", "loss"], draw, 2.7)
-    legend_above(figure)
+    style.legend_above(figure)
     return figure
 
 
 def draw_retraining(rows: Sequence[RowResults]) -> Figure:
     def draw(axes, row: RowResults, part: str) -> None:
         networks = row.scratch if part == "from scratch" else row.finetune
-        for which, style in LINES.items():
+        for which, look in LINES.items():
             curves = []
             for network in networks:
                 measured = [(line["epoch"] + 1, line[f"validation_{which}"]) for line in network.curve]
                 curve = {epoch: 100 * share for epoch, share in measured if share is not None}
-                thin = style | {"marker": None, "linewidth": 0.6, "alpha": 0.4}
+                thin = look | {"marker": None, "linewidth": 0.6, "alpha": 0.4}
                 axes.plot(list(curve), list(curve.values()), **thin)
                 curves.append(curve)
             shared = sorted(set.intersection(*map(set, curves))) if curves else []
             means = [np.mean([curve[epoch] for curve in curves]) for epoch in shared]
-            axes.plot(shared, means, linewidth=1.8, markevery=max(1, len(shared) // 10), label=which, **style)
-        axes.set_title(part if networks else f"{part}: not run")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("validation accuracy (%)")
-        axes.xaxis.set_major_locator(whole_numbers())
+            axes.plot(shared, means, linewidth=1.8, markevery=max(1, len(shared) // 10), label=which, **look)
+        title = part if networks else f"{part}: not run"
+        axes.set(title=title, xlabel="epoch", ylabel="validation accuracy (%)")
+        axes.xaxis.set_major_locator(style.whole_numbers())
 
     figure = _panels(rows, ("from scratch", "fine-tuned"), draw, 2.7, sharey=True)
-    legend_above(figure)
+    style.legend_above(figure)
     return figure
 
 
@@ -243,8 +230,14 @@ def _areas(counts: Sequence[int], least: float, most: float) -> Callable[[int], 
 
 
 def _size_handles(counts: set[int], area: Callable[[int], float]) -> list[Line2D]:
-    style = {"linestyle": "none", "marker": "o", "color": "#DDDDDD", "markeredgecolor": BLACK, "markeredgewidth": 0.6}
+    look = {
+        "linestyle": "none",
+        "marker": "o",
+        "color": "#DDDDDD",
+        "markeredgecolor": style.BLACK,
+        "markeredgewidth": 0.6,
+    }
     return [
-        Line2D([], [], markersize=area(count) ** 0.5, label=f"{short_count(count)} parameters", **style)
+        Line2D([], [], markersize=area(count) ** 0.5, label=f"{style.short_count(count)} parameters", **look)
         for count in sorted(counts)
     ]
