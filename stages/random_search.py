@@ -24,9 +24,11 @@ def main(row: str) -> None:
     folder = results(plan.dataset, "random_search", row)
     with stage_run("random_search", plan) as checkpoints:
         if plan.run:
-            from tamnas.search.random_search import evaluations, run_random_search
+            import pandas as pd
 
-            counts = evaluations(results(plan.dataset, "search", row) / "hypervolume.csv")
+            from tamnas.search.random_search import run_random_search
+
+            counts = pd.read_csv(results(plan.dataset, "search", row) / "hypervolume.csv")["evaluated"].tolist()
             supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
             found = run_random_search(plan, counts, supernet, prepared(plan.dataset), load_compute(), memo)
             for name, rows in zip(("hypervolume.csv", "individuals.csv"), found, strict=True):

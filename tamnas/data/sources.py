@@ -10,23 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
 
+if TYPE_CHECKING:
+    from tamnas.config.sections import DataParams
+
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
-
-
-class Place(Protocol):
-    """What a source is told: its section of `data` (`tamnas.config.plan.Data`)."""
-
-    path: str | None
-    url: str | None
-    classes: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Raw:
 class Source:
     """`read` gives the raw arrays of the dataset with a name, or raises InputError; the rest says what it needs."""
 
-    read: Callable[[str, Place], Raw]
+    read: Callable[[str, "DataParams"], Raw]
     needs_path: bool = False
     downloads: bool = False
     may_have_test: bool = True
@@ -56,7 +51,7 @@ SOURCES: dict[str, Source] = {}
 def source(**needs: bool) -> Callable:
     """Decorator: the function becomes the source of its name, which `data.<name>.source` accepts then."""
 
-    def register(function: Callable[[str, Place], Raw]) -> Callable:
+    def register(function: Callable[[str, "DataParams"], Raw]) -> Callable:
         SOURCES[function.__name__] = Source(function, **needs)
         return function
 
@@ -64,7 +59,7 @@ def source(**needs: bool) -> Callable:
 
 
 @source(may_have_test=False)
-def digits(name: str, data: Place) -> Raw:
+def digits(name: str, data: "DataParams") -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
     from sklearn.datasets import load_digits
 
@@ -74,7 +69,7 @@ def digits(name: str, data: Place) -> Raw:
 
 
 @source(needs_path=True)
-def npz(name: str, data: Place) -> Raw:
+def npz(name: str, data: "DataParams") -> Raw:
     """A file with x_train, y_train and maybe x_test with y_test, and classes (their names).
 
     x: (N, H, W, 3), (N, H, W, 1) or (N, H, W); uint8, or floats in [0, 1], which are rounded
@@ -102,9 +97,6 @@ def npz(name: str, data: Place) -> Raw:
     return Raw(_as_uint8(arrays["x_train"], f"{where}: x_train"), arrays["y_train"], test, 255, tuple(map(str, names)))
 
 
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
-
-
 def _as_uint8(x: np.ndarray, where: str) -> np.ndarray:
     if x.ndim == 3:
         x = x[..., None]
@@ -122,7 +114,7 @@ def _as_uint8(x: np.ndarray, where: str) -> np.ndarray:
 
 
 @source(needs_path=True)
-def imagefolder(name: str, data: Place) -> Raw:
+def imagefolder(name: str, data: "DataParams") -> Raw:
     """A folder of one folder per class, or of `train/` and `test/` with those inside.
 
     Images are cropped to the centre square and resized to `size` x `size`, as RGB.
@@ -142,7 +134,7 @@ def imagefolder(name: str, data: Place) -> Raw:
     return Raw(images, labels, tuple(test), 255, classes)
 
 
-def _read_folder(folder: Path, name: str, data: Place):
+def _read_folder(folder: Path, name: str, data: "DataParams"):
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     where, home = f"data.{name}.path: {folder}", folder.resolve()
@@ -177,7 +169,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
 
 @source(downloads=True)
-def cifar10(name: str, data: Place) -> Raw:
+def cifar10(name: str, data: "DataParams") -> Raw:
     """torchvision's CIFAR-10: batches unpacked in `path`, else the archive there, else a download to it.
 
     The archive is unpacked into a temporary folder, since `path` may be read-only.
@@ -218,7 +210,7 @@ def _cifar10_batches(folder: Path, name: str) -> Raw:
 
 
 @source(downloads=True)
-def svhn(name: str, data: Place) -> Raw:
+def svhn(name: str, data: "DataParams") -> Raw:
     """torchvision's SVHN, cropped digits, without `extra`; the digit 0, which the files label 10, is class 0."""
     from torchvision.datasets import SVHN
 

@@ -16,7 +16,7 @@ from tamnas.attacks.survival import Attempt, survivors
 from tamnas.config.sections import EvalParams, ValidationParams
 from tamnas.data.loader import Split, chunks
 from tamnas.errors import InputError
-from tamnas.networks.folding import folded
+from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.seeding import torch_generator
 
@@ -37,7 +37,7 @@ class Fast(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.network = folded(model).to(memory_format=MEMORY_FORMAT)
+        self.network = Folded(model).network.to(memory_format=MEMORY_FORMAT)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from tamnas.networks.folding import folded
+from tamnas.networks.folding import Folded
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.trained import build, load_network, trained_record
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
@@ -46,7 +46,7 @@ def head_of(model: nn.Module) -> nn.Module:
 
 def latency(model: nn.Module, size: int) -> float:
     """Median milliseconds of one `size` x `size` image on one CPU thread, BatchNorm folded, channels-last."""
-    fast = folded(model).cpu().to(memory_format=MEMORY_FORMAT)
+    fast = Folded(model).network.cpu().to(memory_format=MEMORY_FORMAT)
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(memory_format=MEMORY_FORMAT)
     timer = Timer("fast(image)", globals={"fast": fast, "image": image}, num_threads=1)
     with torch.inference_mode():

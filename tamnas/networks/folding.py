@@ -88,11 +88,6 @@ class Folded:
             fused.bias.copy_(bias)
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """The network of a `Folded` twin, for as long as the model's weights stay as they are."""
-    return Folded(model).network
-
-
 def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of a convolution and the BatchNorm that directly follows it."""
     for prefix, module in model.named_modules():

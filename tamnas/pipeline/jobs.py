@@ -92,9 +92,11 @@ class Jobs:
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             release_gpu_memory()
-            self._pool = (_kept or {}).get(self._compute.workers) or _new_pool(self._compute.workers)
-            if _kept is not None:
-                _kept[self._compute.workers] = self._pool
+            workers, kept = self._compute.workers, {} if _kept is None else _kept
+            if workers not in kept:
+                # Fresh interpreters: a fork would inherit torch's thread pools in an unknown state.
+                kept[workers] = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialise)
+            self._pool = kept[workers]
         return self._pool
 
 
@@ -121,11 +123,6 @@ def release_gpu_memory() -> None:
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def _new_pool(workers: int) -> ProcessPoolExecutor:
-    # Fresh interpreters: a fork would inherit torch's thread pools in an unknown state.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialise)
 
 
 def _initialise() -> None:

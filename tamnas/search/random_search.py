@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RandomSearchStagePlan
@@ -33,11 +32,6 @@ def random_search(
     so_far = [{arch: fitness[arch] for arch in archs[:count]} for count in counts]
     rows = [hypervolume_row(space, plan.objectives, i, list(known), known) for i, known in enumerate(so_far)]
     return rows, fitness
-
-
-def evaluations(path: Path) -> list[int]:
-    """How many distinct evaluations a search had made after each generation, from its hypervolume.csv."""
-    return pd.read_csv(path)["evaluated"].tolist()
 
 
 def run_random_search(

@@ -16,7 +16,7 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.config.sections import BASELINES, TrainingPlan
 from tamnas.data.prepare import prepare
 from tamnas.networks.baselines import baseline
-from tamnas.networks.folding import folded
+from tamnas.networks.folding import Folded
 from tamnas.networks.trained import load_network
 from tamnas.pipeline import checkpoint
 from tamnas.pipeline.device import MEMORY_FORMAT
@@ -108,7 +108,7 @@ def test_training_draws_no_random_numbers(name):
 
 
 def test_folded_copies_compute_the_same_function(name, model):
-    fast = folded(model).to(memory_format=MEMORY_FORMAT)
+    fast = Folded(model).network.to(memory_format=MEMORY_FORMAT)
     assert sum(isinstance(part, nn.BatchNorm2d) for part in fast.modules()) == UNFOLDED.get(name, 0)
     assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())  # the original is left as found
     x = images(32)

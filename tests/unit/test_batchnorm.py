@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from tamnas.networks.baselines import baseline
 from tamnas.networks.batchnorm import recalibrate
-from tamnas.networks.folding import Pointwise, Rectifier, folded, is_pointwise
+from tamnas.networks.folding import Folded, Pointwise, Rectifier, is_pointwise
 from tamnas.networks.subnet import Subnet
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -99,7 +99,7 @@ def test_folded_copies_compute_the_same_function(name):
         models = [Subnet(space, Architecture(blocks, (1.0,) * 16)) for blocks in archs[::4]]
     for model in models:
         statistics_away_from_the_identity(model)
-        fast = folded(model.eval())
+        fast = Folded(model.eval()).network
         assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
         assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())  # the original is left as found
