@@ -29,6 +29,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_bytes(path: Path, blob: bytes) -> None:
+    with replacing(path) as file:
+        file.write(blob)
+
+
 def write_json(path: Path, plain) -> None:
     """Stable, readable JSON; replaces the file, never appends."""
     write_text(path, json.dumps(plain, indent=1) + "\n")
@@ -48,8 +53,7 @@ def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> dict:

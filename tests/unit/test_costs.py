@@ -43,7 +43,7 @@ def by_hand(model: nn.Module, size: int) -> int:
             channels, positions = args[0].shape[1], args[0].shape[2] * args[0].shape[3]
             keys = positions // 4 if min(args[0].shape[2:]) >= 2 else positions
             inner = module.g.out_channels
-            total += positions * keys * ((inner if module.theta else channels) + inner)
+            total += positions * keys * ((inner if isinstance(module.theta, nn.Conv2d) else channels) + inner)
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     with torch.no_grad():
