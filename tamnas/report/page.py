@@ -17,7 +17,7 @@ from tamnas.report.accuracy import accuracy_value
 from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, TrainedNetwork
-from tamnas.report.tables.table import Table, show, show_interval, show_paper
+from tamnas.report.tables.table import Table, show
 from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
 from tamnas.report.warnings import warnings
 
@@ -130,13 +130,13 @@ def _rendered(template: str, datasets: Sequence[Dataset], tables, pictures, **mo
         undefined=StrictUndefined,
     )
     environment.filters["base64"] = lambda blob: base64.b64encode(blob).decode()
-    functions = (show, show_interval, show_paper, headline, settings)
-    environment.globals |= {function.__name__: function for function in functions}
     return environment.get_template(template).render(
         datasets=datasets,
         tables=tables,
         pictures=pictures,
         alerts=alerts(datasets),
+        headline=headline,
+        settings=settings,
         warnings=lambda dataset: shortened(warnings(dataset)),
         **more,
     )

@@ -51,10 +51,8 @@ def attack_notes(plan: EvalParams) -> list[str]:
     """The setting of each attack beside the grid's."""
     notes = []
     for attack in plan.attacks:
-        own = {
-            name: value for name, value in attack.plain().items() if name not in ("kind", "eps") and value is not None
-        }
-        settings = ", ".join(f"{name} {value}" for name, value in own.items())
+        own = [(name, value) for name, value in attack.plain().items() if name not in ("kind", "eps")]
+        settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
         notes.append(f"{attack.text}: {settings or 'no settings'}.")
     return notes
 
@@ -98,14 +96,15 @@ def max_half_width(n: int) -> float:
     return (high - low) / 2
 
 
-def setting(dataset: Dataset, key: tuple[str, TrainedNetwork, Attack] | None = None) -> list[str]:
-    """Notes of a table of test accuracies. `key`: (name, network, attack) whose interval is shown."""
-    n, plan = dataset.images["test"], dataset.plan
+def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
+    """Notes of a table of test accuracies, with the interval of the best subnet under `attack` as an example."""
+    n, plan, row = dataset.images["test"], dataset.plan, dataset.best_row
     interval = f"In square brackets: 95% Wilson intervals, at most {100 * max_half_width(n):.1f} points to a side"
-    if key and key[2] in key[1].test.grid:
-        value = accuracy_value(key[1], key[2])
+    if attack and row and attack in row.best.test.grid:
+        value = accuracy_value(row.best, attack)
         low, high = value.interval
-        interval += f"; {key[0]}, {key[2].text}: {show(value, 'percent')}%, {100 * low:.2f} to {100 * high:.2f}"
+        example = f"{row.name} {row.best.id}, {attack.text}: {show(value, 'percent')}%"
+        interval += f"; {example}, {100 * low:.2f} to {100 * high:.2f}"
     notes = [
         f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
         f"Attack: {attack_text(plan.eval)}.",
@@ -126,9 +125,10 @@ def setting(dataset: Dataset, key: tuple[str, TrainedNetwork, Attack] | None = N
     return notes
 
 
-def notes_of(dataset: Dataset, own: Iterable[str], key=None) -> list[str]:
+def notes_of(dataset: Dataset, own: Iterable[str], attack: Attack) -> list[str]:
+    """Of a table with published values: `setting`, the table's `own` notes, what the marks mean."""
     known = [PAPER] if dataset.name in ("cifar10", "svhn") else []
-    return [*setting(dataset, key), *own, " ".join([BOLD, *known])]
+    return [*setting(dataset, attack), *own, " ".join([BOLD, *known])]
 
 
 def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
@@ -145,11 +145,6 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
             "convolutions; a wall time, which differs from run to run."
         )
     return notes
-
-
-def shown_example(dataset: Dataset, attack: Attack) -> tuple[str, TrainedNetwork, Attack] | None:
-    row = dataset.best_row
-    return (f"{row.name} {row.best.id}", row.best, attack) if row else None
 
 
 def tau_text(tau) -> str:

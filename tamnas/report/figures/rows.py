@@ -115,16 +115,14 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
         last = max(1, len(best_first) - 1)
         shades = {one.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, one in enumerate(best_first)}
         if part == "before":
-            networks = [(one.id, one.parameters, one.robust, one.clean) for one in row.front]
+            measured = [(one, one.robust, one.clean) for one in row.front]
             axes.set_title("before training (inherited weights)")
         else:
-            shares = {one.id: one.validation[row.plan.eval.weights] for one in row.scratch}
-            networks = [
-                (one.id, one.parameters, *(shares[one.id][which] for which in ("robust", "clean")))
-                for one in row.scratch
-            ]
+            shares = ((one, one.validation[row.plan.eval.weights]) for one in row.scratch)
+            measured = [(one, share["robust"], share["clean"]) for one, share in shares]
             axes.set_title("after training from scratch")
-        networks = [(name, count, (100 * (1 - robust), 100 * (1 - clean))) for name, count, robust, clean in networks]
+        errors = ((one, 100 * (1 - robust), 100 * (1 - clean)) for one, robust, clean in measured)
+        networks = [(one.id, one.parameters, point) for one, *point in errors]
         for name, count, point in sorted(networks, key=lambda network: (-network[1], network[0])):
             look = {"color": [shades.get(name, "white")], "edgecolors": style.BLACK, "linewidths": 0.6}
             axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **look)
@@ -180,9 +178,8 @@ def draw_supernet(rows: Sequence[RowResults]) -> Figure:
                 axes.plot(epochs, shares, markevery=every, label=label, **LINES[which])
             axes.set_ylabel("accuracy on training batches (%)" if len(rows) == 1 else "training accuracy (%)")
         else:
-            axes.plot(
-                epochs, [line["loss"] for line in lines], color=style.BLACK, marker=style.MARKERS[2], markevery=every
-            )
+            losses = [line["loss"] for line in lines]
+            axes.plot(epochs, losses, color=style.BLACK, marker=style.MARKERS[2], markevery=every)
             axes.set_ylabel("training loss")
         axes.set_xlabel("epoch")
         axes.axvline(border, color=style.GREY, linestyle="--", linewidth=0.9)

@@ -14,7 +14,7 @@ from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, name_of, setting
 
 NOT_RUN = "not run"
-NONE = (None, None)  # of both sides
+NEITHER = (None, None)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Comparison:
     status: str | None = None
     count: int | None = None
     pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]] = ()
-    hypervolumes: tuple[float | None, float | None] = NONE
+    hypervolumes: tuple[float | None, float | None] = NEITHER
 
 
 def comparisons(dataset: Dataset) -> Iterator[Comparison]:
@@ -49,7 +49,6 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
 def _of_subnets(row: RowResults) -> Iterator[Comparison]:
     scratch = "subnets of the front, from scratch"
     finetune = "subnets of the front, fine-tuned as planned"
-
     compare = partial(_comparison, row.name, row.controls)
     yield compare("random_networks", "random networks of matching size, from scratch", scratch, row.scratch)
     rates = [name for name in row.controls.status if name.startswith("finetune_lr_")]
@@ -131,14 +130,17 @@ def _line(one: Comparison, attack: Attack) -> dict[Column, Value | str | float |
         columns = Column(key, title[0].upper() + title[1:], kind), Column(f"beside_{key}", f"Beside: {title}", kind)
         return dict(zip(columns, sides, strict=True))
 
-    line = {Column("row", "Row"): one.scope, Column("control", "Control"): one.control}
-    line |= {Column("beside", "Beside"): one.beside}
-    line[Column("networks", "Networks", "count")] = Value(one.count, text=one.status)
+    line = {
+        Column("row", "Row"): one.scope,
+        Column("control", "Control"): one.control,
+        Column("beside", "Beside"): one.beside,
+        Column("networks", "Networks", "count"): Value(one.count, text=one.status),
+    }
     sides = list(zip(*one.pairs, strict=True))  # the controls, and what stands beside each
     parameters = [round(fmean(network.parameters for network in side)) for side in sides]
-    line |= both("parameters", "mean parameters", "count", parameters or NONE)
+    line |= both("parameters", "mean parameters", "count", parameters or NEITHER)
     for key, name, which in (("clean", "clean", None), ("robust", attack.text, attack)):
-        line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NONE)
+        line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NEITHER)
         found = difference(one.pairs, which)
         line[Column(f"difference_{key}", f"Difference, {key} (points)")] = found.points if found else None
     return line | both("hypervolume", "hypervolume", "number", one.hypervolumes)

@@ -26,7 +26,6 @@ from tamnas.report.terms import (
     name_of,
     notes_of,
     selection_images,
-    shown_example,
 )
 from tamnas.search.objectives import BASE, measured
 
@@ -64,7 +63,7 @@ def grid_table(dataset: Dataset) -> Table:
         f"{dataset.name}-grid",
         f"The best subnet of each mode under attack, {dataset.name} (form of Tables II to VI)",
         lines,
-        notes_of(dataset, [by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
+        notes_of(dataset, [by_validation(dataset)], dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -77,7 +76,7 @@ def lego_table(dataset: Dataset) -> Table:
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
         [{NETWORK: name} | network_values(one, attacks, paper) for name, one, paper in lego_networks(dataset)],
-        notes_of(dataset, [*votes(dataset), by_validation(dataset)], shown_example(dataset, dataset.key_attack)),
+        notes_of(dataset, [*votes(dataset), by_validation(dataset)], dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -109,7 +108,7 @@ def benchmark_table(dataset: Dataset) -> Table:
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
         lines,
-        notes_of(dataset, notes, shown_example(dataset, attacks[0])),
+        notes_of(dataset, notes, attacks[0]),
         dataset.name,
         images=dataset.images["test"],
     )
@@ -154,7 +153,7 @@ def subnets_table(dataset: Dataset) -> Table:
         f"{dataset.name}-subnets",
         f"Every retrained subnet, {dataset.name}",
         [_subnet(dataset, row, network) for row in dataset.rows for network in row.scratch],
-        notes_of(dataset, own, shown_example(dataset, dataset.key_attack)),
+        notes_of(dataset, own, dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
         validation_images=dataset.images["validation"],

@@ -23,8 +23,10 @@ def geometry_table(datasets: Sequence[Dataset]) -> Table:
         for part in parts
         for line in _geometry_lines(*part)
     ]
-    choice = "CB: choice block, its parameters from the smallest to the largest choice."
-    notes = [f"{choice} Every convolution of the head is 1x1."]
+    notes = [
+        "CB: choice block, its parameters from the smallest to the largest choice. "
+        "Every convolution of the head is 1x1."
+    ]
     notes += [
         f"{names_of[part]} ({', '.join(rows_of)}): {low:,} to {high:,} parameters in all, {part[0].head_parameters:,} "
         "of them in the head."
@@ -72,9 +74,8 @@ def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | No
         (1, hidden, "1x1 Conv, activation", out, 1, 1, f"{hidden * out + out:,}"),
         (1, out, "FC", space.num_classes, 1, None, f"{out * space.num_classes + space.num_classes:,}"),
     ]
-    columns = [
-        Column(title.lower(), title) for title in ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
-    ]
+    titles = ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
+    columns = [Column(title.lower(), title) for title in titles]
     cells = ([f"{pixels}² × {cin}", *rest] for pixels, cin, *rest in lines)
     texts = ([None if cell is None else str(cell) for cell in line] for line in cells)
     return [dict(zip(columns, line, strict=True)) for line in texts]

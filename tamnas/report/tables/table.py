@@ -4,7 +4,7 @@ A cell holds a measured value, a published one beside it, or text. Each form mar
 measured value of a column in bold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -85,6 +85,15 @@ class Table:
                 found |= {(j, i) for j, value in shown.items() if value == target}
         return frozenset(found)
 
+    def cells(self) -> Iterator[list[tuple[Column, str, list[str], bool]]]:
+        """Rows of (column, measured value as text, what stands beside it, whether it is the best)."""
+        best = self.best
+        for j, row in enumerate(self.rows):
+            yield [
+                (column, show(value, column.kind), beside(value, column.kind), (j, i) in best)
+                for i, (column, value) in enumerate(zip(self.columns, row, strict=True))
+            ]
+
 
 def _rounded(value: float, kind: str) -> float:
     return round(100 * value, 2) if kind == "percent" else round(value / 1e6, 4) if kind == "millions" else value
@@ -104,38 +113,31 @@ def show(value: Value, kind: str) -> str:
     return f"{measured:,}" if kind == "count" else f"{measured:.4g}" if kind == "number" else str(measured)
 
 
-def show_interval(value: Value) -> str | None:
-    """`[89.6, 95.0]`, of an accuracy; None without one."""
-    if value.interval is None:
-        return None
-    low, high = value.interval
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def show_paper(value: Value, kind: str) -> str | None:
-    """`(paper 31.01)`, digits as printed; None without a published value."""
-    if value.paper is None:
-        return None
-    # The paper prints its own networks' sizes with four decimals, others' with two; accuracies with two or more.
-    if kind == "millions":
-        two = round(value.paper, 2) == value.paper
-        return f"(paper {value.paper:.2f}M)" if two else f"(paper {value.paper:.4f}M)"
-    return f"(paper {max(f'{value.paper:g}', f'{value.paper:.2f}', key=len)})"
+def beside(value: Value, kind: str) -> list[str]:
+    """Of those that it has: the interval, `[89.6, 95.0]`, and the published value, `(paper 31.01)`."""
+    parts = []
+    if value.interval is not None:
+        low, high = value.interval
+        parts.append(f"[{100 * low:.1f}, {100 * high:.1f}]")
+    if value.paper is not None and kind == "millions":
+        # The paper prints its own networks' sizes with four decimals, others' with two.
+        digits = 2 if round(value.paper, 2) == value.paper else 4
+        parts.append(f"(paper {value.paper:.{digits}f}M)")
+    elif value.paper is not None:  # accuracies with two decimals or more
+        parts.append(f"(paper {max(f'{value.paper:g}', f'{value.paper:.2f}', key=len)})")
+    return parts
 
 
 def markdown(table: Table) -> str:
     """With the title as a heading and the notes as a list."""
-    best = table.best
 
-    def cell(j: int, i: int, value: Value) -> str:
-        kind = table.columns[i].kind
-        text, paper = show(value, kind).replace("|", "\\|"), show_paper(value, kind)
-        beside = [part for part in (show_interval(value), paper) if part]
-        return " ".join([f"**{text}**" if (j, i) in best else text, *beside])
+    def cell(_, shown: str, more: list[str], best: bool) -> str:
+        text = shown.replace("|", "\\|")
+        return " ".join([f"**{text}**" if best else text, *more])
 
     rule = ["---" if column.kind == "text" else "---:" for column in table.columns]
     lines = [[column.title for column in table.columns], rule]
-    lines += [[cell(j, i, value) for i, value in enumerate(row)] for j, row in enumerate(table.rows)]
+    lines += [[cell(*shown) for shown in row] for row in table.cells()]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     notes = "".join(f"- {note}\n" for note in table.notes)
     return f"# {table.title}\n\n{text}" + (f"\n{notes}" if notes else "")
@@ -185,19 +187,15 @@ def escape(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A table float for booktabs; intervals and published values in smaller lines below a cell's text."""
-    best = table.best
 
-    def cell(j: int, i: int, value: Value) -> str:
-        kind = table.columns[i].kind
-        text, paper = escape(show(value, kind)), show_paper(value, kind)
-        text = rf"\textbf{{{text}}}" if (j, i) in best else text
-        beside = [rf"{{\scriptsize {escape(part)}}}" for part in (show_interval(value), paper) if part]
-        lines = r" \\ ".join([text, *beside])
-        return rf"\shortstack[r]{{{lines}}}" if beside else text
+    def cell(_, shown: str, more: list[str], best: bool) -> str:
+        text = rf"\textbf{{{escape(shown)}}}" if best else escape(shown)
+        lines = r" \\ ".join([text, *(rf"{{\scriptsize {escape(part)}}}" for part in more)])
+        return rf"\shortstack[r]{{{lines}}}" if more else text
 
     align = "".join("l" if column.kind == "text" else "r" for column in table.columns)
     lines = [column.latex or escape(column.title) for column in table.columns]
-    body = [" & ".join(cell(j, i, value) for i, value in enumerate(row)) + r" \\" for j, row in enumerate(table.rows)]
+    body = [" & ".join(cell(*shown) for shown in row) + r" \\" for row in table.cells()]
     return "\n".join(
         [
             "% needs booktabs and graphicx",
