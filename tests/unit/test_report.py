@@ -1,5 +1,6 @@
 """The whole stage from small results: the same bytes twice, what may be missing, the page."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tamnas.errors import InputError
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
 from tamnas.report.tables.table import Column, Table, Value
-from tests.helpers.small_results import params, records, tables_by_name, write_run
+from tests.helpers.small_results import ROOT, params, records, tables_by_name, write_run
 
 
 def test_the_stage_writes_the_same_bytes_twice_and_forgets_earlier_runs(folder):
@@ -132,7 +133,8 @@ def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
         "found = collect.collect(); all_tables(found); metrics.metrics(found);"
         "assert 'matplotlib' not in sys.modules and 'torchvision' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
