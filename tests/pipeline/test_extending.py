@@ -28,6 +28,9 @@ def finished(tmp_path_factory):
     raw["search"]["objectives"] = ["clean_error", "wide_layers"]
     raw["eval"]["attacks"] = [{"kind": "corners", "eps": "8/255", "tries": 2}]
     raw["baselines"]["names"] = []
+    raw["search"]["generations"] = raw["retrain"]["max_subnets"] = 1
+    for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"]):
+        recipe["epochs"], recipe["schedule"]["warmup"] = 1, 0
     raw["compute"] = {"engine": "processes", "workers": 2, "device": "cpu"}  # workers must know the plugin, too
     write_params(folder, raw)
     run = [sys.executable, "-m", "tamnas.pipeline.runner"]
