@@ -1,9 +1,7 @@
 """What an attack does step by step: the loss it climbs, and how many classes the network predicts.
 
 An attack whose loss does not grow measures nothing: gradients are masked, or the step is wrong.
-A network that predicts one class for every image is dead.
-`tamnas.evaluation.health` reads
-both from the trace.
+A network that predicts one class for every image is dead. `tamnas.evaluation.health` reads both from the trace.
 """
 
 import torch
@@ -44,8 +42,5 @@ def attack_trace(
 
 
 def _row(step: int, logits: Tensor, y: Tensor) -> dict[str, float | int]:
-    return {
-        "step": step,
-        "loss": float(cross_entropy_sum(logits, y) / len(y)),
-        "classes": len(logits.argmax(1).unique()),
-    }
+    loss, classes = float(cross_entropy_sum(logits, y) / len(y)), len(logits.argmax(1).unique())
+    return {"step": step, "loss": loss, "classes": classes}

@@ -22,9 +22,7 @@ def prepare(name: str, data: DataParams, path: Path) -> dict:
     raw = SOURCES[data.source].read(name, data)
     splits = split_up(name, data, raw)
     if data.merge_validation:
-        splits["train"] = tuple(
-            np.concatenate(pair) for pair in zip(splits["train"], splits["validation"], strict=True)
-        )
+        splits["train"] = tuple(map(np.concatenate, zip(splits["train"], splits["validation"], strict=True)))
         # Nothing unseen is left to select on but the test images; card and reports say so.
         splits["validation"] = splits["test"]
     arrays = {

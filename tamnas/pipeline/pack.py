@@ -91,10 +91,12 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
                 yield path, path.read_bytes()
     yield from _networks(study)
     if with_checkpoints:
-        for path in [weights(name, "start-finetune.safetensors") for name in names] + _newest_checkpoints():
+        for path in (weights(name, "start-finetune.safetensors") for name in names):
             if path.is_file():
-                inside = path.is_relative_to(checkpoints_root())
-                yield Path(".checkpoints") / path.relative_to(checkpoints_root()) if inside else path, path.read_bytes()
+                yield path, path.read_bytes()
+        found = [path for path in checkpoints_root().rglob("*") if path.suffix in PLACES[".checkpoints"]]
+        for path in sorted(found, key=lambda path: (-path.stat().st_mtime, str(path))):  # the newest first
+            yield Path(".checkpoints") / path.relative_to(checkpoints_root()), path.read_bytes()
 
 
 def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
@@ -114,11 +116,6 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
         if path.is_file():
             tensors, meta = checkpoint.load(path)
             yield path, checkpoint.pack({key: value for key, value in tensors.items() if key.startswith(shown)}, meta)
-
-
-def _newest_checkpoints() -> list[Path]:
-    files = [path for path in checkpoints_root().rglob("*") if path.suffix in PLACES[".checkpoints"]]
-    return sorted(files, key=lambda path: (-path.stat().st_mtime, str(path)))
 
 
 def pack(folder: Path, facts: dict, mib: int = MOST, with_checkpoints: bool = False) -> dict:
@@ -196,10 +193,7 @@ def keep_best_start(row: str) -> str | None:
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Write what stays of a packed run: its reports, parameters, small results, and run.md. Raises InputError.
-
-    Replaces what an earlier `keep` wrote; pages that people wrote beside it stay.
-    """
+    """Write what stays of a packed run in place of an earlier `keep`; other pages there stay. Raises InputError."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
         manifest = unpack(folder, source)

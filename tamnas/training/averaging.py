@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tamnas.pipeline.checkpoint import with_prefix
+
 
 class Average:
     """Of weights and buffers, with the decay min(`decay`, (1 + n) / (10 + n)) at update n.
@@ -30,12 +32,10 @@ class Average:
                 own.copy_(other)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {
-            "updates": torch.tensor(self.updates),
-            **{f"network.{k}": v for k, v in self.network.state_dict().items()},
-        }
+        named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        return {"updates": torch.tensor(self.updates), **named}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.updates = int(tensors["updates"])
-        self.network.load_state_dict({name: tensors[f"network.{name}"] for name in self.network.state_dict()})
+        self.network.load_state_dict(with_prefix(tensors, "network."))

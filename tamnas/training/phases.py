@@ -27,12 +27,7 @@ class SampledPaths:
         self.supernet, self.space, self.key = supernet.train(), supernet.space, key
         self.plan, self.every, self.steps = plan, plan.resample_every, steps
         self.make_optimiser = sgd(plan.recipe)
-        self._draw: int | None = None
-        self._subnet = self._optimiser = None
-
-    @property
-    def network(self):
-        return self._subnet
+        self._draw = self.network = self._optimiser = None
 
     def stepped(self) -> None:
         """Nothing: averages of paths that change would mix them."""
@@ -43,8 +38,8 @@ class SampledPaths:
             self._return()
             self._draw = draw
             arch = self.architecture(draw)
-            self._subnet, self._optimiser = self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT)
-        return self._subnet, self._optimiser
+            self.network, self._optimiser = self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT)
+        return self.network, self._optimiser
 
     def architecture(self, draw: int) -> Architecture:
         """Draw number `draw`: uniform under the phase's budget, over the ratios then open."""
@@ -55,8 +50,8 @@ class SampledPaths:
         return self.space.sample(numpy_generator(*self.key, "draw", draw), self.plan.budget, ratios)
 
     def _return(self) -> None:
-        if self._subnet is not None:
-            self.supernet.absorb(self._subnet, self._optimiser)
+        if self.network is not None:
+            self.supernet.absorb(self.network, self._optimiser)
 
     def tensors(self) -> dict[str, Tensor]:
         self._return()
@@ -64,7 +59,7 @@ class SampledPaths:
 
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         load_tensors(self.supernet, tensors)
-        self._draw = self._subnet = self._optimiser = None
+        self._draw = self.network = self._optimiser = None
 
 
 def train_phase(
