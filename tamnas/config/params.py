@@ -9,29 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tamnas.config import sections
 from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints, validated
-from tamnas.config.sections import (
-    BASELINES,
-    Budget,
-    Count,
-    DataParams,
-    EvalParams,
-    LegoControlsParams,
-    LegonetParams,
-    Name,
-    NetworkParams,
-    Nsga2Params,
-    NumericsParams,
-    OpenRatiosParams,
-    OptimiserParams,
-    Positive,
-    RegularisedParams,
-    ResampleParams,
-    ScheduleParams,
-    SpaceParams,
-    ValidationParams,
-)
+from tamnas.config.sections import Count, Name, Positive
 
 # Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (design section 11).
 STEPS_TO_M_N = {1: (1, 2), 2: (2, 2), 5: (3, 2), 10: (5, 3)}
@@ -75,11 +56,11 @@ class TrainingAttackParams(Section):
         return {"eps": self.eps, "step_size": min(step, Fraction(1)), "m": m, "n": n, "bn": bn, "lam": self.lam or lam}
 
 
-class TrainingParams(RegularisedParams):
+class TrainingParams(sections.RegularisedParams):
     """`attack` null: the mode's."""
 
     epochs: Positive
-    schedule: ScheduleParams
+    schedule: sections.ScheduleParams
     attack: TrainingAttackParams | None = None
 
     def resolve(self, attack: dict | None = None) -> dict:
@@ -92,12 +73,12 @@ class TrainingParams(RegularisedParams):
 
 class BlockPhaseParams(Section):
     epochs: Positive
-    budget: Budget | None = None
+    budget: sections.Budget | None = None
     milestones: tuple[Positive, ...] = ()
 
 
 class JointPhaseParams(BlockPhaseParams):
-    open_ratios: OpenRatiosParams
+    open_ratios: sections.OpenRatiosParams
 
 
 class SupernetScheduleParams(Section):
@@ -109,9 +90,9 @@ class SupernetScheduleParams(Section):
     span: Literal["phase", "both"] = "phase"
 
 
-class SupernetParams(TrainingAttackParams, OptimiserParams):
+class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     lam: Annotated[float, Field(gt=0)] = 1.0
-    resample_every: ResampleParams
+    resample_every: sections.ResampleParams
     schedule: SupernetScheduleParams
     block: BlockPhaseParams
     joint: JointPhaseParams
@@ -133,7 +114,7 @@ class SupernetParams(TrainingAttackParams, OptimiserParams):
         schedule = {field: value for field, value in self.schedule if field != "span"}
         schedule |= {"milestones": phase.milestones, "start": start}
         schedule["total"] = self.block.epochs + self.joint.epochs if both else phase.epochs
-        optimiser = {field: getattr(self, field) for field in OptimiserParams.model_fields}
+        optimiser = {field: getattr(self, field) for field in sections.OptimiserParams.model_fields}
         return {"recipe": optimiser | {"epochs": phase.epochs, "schedule": schedule}, "budget": phase.budget}
 
 
@@ -149,7 +130,7 @@ class PgdParams(Section):
         return {"eps": eps, "steps": self.steps, "step_size": self.step_size or eps / 4}
 
 
-class SearchParams(Nsga2Params):
+class SearchParams(sections.Nsga2Params):
     attack: PgdParams
 
     def resolve(self, eps: Fraction) -> dict:
@@ -159,7 +140,7 @@ class SearchParams(Nsga2Params):
 
 class RetrainParams(Section):
     max_subnets: Positive | None = None
-    validation: ValidationParams
+    validation: sections.ValidationParams
     scratch: TrainingParams
     finetune: TrainingParams
 
@@ -176,7 +157,7 @@ class RetrainParams(Section):
 class ControlsParams(Section):
     random_networks: bool = False
     random_search: bool = False
-    legonet: LegoControlsParams = LegoControlsParams()
+    legonet: sections.LegoControlsParams = sections.LegoControlsParams()
     finetune_lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
     finetune_equal_budget: bool = False
     common_attack: TrainingAttackParams | None = None
@@ -210,7 +191,7 @@ class BaselineTrainingParams(TrainingParams):
 
 
 class BaselinesParams(Section):
-    names: tuple[Literal[BASELINES], ...] = ()
+    names: tuple[Literal[sections.BASELINES], ...] = ()
     training: BaselineTrainingParams
 
     def resolve(self) -> dict:
@@ -222,17 +203,17 @@ class BaseParams(Section):
 
     seed: Count
     seeds: tuple[Count, ...] = ()
-    data: dict[Name, DataParams] = Field(min_length=1)
-    network: NetworkParams
-    space: SpaceParams
+    data: dict[Name, sections.DataParams] = Field(min_length=1)
+    network: sections.NetworkParams
+    space: sections.SpaceParams
     supernet: SupernetParams
     search: SearchParams
     retrain: RetrainParams
-    eval: EvalParams
-    legonet: LegonetParams
+    eval: sections.EvalParams
+    legonet: sections.LegonetParams
     baselines: BaselinesParams
     controls: ControlsParams = ControlsParams()
-    numerics: NumericsParams
+    numerics: sections.NumericsParams
     compute: ComputeParams = ComputeParams()
 
     @model_validator(mode="after")

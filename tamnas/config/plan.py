@@ -11,33 +11,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field
 
+from tamnas.config import sections
 from tamnas.config.fields import Section, read_yaml, validated
-from tamnas.config.sections import (
-    AugmentParams,
-    BaselinesPlan,
-    Budget,
-    Channels,
-    ControlsPlan,
-    Count,
-    DataParams,
-    EvalParams,
-    LegonetParams,
-    Name,
-    NetworkParams,
-    NumericsParams,
-    OpenRatiosParams,
-    PooledControlsPlan,
-    Positive,
-    RecipePlan,
-    ResampleParams,
-    RetrainPlan,
-    SearchPlan,
-    SpaceParams,
-    SupernetPlan,
-    TrainingAttackPlan,
-    TrainingPlan,
-    ValidationParams,
-)
+from tamnas.config.sections import Count, Name, Positive
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, require_format
 
@@ -51,16 +27,16 @@ class RowPlan(Section):
     mode: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: DataParams
-    network: NetworkParams
-    space: SpaceParams
-    supernet: SupernetPlan
-    search: SearchPlan
-    retrain: RetrainPlan
-    eval: EvalParams
-    legonet: LegonetParams
-    controls: ControlsPlan
-    numerics: NumericsParams
+    data: sections.DataParams
+    network: sections.NetworkParams
+    space: sections.SpaceParams
+    supernet: sections.SupernetPlan
+    search: sections.SearchPlan
+    retrain: sections.RetrainPlan
+    eval: sections.EvalParams
+    legonet: sections.LegonetParams
+    controls: sections.ControlsPlan
+    numerics: sections.NumericsParams
 
     @property
     def classes(self) -> int:
@@ -72,8 +48,8 @@ class PooledPlan(Section):
 
     rows: tuple[Name, ...] = Field(min_length=1)
     mode: Name
-    network: NetworkParams
-    training: TrainingPlan
+    network: sections.NetworkParams
+    training: sections.TrainingPlan
 
 
 class DatasetPlan(Section):
@@ -83,18 +59,18 @@ class DatasetPlan(Section):
     dataset: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: DataParams
-    space: SpaceParams
+    data: sections.DataParams
+    space: sections.SpaceParams
     pooled: PooledPlan
-    legonet: LegonetParams
-    controls: PooledControlsPlan
-    validation: ValidationParams
-    baselines: BaselinesPlan
-    eval: EvalParams
-    numerics: NumericsParams
+    legonet: sections.LegonetParams
+    controls: sections.PooledControlsPlan
+    validation: sections.ValidationParams
+    baselines: sections.BaselinesPlan
+    eval: sections.EvalParams
+    numerics: sections.NumericsParams
 
     @property
-    def network(self) -> NetworkParams:
+    def network(self) -> sections.NetworkParams:
         """The geometry of the dataset's pooled Lego-Net."""
         return self.pooled.network
 
@@ -143,28 +119,28 @@ def read_plan(kind: type[PlanType], path: Path) -> PlanType:
 
 
 class PrepareStagePlan(StagePlan):
-    data: DataParams
+    data: sections.DataParams
 
 
 class NetworksStagePlan(StagePlan):
     """Of a stage that computes with networks of a space."""
 
     seed: Count
-    numerics: NumericsParams
-    classes: Channels
-    network: NetworkParams
-    space: SpaceParams
+    numerics: sections.NumericsParams
+    classes: sections.Channels
+    network: sections.NetworkParams
+    space: sections.SpaceParams
 
 
 class PhaseStagePlan(NetworksStagePlan):
     """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase)."""
 
-    augment: AugmentParams
-    attack: TrainingAttackPlan
-    resample_every: ResampleParams
-    recipe: RecipePlan
-    budget: Budget | None
-    open_ratios: OpenRatiosParams | None
+    augment: sections.AugmentParams
+    attack: sections.TrainingAttackPlan
+    resample_every: sections.ResampleParams
+    recipe: sections.RecipePlan
+    budget: sections.Budget | None
+    open_ratios: sections.OpenRatiosParams | None
     keep_momentum: bool
 
 
@@ -175,13 +151,13 @@ class RecalibrationParams(Section):
 class InheritStagePlan(NetworksStagePlan):
     """Of a stage that takes subnets out of the supernet, BatchNorm recalibrated on images in batches."""
 
-    augment: AugmentParams
+    augment: sections.AugmentParams
     batch_size: Positive
     search: RecalibrationParams
 
 
 class SearchStagePlan(InheritStagePlan):
-    search: SearchPlan
+    search: sections.SearchPlan
 
 
 class RandomSearchStagePlan(SearchStagePlan):
@@ -195,9 +171,9 @@ class SelectStagePlan(InheritStagePlan):
 class TrainingStagePlan(NetworksStagePlan):
     """Of a stage that trains standalone networks alike, as `training` says."""
 
-    augment: AugmentParams
-    validation: ValidationParams
-    training: TrainingPlan
+    augment: sections.AugmentParams
+    validation: sections.ValidationParams
+    training: sections.TrainingPlan
 
 
 class LegonetStagePlan(TrainingStagePlan):
@@ -210,11 +186,11 @@ class LegonetStagePlan(TrainingStagePlan):
 
 class BaselinesStagePlan(StagePlan):
     seed: Count
-    numerics: NumericsParams
-    classes: Channels
-    augment: AugmentParams
-    validation: ValidationParams
-    baselines: BaselinesPlan
+    numerics: sections.NumericsParams
+    classes: sections.Channels
+    augment: sections.AugmentParams
+    validation: sections.ValidationParams
+    baselines: sections.BaselinesPlan
 
 
 class ControlsStagePlan(TrainingStagePlan):
@@ -228,22 +204,22 @@ class ControlsStagePlan(TrainingStagePlan):
 class RowControlsStagePlan(ControlsStagePlan):
     """`training` is from scratch; `weights` choose the row's representative."""
 
-    finetune: TrainingPlan
-    budget: Budget | None
+    finetune: sections.TrainingPlan
+    budget: sections.Budget | None
     weights: Literal["best", "last"]
-    controls: ControlsPlan
+    controls: sections.ControlsPlan
 
 
 class PooledControlsStagePlan(ControlsStagePlan):
-    baselines: BaselinesPlan
-    controls: PooledControlsPlan
+    baselines: sections.BaselinesPlan
+    controls: sections.PooledControlsPlan
 
 
 class EvaluateStagePlan(NetworksStagePlan):
     """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
 
     size: Positive
-    eval: EvalParams
+    eval: sections.EvalParams
 
     def key(self) -> dict:
         """Without `eval.latency`: switching it on attacks nothing again."""

@@ -16,7 +16,7 @@ from typing import Literal, get_args, get_origin
 import click
 
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
-from tamnas.pipeline.code import fingerprint
+from tamnas.pipeline.code import ROOT, fingerprint
 from tamnas.pipeline.plugins import load_plugins
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -28,7 +28,7 @@ def stage_command(function: Callable[..., None]) -> click.Command:
 
     @functools.wraps(function)
     def checked(*args, **kwargs) -> None:
-        _require_listed_code(script)
+        _require_own_code(script)
         function(*args, **kwargs)
 
     command = one_line_errors(checked)
@@ -46,8 +46,13 @@ def help_of(function: Callable) -> str:
     return function.__globals__["__doc__"].replace("\n\n", "\n\n\b\n")
 
 
-def _require_listed_code(script: Path) -> None:
-    """Under DVC the stage computes with the code that `fingerprint` listed. Raises InputError."""
+def _require_own_code(script: Path) -> None:
+    """The stage computes with the library beside it and, under DVC, with the code that `fingerprint` listed.
+
+    Raises InputError.
+    """
+    if script.resolve().parents[1] != ROOT.resolve():
+        raise InputError(f"{script}: tamnas was imported from {ROOT}, another checkout; run it from its own root")
     listed = Path("code") / f"{script.stem}.sha256"
     tracked = "DVC_ROOT" in os.environ and script.stem != "fingerprint" and listed.is_file()
     if tracked and listed.read_text() != fingerprint(Path("stages") / script.name):
