@@ -50,6 +50,7 @@ def finished_run(tmp_path_factory) -> Path:
     home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
     with FileLock(home / "finished.lock"):
         if not (home / "finished").exists():
+            assert not (home / "run").exists(), "the run failed in another worker"
             (home / "run").mkdir()
             finish_run(home / "run")
             (home / "run").rename(home / "finished")
