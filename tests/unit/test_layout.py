@@ -1,4 +1,4 @@
-"""Arrows run one way: which part of the code may import which. Imports inside functions count."""
+"""Arrows run one way: which code may import which, also inside functions; imports for type checkers do not count."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -43,7 +43,11 @@ del FILES["__init__"]  # `tamnas` itself: public names, imported on first use
 def imports(name: str) -> set[str]:
     """The modules of FILES that a module imports, anywhere in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    tree = ast.parse(FILES[name].read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
