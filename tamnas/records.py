@@ -28,7 +28,9 @@ class NetworkSpec:
 
     @classmethod
     def from_plain(cls, plain: Mapping) -> Self:
-        """Raises InputError for an id that is no plain file name."""
+        """Raises InputError for what is no network, or an id that is no plain file name."""
+        if not isinstance(plain, Mapping) or not {"id", "architecture", "baseline"} <= set(plain):
+            raise InputError(f"network {plain!r:.80}: needs id, architecture and baseline")
         arch = plain["architecture"]
         if Path(str(plain["id"])).name != plain["id"]:
             raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")

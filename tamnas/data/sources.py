@@ -10,15 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
-
-if TYPE_CHECKING:
-    from tamnas.config.sections import DataParams
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
@@ -39,7 +36,7 @@ class Raw:
 class Source:
     """`read` gives the raw arrays of the dataset with a name, or raises InputError; the rest says what it needs."""
 
-    read: Callable[[str, "DataParams"], Raw]
+    read: Callable[[str, Any], Raw]
     needs_path: bool = False
     downloads: bool = False
     may_have_test: bool = True
@@ -51,7 +48,7 @@ SOURCES: dict[str, Source] = {}
 def source(**needs: bool) -> Callable:
     """Decorator: the function becomes the source of its name, which `data.<name>.source` accepts then."""
 
-    def register(function: Callable[[str, "DataParams"], Raw]) -> Callable:
+    def register(function: Callable[[str, Any], Raw]) -> Callable:
         SOURCES[function.__name__] = Source(function, **needs)
         return function
 
@@ -59,7 +56,7 @@ def source(**needs: bool) -> Callable:
 
 
 @source(may_have_test=False)
-def digits(name: str, data: "DataParams") -> Raw:
+def digits(name: str, data: Any) -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
     from sklearn.datasets import load_digits
 
@@ -69,7 +66,7 @@ def digits(name: str, data: "DataParams") -> Raw:
 
 
 @source(needs_path=True)
-def npz(name: str, data: "DataParams") -> Raw:
+def npz(name: str, data: Any) -> Raw:
     """A file with x_train, y_train and maybe x_test with y_test, and classes (their names).
 
     x: (N, H, W, 3), (N, H, W, 1) or (N, H, W); uint8, or floats in [0, 1], which are rounded
@@ -114,7 +111,7 @@ def _as_uint8(x: np.ndarray, where: str) -> np.ndarray:
 
 
 @source(needs_path=True)
-def imagefolder(name: str, data: "DataParams") -> Raw:
+def imagefolder(name: str, data: Any) -> Raw:
     """A folder of one folder per class, or of `train/` and `test/` with those inside.
 
     Images are cropped to the centre square and resized to `size` x `size`, as RGB.
@@ -134,7 +131,7 @@ def imagefolder(name: str, data: "DataParams") -> Raw:
     return Raw(images, labels, tuple(test), 255, classes)
 
 
-def _read_folder(folder: Path, name: str, data: "DataParams"):
+def _read_folder(folder: Path, name: str, data: Any):
     from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
     where, home = f"data.{name}.path: {folder}", folder.resolve()
@@ -169,7 +166,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
 
 @source(downloads=True)
-def cifar10(name: str, data: "DataParams") -> Raw:
+def cifar10(name: str, data: Any) -> Raw:
     """torchvision's CIFAR-10: batches unpacked in `path`, else the archive there, else a download to it.
 
     The archive is unpacked into a temporary folder, since `path` may be read-only.
@@ -210,7 +207,7 @@ def _cifar10_batches(folder: Path, name: str) -> Raw:
 
 
 @source(downloads=True)
-def svhn(name: str, data: "DataParams") -> Raw:
+def svhn(name: str, data: Any) -> Raw:
     """torchvision's SVHN, cropped digits, without `extra`; the digit 0, which the files label 10, is class 0."""
     from torchvision.datasets import SVHN
 

@@ -56,7 +56,7 @@ DAMAGE = {
     "half a score": (lambda plain: plain["last"].pop("robust"), "'robust'"),
     "a score that is a number": (lambda plain: plain.update(last=0.5), "not subscriptable"),
     "half a label": (lambda plain: plain.pop("seed"), "'seed'"),
-    "no network": (lambda plain: plain.pop("architecture"), "'architecture'"),
+    "no network": (lambda plain: plain.pop("architecture"), "needs id, architecture and baseline"),
     "an id that leaves its folder": (lambda plain: plain.update(id="../n01"), "without folders"),
     "an id that is a number": (lambda plain: plain.update(id=7), "plain name"),
     "half an architecture": (lambda plain: plain.update(architecture={"blocks": [0]}), "'blocks' and 'ratios'"),
