@@ -1,4 +1,4 @@
-"""BatchNorm where it is more than a layer: statistics of inherited weights, folding for speed."""
+"""A faster twin of a network for attacks: BatchNorm folded, small 1x1 convolutions as products."""
 
 import copy
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 def is_pointwise(module: nn.Module) -> bool:
     """Whether it is a convolution that sees one pixel at a time."""
-    if not isinstance(module, nn.Conv2d):
-        return False
-    return (*module.kernel_size, *module.stride, *module.padding, module.groups) == (1, 1, 1, 1, 0, 0, 1)
+    one = (1, 1, 1, 1, 0, 0, 1)
+    return (
+        isinstance(module, nn.Conv2d) and (*module.kernel_size, *module.stride, *module.padding, module.groups) == one
+    )
 
 
 class Pointwise(nn.Module):
@@ -39,7 +40,7 @@ class Pointwise(nn.Module):
 
 
 class Rectifier(nn.Module):
-    """ReLU in place: nothing reads a twin's pre-activations. Of a view a copy, since autograd would copy its base."""
+    """ReLU in place, for an input that nothing else reads. Of a view a copy, since autograd would copy its base."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x, inplace=not x._is_view())
@@ -62,11 +63,10 @@ class Folded:
             (model.get_submodule(conv), model.get_submodule(norm), self._fold(conv, norm))
             for conv, norm in list(_pairs(model))
         ]
-        for name, module in list(self.network.named_modules()):
-            if isinstance(module, nn.ReLU):
-                self.network.set_submodule(name, Rectifier())
-            elif is_pointwise(module):
-                self.network.set_submodule(name, Pointwise(module))
+        faster = {name: Rectifier() for name in _rectified(self.network)}
+        faster |= {name: Pointwise(module) for name, module in self.network.named_modules() if is_pointwise(module)}
+        for name, module in faster.items():
+            self.network.set_submodule(name, module)
         self.refresh()
 
     def _fold(self, conv: str, norm: str) -> nn.Conv2d:
@@ -86,6 +86,15 @@ class Folded:
             )
             fused.weight.copy_(weight)
             fused.bias.copy_(bias)
+
+
+def _rectified(model: nn.Module) -> Iterator[str]:
+    """Names of the ReLUs behind a convolution or BatchNorm in a plain `nn.Sequential`: theirs alone is the output."""
+    for prefix, module in model.named_modules():
+        plain = type(module).forward is nn.Sequential.forward
+        for (_, before), (name, act) in pairwise(module.named_children() if plain else ()):
+            if isinstance(act, nn.ReLU) and isinstance(before, (nn.Conv2d, nn.BatchNorm2d, nn.Identity)):
+                yield f"{prefix}.{name}".lstrip(".")
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:

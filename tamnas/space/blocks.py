@@ -104,7 +104,7 @@ BLOCKS: list[BlockKind] = [
     _robust(20, "gaussian", True),
     _robust(21, "gaussian", False),
 ]
-PAPER_BLOCKS = tuple(range(len(BLOCKS)))
+PAPER_BLOCKS = tuple(range(22))
 RATIOS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
 

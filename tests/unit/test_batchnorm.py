@@ -139,3 +139,24 @@ def test_rectifier_spares_views():
     whole = base.clone()
     assert Rectifier()(whole) is whole
     assert torch.equal(whole, kept.relu())
+
+
+class PreActivation(nn.Module):
+    """A residual block that reads its input twice, before and after its ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.first_layer = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.ReLU()
+        self.branch = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x):
+        h = self.first_layer(x)
+        return h + self.act(h) + self.branch(h)
+
+
+def test_a_twin_leaves_alone_what_is_read_before_its_relu(randomise):
+    model = randomise(PreActivation()).eval()
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(Folded(model).network(x), model(x), rtol=1e-4, atol=1e-5)

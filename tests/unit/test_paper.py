@@ -175,12 +175,12 @@ def test_table_i_is_the_papers_geometry():
 
 def test_table_vii_is_the_block_table_but_for_its_misprints():
     expected = {
-        "S": [kind.id for kind in BLOCKS if kind.branch == "shuffle"],
-        "SX": [kind.id for kind in BLOCKS if kind.branch == "xception"],
-        "NE": [kind.id for kind in BLOCKS if kind.attention == "embedded"],
-        "NG": [kind.id for kind in BLOCKS if kind.attention == "gaussian"],
-        "BN": [kind.id for kind in BLOCKS if kind.attention_norm],
-        **{f"K={k}": [kind.id for kind in BLOCKS if kind.kernel == k] for k in (3, 5, 7)},
+        "S": [kind.id for kind in BLOCKS[:22] if kind.branch == "shuffle"],
+        "SX": [kind.id for kind in BLOCKS[:22] if kind.branch == "xception"],
+        "NE": [kind.id for kind in BLOCKS[:22] if kind.attention == "embedded"],
+        "NG": [kind.id for kind in BLOCKS[:22] if kind.attention == "gaussian"],
+        "BN": [kind.id for kind in BLOCKS[:22] if kind.attention_norm],
+        **{f"K={k}": [kind.id for kind in BLOCKS[:22] if kind.kernel == k] for k in (3, 5, 7)},
     }
     wrong = {
         row: (tuple(sorted({*printed} - {*expected[row]})), tuple(sorted({*expected[row]} - {*printed})))
