@@ -223,8 +223,7 @@ class EvaluateStagePlan(NetworksStagePlan):
 
     def key(self) -> dict:
         """Without `eval.latency`: switching it on attacks nothing again."""
-        plain = super().key()
-        return plain | {"eval": {field: value for field, value in plain["eval"].items() if field != "latency"}}
+        return super().key() | {"eval": self.eval.model_copy(update={"latency": False}).plain()}
 
 
 class StudyPlan(Section):

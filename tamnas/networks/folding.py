@@ -13,10 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 def is_pointwise(module: nn.Module) -> bool:
     """Whether it is a convolution that sees one pixel at a time."""
-    one = (1, 1, 1, 1, 0, 0, 1)
-    return (
-        isinstance(module, nn.Conv2d) and (*module.kernel_size, *module.stride, *module.padding, module.groups) == one
-    )
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return (*module.kernel_size, *module.stride, *module.padding, module.groups) == (1, 1, 1, 1, 0, 0, 1)
 
 
 class Pointwise(nn.Module):
