@@ -62,20 +62,45 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
     front = []
     for index, arch in enumerate(archs, 1):
         clean = round(float(random.uniform(0.7, 0.8)), 3)
-        front.append({"id": f"n{index:02d}", "architecture": arch.plain(), "parameters": space.parameters(arch),
-                      "clean": clean, "robust": round(clean - float(random.uniform(0.1, 0.2)), 3)})  # fmt: skip
+        front.append(
+            {
+                "id": f"n{index:02d}",
+                "architecture": arch.plain(),
+                "parameters": space.parameters(arch),
+                "clean": clean,
+                "robust": round(clean - float(random.uniform(0.1, 0.2)), 3),
+            }
+        )
     write_json(folder("search") / "fronts.json", {"format": 1, "front": front, "archive_front": front})
-    write_csv(folder("search") / "hypervolume.csv", [
-        {"generation": g, "evaluated": 24 * (g + 1), "hypervolume": 0.1 + 0.02 * g**0.5,
-         "archive_hypervolume": 0.1 + 0.021 * g**0.5,
-         "front": len(front)} for g in range(plan.search.generations + 1)])  # fmt: skip
+    write_csv(
+        folder("search") / "hypervolume.csv",
+        [
+            {
+                "generation": g,
+                "evaluated": 24 * (g + 1),
+                "hypervolume": 0.1 + 0.02 * g**0.5,
+                "archive_hypervolume": 0.1 + 0.021 * g**0.5,
+                "front": len(front),
+            }
+            for g in range(plan.search.generations + 1)
+        ],
+    )
     selected = front[:networks]
     write_json(folder("select") / "selected.json", {"format": 1, "networks": selected})
     for phase in ("block", "joint"):
-        write_csv(folder(f"supernet_{phase}") / "curve.csv", [
-            {"epoch": e, "lr": 0.1, "loss": 2.3 / (e + 1), "train_clean": 0.9 - 0.8 / (e + 1),
-             "train_robust": 0.8 - 0.75 / (e + 1)}
-            for e in range(getattr(plan.supernet, phase).recipe.epochs)])  # fmt: skip
+        write_csv(
+            folder(f"supernet_{phase}") / "curve.csv",
+            [
+                {
+                    "epoch": e,
+                    "lr": 0.1,
+                    "loss": 2.3 / (e + 1),
+                    "train_clean": 0.9 - 0.8 / (e + 1),
+                    "train_robust": 0.8 - 0.75 / (e + 1),
+                }
+                for e in range(getattr(plan.supernet, phase).recipe.epochs)
+            ],
+        )
     for kind, gain in (("scratch", 0.1), ("finetune", 0.05)):
         trained = [
             train(random, one["id"], one["architecture"], one["parameters"], one["clean"] + gain) for one in selected
@@ -120,19 +145,37 @@ def _write_lego(plan, stage: str, row: str | None, voting: list[Candidate], rand
 def train(random, name: str, arch: dict | None, parameters: int, clean: float) -> dict:
     clean = round(min(clean + float(random.uniform(-0.02, 0.02)), 1.0), 3)
     robust = round(clean - float(random.uniform(0.05, 0.15)), 3)
-    return {"id": name, "architecture": arch, "baseline": None, "parameters": parameters, "epochs": 3,
-            "last": {"epoch": 2, "clean": clean, "robust": robust - 0.01},
-            "best": {"epoch": 1, "clean": clean, "robust": robust}}  # fmt: skip
+    return {
+        "id": name,
+        "architecture": arch,
+        "baseline": None,
+        "parameters": parameters,
+        "epochs": 3,
+        "last": {"epoch": 2, "clean": clean, "robust": robust - 0.01},
+        "best": {"epoch": 1, "clean": clean, "robust": robust},
+    }
 
 
 def write_trained(plan, training: str, evaluation: str, row: str | None, trained: list[dict], random) -> None:
     folder = seeded(results(plan.dataset, training, row), plan.seed)
     write_json(folder / "validation.json", {"format": 1, "networks": trained})
-    write_csv(folder / "curves.csv", [
-        {"network": one["id"], "epoch": e, "loss": 1 / (e + 1), "lr": 0.1, "train_clean": 0.5, "train_robust": 0.4,
-         "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
-         "validation_robust": one["best"]["robust"] if e == 2 else None}
-        for one in trained for e in range(3)])  # fmt: skip
+    write_csv(
+        folder / "curves.csv",
+        [
+            {
+                "network": one["id"],
+                "epoch": e,
+                "loss": 1 / (e + 1),
+                "lr": 0.1,
+                "train_clean": 0.5,
+                "train_robust": 0.4,
+                "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
+                "validation_robust": one["best"]["robust"] if e == 2 else None,
+            }
+            for one in trained
+            for e in range(3)
+        ],
+    )
     folder = seeded(results(plan.dataset, evaluation, row), plan.seed)
     write_csv(folder / "costs.csv", [_costs(plan, one) for one in trained])
     rows = []
@@ -142,19 +185,34 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
         for attack in plan.eval.planned(final=True):
             shares[attack] = round(360 * (clean - 0.012 * float(attack.eps * 255))) / 360
         rows += [
-            {"network": one["id"], "parameters": one["parameters"], "weights": plan.eval.weights,
-             "epoch": 1, "final": True, "attack": attack.key if attack else "clean",
-             "eps": format_fraction(attack.eps) if attack else "0/255",
-             "steps": getattr(attack, "steps", None) if attack else 0, "success": plan.eval.success, "images": 360,
-             "accuracy": share}
-            for attack, share in shares.items()]  # fmt: skip
+            {
+                "network": one["id"],
+                "parameters": one["parameters"],
+                "weights": plan.eval.weights,
+                "epoch": 1,
+                "final": True,
+                "attack": attack.key if attack else "clean",
+                "eps": format_fraction(attack.eps) if attack else "0/255",
+                "steps": getattr(attack, "steps", None) if attack else 0,
+                "success": plan.eval.success,
+                "images": 360,
+                "accuracy": share,
+            }
+            for attack, share in shares.items()
+        ]
     write_csv(folder / "grid.csv", rows)
 
 
 def _costs(plan, one: dict) -> dict:
     head = SearchSpace.from_params(plan).head_parameters if one["architecture"] else 650
-    return {"network": one["id"], "parameters": one["parameters"], "head": head, "body": one["parameters"] - head,
-            "size": 8, "macs": 7 * one["parameters"]}  # fmt: skip
+    return {
+        "network": one["id"],
+        "parameters": one["parameters"],
+        "head": head,
+        "body": one["parameters"] - head,
+        "size": 8,
+        "macs": 7 * one["parameters"],
+    }
 
 
 def tables_by_name(datasets) -> dict[str, Table]:

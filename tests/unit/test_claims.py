@@ -144,12 +144,14 @@ def with_control(row, robust) -> ControlResults:
     """The row's networks at the common attack, beside those of another control."""
     networks = [
         replace(
-            one, id=f"{control}-{one.id}", label={"control": control, "kind": "scratch", "of": one.id, "seed": 0},
+            one,
+            id=f"{control}-{one.id}",
+            label={"control": control, "kind": "scratch", "of": one.id, "seed": 0},
             test=replace(one.test, grid=dict.fromkeys(one.test.grid, value)),
         )
         for one, share in zip(row.scratch, robust, strict=True)
         for control, value in (("common_attack", share), ("random_networks", 0.1))
-    ]  # fmt: skip
+    ]
     return ControlResults({"common_attack": "run"}, networks)
 
 
@@ -164,14 +166,21 @@ def test_eps_matters_and_steps_hardly(several, steps_cost, expected):
         for index, one in enumerate(row.scratch):
             # mixed: half of the networks lose nothing with steps, half of them twice the bar
             cost = steps_cost if steps_cost is not None else 0.02 * (index % 2)
-            grid = {Pgd(eps=eps, steps=steps): 0.7 - 0.1 * float((eps * 255 - 2) / 6) - cost * (steps - 10) / 40
-                    for eps in several.plan.eval.eps for steps in several.plan.eval.steps}  # fmt: skip
+            grid = {
+                Pgd(eps=eps, steps=steps): 0.7 - 0.1 * float((eps * 255 - 2) / 6) - cost * (steps - 10) / 40
+                for eps in several.plan.eval.eps
+                for steps in several.plan.eval.steps
+            }
             scratch.append(replace(one, test=replace(one.test, grid=grid)))
         rows.append(replace(row, scratch=scratch, finetune=scratch, lego=replace(row.lego, network=scratch[0])))
     dataset = replace(several, rows=rows, baselines=[], pooled=None)
     if steps_cost is None:  # 24 networks lose 0 and 24 lose 0.02; Lego-Nets repeat the first
-        dataset = replace(dataset, rows=[replace(row, lego=replace(row.lego, network=row.scratch[i % 2]))
-                                         for i, row in enumerate(dataset.rows)])  # fmt: skip
+        dataset = replace(
+            dataset,
+            rows=[
+                replace(row, lego=replace(row.lego, network=row.scratch[i % 2])) for i, row in enumerate(dataset.rows)
+            ],
+        )
     assert verdict(judges.eps_not_steps, dataset) == expected
 
 
@@ -267,8 +276,9 @@ def test_epoch_40(several, changes, expected):
     for row in several.rows[:1]:
         scratch = []
         for one, change in zip(row.scratch, changes, strict=True):
-            curve = [{"epoch": e, "validation_clean": 0.8 + change * (e > 39), "validation_robust": None}
-                     for e in range(100)]  # fmt: skip
+            curve = [
+                {"epoch": e, "validation_clean": 0.8 + change * (e > 39), "validation_robust": None} for e in range(100)
+            ]
             scratch.append(replace(one, curve=curve))
         rows.append(replace(row, scratch=scratch))
     assert verdict(judges.training_converged, replace(several, rows=rows)) == expected
@@ -313,8 +323,9 @@ def test_where_blocks_and_ratios_go(several, gene, judge, high, low):
 def test_the_smallest_ratios_in_the_last_layers(several, between, expected, words):
     """Always wide in the first three layers, 0.4 in the last three."""
     chosen = [1.8] * 3 + [between(layer) for layer in range(3, 13)] + [0.4] * 3
-    lines = [{"layer": layer, "gene": "ratio", "value": value, "count": 10, "rank": 0}
-             for layer, value in enumerate(chosen)]  # fmt: skip
+    lines = [
+        {"layer": layer, "gene": "ratio", "value": value, "count": 10, "rank": 0} for layer, value in enumerate(chosen)
+    ]
     finding = judges.wide_ratios_first(replace(several, pooled=replace(several.pooled, counts=lines)))
     assert finding.verdict == expected
     assert words in finding.numbers
@@ -341,8 +352,12 @@ def with_pooled(several, parameters, clean, robust):
 )
 def test_lego_net_against_others(several, parameters, clean, robust, expected):
     dataset = with_pooled(several, parameters, clean, robust)
-    rows = [replace(row, scratch=[replace(one, parameters=2_000_000) for one in
-                                  with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]) for row in dataset.rows]  # fmt: skip
+    rows = [
+        replace(
+            row, scratch=[replace(one, parameters=2_000_000) for one in with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]
+        )
+        for row in dataset.rows
+    ]
     (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
     names = ("resnet18", "shufflenetv2", "mobilenetv3")
     dataset = replace(dataset, rows=rows, baselines=[replace(other, id=name, parameters=5_000_000) for name in names])
@@ -352,8 +367,14 @@ def test_lego_net_against_others(several, parameters, clean, robust, expected):
 
 def test_which_hand_made_networks_count_as_tiny(several):
     dataset = with_pooled(several, 200_000, 0.95, 0.60)
-    sizes = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "wrn34_2": 1_855_578,
-             "shufflenetv2": 1_263_854, "mobilenetv3": 4_214_842}  # fmt: skip
+    sizes = {
+        "resnet18": 11_173_962,
+        "resnet20": 269_722,
+        "resnet32": 464_154,
+        "wrn34_2": 1_855_578,
+        "shufflenetv2": 1_263_854,
+        "mobilenetv3": 4_214_842,
+    }
     (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
     networks = {name: replace(other, id=name, parameters=size) for name, size in sizes.items()}
 
