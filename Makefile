@@ -37,7 +37,7 @@ lint: env
 check: env
 	$(DVC) repro --quiet plan
 	git diff --exit-code dvc.lock
-	$(DVC) repro --allow-missing --dry | tee /dev/stderr | grep -q "up to date"
+	$(DVC) repro --allow-missing --dry | tee -a /dev/stderr | grep -q "up to date"
 
 # The committed run again from nothing, in a temporary folder: every byte must be the same (docs/reliability.md).
 golden: env
