@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.data import synthetic
-from tests.helpers.tiny import ROW, contents, dvc, environment, project, smoke_params, tiny_params, write_params
+from tests.helpers.tiny import ROOT, ROW, contents, dvc, environment, project, smoke_params, tiny_params, write_params
 
 ROWS = ("cifar10-S_8_10", "cifar10-2S_8_1")
 KILLED = ("supernet_block", "search", "retrain_scratch")
@@ -52,7 +52,8 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     write_params(folder, two_rows())
     synthetic.write(folder / synthetic.FOLDER)
-    subprocess.run([sys.executable, "-m", "tamnas.pipeline.runner"], cwd=folder, check=True, capture_output=True)
+    command = [sys.executable, "-m", "tamnas.pipeline.runner"]
+    subprocess.run(command, cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     return folder
 
 
