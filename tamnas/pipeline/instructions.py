@@ -29,7 +29,7 @@ def use_instructions(setting: str) -> None:
     says that bits may differ, and goes on.
     """
     able = has_avx2()
-    if setting == "avx2" and not able:
+    if setting == "avx2" and not able and "torch" not in sys.modules:
         log.warning("numerics.instruction_set is avx2, which this processor lacks: results may differ in their bits")
     wanted = AVX2 if setting == "avx2" and able else {}
     present = {name: os.environ[name] for name in AVX2 if name in os.environ}

@@ -17,7 +17,7 @@ from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.accuracy import Validator
 from tamnas.files import FORMAT, read_json, write_csv, write_json
-from tamnas.networks.trained import build, trained_record
+from tamnas.networks.trained import build
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.checkpoint import with_prefix
 from tamnas.pipeline.deadline import require_complete, unfinished_marks
@@ -100,8 +100,8 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
     """
     task, network = context.task, job.network
     finished = task.folder / f"{network.id}.safetensors"
-    if checkpoint.load_latest(finished) is not None:  # a damaged file is told, and the network trained again
-        return trained_record(finished)
+    if (state := checkpoint.load_latest(finished)) is not None:  # a damaged one is told, and trained again
+        return Record.from_plain(state[1]["record"])
     key, training, recipe = (*job.key, network.identity), job.training, job.training.recipe
     model = build(network, task.space, torch_generator(*key, "weights"))
     if job.start is not None:
