@@ -101,7 +101,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
     task, network = context.task, job.network
     finished = task.folder / f"{network.id}.safetensors"
     if (state := checkpoint.load_latest(finished)) is not None:  # a damaged one is told, and trained again
-        return Record.from_plain(state[1]["record"])
+        return Record.from_plain(state[1]["record"], finished)
     key, training, recipe = (*job.key, network.identity), job.training, job.training.recipe
     model = build(network, task.space, torch_generator(*key, "weights"))
     if job.start is not None:
