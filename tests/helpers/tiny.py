@@ -71,6 +71,11 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+def keys(folder: Path, stage: str) -> list[Path]:
+    """The folders of a stage's checkpoints for the tiny row, one for each key."""
+    return [path for path in (folder / ".checkpoints" / stage / ROW).iterdir() if path.is_dir()]
+
+
 def result_of(folder: Path, stage: str, name: str) -> dict:
     """A JSON file of the tiny row's stage."""
     return json.loads((folder / "results" / "digits" / stage / ROW / "seed-0" / name).read_text())

@@ -82,7 +82,7 @@ def test_a_dataset_is_no_row_and_a_row_is_no_dataset(folder, script):
     result = invoke(script, *ARGUMENTS[script], "digits" if PER[script] == "row" else ROW)
     assert result.exit_code == 2
     assert one_line(result.stderr)
-    assert {path.name for path in folder.iterdir()} == {"params.yaml", "plan", "logs", ".checkpoints"}
+    assert {path.name for path in folder.iterdir()} == {"params.yaml", "plan", "logs", ".locks"}
 
 
 @pytest.mark.parametrize(
