@@ -118,6 +118,11 @@ def read_plan(kind: type[PlanType], path: Path) -> PlanType:
     return validated(kind, raw, str(path))
 
 
+class SourceStagePlan(StagePlan):
+    source: str
+    path: str | None
+
+
 class PrepareStagePlan(StagePlan):
     data: sections.DataParams
 
@@ -287,6 +292,7 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         **dict(plan.pooled),
     }
     return {
+        "source": SourceStagePlan.of(told | dict(plan.data)),
         "prepare": PrepareStagePlan.of(told),
         "baselines": BaselinesStagePlan.of(told),
         "legonet_pooled": LegonetStagePlan.of(told),

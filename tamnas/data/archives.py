@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from filelock import FileLock
+
 from tamnas.errors import InputError
+from tamnas.files import located, repository
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that a server may be silent
@@ -28,8 +31,8 @@ class Archive:
 
 
 def home(name: str, data) -> Path:
-    """The folder in which a dataset's archives lie."""
-    return Path(data.path or f"data/raw/{name}")
+    """The folder in which a dataset's archives lie: one for all experiments of a repository."""
+    return located(data.path) if data.path else repository() / "data" / "raw" / name
 
 
 def require(name: str, data, archives: Sequence[Archive]) -> Path:
@@ -41,7 +44,9 @@ def require(name: str, data, archives: Sequence[Archive]) -> Path:
     for place, archive in enumerate(missing):
         url = f"{data.url.rstrip('/')}/{archive.file}" if data.url else archive.url
         try:
-            _download(url, folder, archive)
+            with _alone(folder, archive):
+                if not check_integrity(folder / archive.file, archive.md5):
+                    _download(url, folder, archive)
         # RuntimeError is torchvision's word for a wrong checksum, ValueError urllib's for an odd address
         except (OSError, HTTPException, RuntimeError, ValueError) as error:
             reason = "a wrong checksum" if type(error) is RuntimeError else told(error)
@@ -66,6 +71,17 @@ def _download(url: str, folder: Path, archive: Archive) -> None:
         os.replace(part, folder / archive.file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path, archive: Archive) -> Iterator[None]:
+    """Experiments that run at once download an archive once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{archive.file}.lock") as lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink()
 
 
 def told(error: Exception) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from tamnas.data.archives import Archive, home, require, told
 from tamnas.errors import InputError
+from tamnas.files import located, write_text
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 MAX_PIXELS = 64_000_000  # of one source image; a larger one is taken for a decompression bomb
@@ -55,6 +56,23 @@ def source(**needs: bool) -> Callable:
     return register
 
 
+def watch(name: str, data: Any, link: Path) -> str:
+    """Make `link` lead to the files of a source that a user changes at will, or hold a line of text; says which.
+
+    Raises InputError if there are none.
+    """
+    link.unlink(missing_ok=True)
+    if not SOURCES[data.source].needs_path:
+        write_text(link, text := f"{data.source} has no files that change")
+        return text
+    path = located(data.path)
+    if not path.exists():
+        raise InputError(f"data.{name}.path: {data.path}: is not there")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path.resolve())
+    return f"-> {path}"
+
+
 @source(may_have_test=False)
 def digits(name: str, data: Any) -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
@@ -72,7 +90,7 @@ def npz(name: str, data: Any) -> Raw:
     x: (N, H, W, 3), (N, H, W, 1) or (N, H, W); uint8, or floats in [0, 1], which are rounded
     to 8 bits.
     """
-    path, where = Path(data.path), f"data.{name}: {data.path}"
+    path, where = located(data.path), f"data.{name}: {data.path}"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in NPZ_KEYS}
@@ -116,7 +134,7 @@ def imagefolder(name: str, data: Any) -> Raw:
 
     Images are cropped to the centre square and resized to `size` x `size`, as RGB.
     """
-    root = Path(data.path)
+    root = located(data.path)
     if not root.is_dir():
         raise InputError(f"data.{name}.path: {data.path}: is not a folder")
     parts = [root / "train", root / "test"]

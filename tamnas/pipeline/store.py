@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tamnas.files import FORMAT
+from tamnas.files import FORMAT, repository
 
 log = logging.getLogger(__name__)
 VARIABLE = "TAMNAS_CHECKPOINTS"
@@ -31,7 +31,7 @@ KEPT_BYTES = 2**30
 
 
 def checkpoints_root() -> Path:
-    return Path(os.environ.get(VARIABLE) or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints")
+    return Path(os.environ.get(VARIABLE) or repository() / ".checkpoints")
 
 
 def seal(plain) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
 from tamnas.evaluation.health import curve_signs, trace_signs
@@ -22,6 +23,13 @@ def warnings(dataset: Dataset) -> list[str]:
         found.append(
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
             "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
+        )
+    reference, key = dataset.plan.validation.attack, dataset.key_attack
+    if (reference.eps, reference.steps) != (key.eps, key.steps):
+        chosen = Pgd(eps=reference.eps, steps=reference.steps).text
+        found.append(
+            f"networks are chosen on validation under {chosen}, which is not among the attacks on test images: "
+            f"{key.text} stands for robustness in its place."
         )
     found += broken(dataset)
     signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]

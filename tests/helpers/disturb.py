@@ -52,7 +52,7 @@ def small_params() -> dict:
     return raw
 
 
-TREES = ("code", "plan", "data", "runs", "results", "reports")
+TREES = ("code", "plan", "source", "data", "runs", "results", "reports")
 Files = Mapping[str, bytes]
 
 
@@ -67,7 +67,7 @@ class Stage:
 
     @property
     def checkpoints(self) -> bool:
-        return self.name.partition("@")[0] not in ("fingerprint", "plan", "prepare", "tables", "select")
+        return self.name.partition("@")[0] not in ("fingerprint", "plan", "source", "prepare", "tables", "select")
 
 
 @dataclass(frozen=True)
