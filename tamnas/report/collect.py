@@ -115,13 +115,13 @@ def _read_row(plan: RowPlan) -> RowResults:
 def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResults:
     """Of a row, or of the dataset itself; what has never been run has no status."""
     stage = "controls" if row else "controls_pooled"
-    told = results(plan.dataset, stage, row) / "controls.json"
-    status = read_json(told)["controls"] if told.exists() else {}
+    path = results(plan.dataset, stage, row) / "controls.json"
+    status = read_json(path)["controls"] if path.exists() else {}
     if void(plan.dataset, stage, row):
         return ControlResults({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
-        if seeded(told.parent, seed).exists():
+        if seeded(path.parent, seed).exists():
             networks += _read_trained(plan, stage, f"evaluate_{stage}", row, seed)
     return ControlResults(status, networks)
 
