@@ -12,8 +12,8 @@ from tests.helpers.tiny import ROOT
 ROOMS = """
     errors  seeding  paper
     files
-    space
-    config.fields  search.objectives  data.archives
+    space  data.places
+    config.fields  search.objectives  data.archives  data.arrays  data.folders
     attacks.attack  data.sources
     attacks.registry
     config

@@ -67,9 +67,6 @@ class TestImageFolder:
 
     def test_modes(self, data, folder, out):
         source = archives.image_folder(folder, 10).images.copy()
-        opaque = Image.fromarray(source[0]).convert("RGBA")
-        opaque.putalpha(Image.linear_gradient("L").resize((8, 8)))
-        opaque.save(folder / "a" / "0000.png")
         grey = source[1][..., 0]
         Image.fromarray(grey).save(folder / "a" / "0001.png")
         source[1] = grey[..., None]
@@ -82,10 +79,11 @@ class TestImageFolder:
         bilevel = indices > 1
         Image.fromarray(bilevel).save(folder / "a" / "0003.png")
         source[3] = 255 * bilevel[..., None]
-        modes = [Image.open(folder / "a" / f"000{index}.png").mode for index in range(4)]
-        assert modes == ["RGBA", "L", "P", "1"]
-        _, splits = prepared(data, out)
+        modes = [Image.open(folder / "a" / f"000{index}.png").mode for index in range(1, 4)]
+        assert modes == ["L", "P", "1"]
+        card, splits = prepared(data, out)
         assert union(splits, *SPLITS) == pairs(source, np.repeat([0, 1, 2], 10))
+        assert card["notes"] == []
 
     def test_sixteen_bits(self, data, folder, out):
         archives.image_folder(folder, 10)
@@ -97,7 +95,7 @@ class TestImageFolder:
 
     def test_empty_folder(self, data, folder, out):
         folder.mkdir()
-        refused(data, out, "data.set.path", str(folder), "any class folder")
+        refused(data, out, "data.set.path", str(folder), "holds no folder of a class")
 
     def test_text_files_only(self, data, folder, out):
         for name in "abc":
@@ -146,12 +144,29 @@ class TestImageFolder:
             link = folder / "d"
             link.symlink_to(outside / "a", target_is_directory=True)
             data = data.model_copy(update={"classes": 4})
-        refused(data, out, str(link), "link out of the folder")
+        refused(data, out, str(link), "link out of the dataset's folder")
 
-    def test_link_to_another_class(self, data, folder, out):
+    def test_link_to_a_folder_above(self, data, folder, out):
         archives.image_folder(folder, 10)
         (folder / "a" / "all").symlink_to(folder, target_is_directory=True)
-        refused(data, out, str(folder / "a" / "all"), "link out of the folder of its class")
+        refused(data, out, str(folder / "a" / "all"), "is a link to a folder that it lies in")
+
+    def test_links_in_a_circle(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "a" / "b").symlink_to(folder / "b", target_is_directory=True)
+        (folder / "b" / "a").symlink_to(folder / "a", target_is_directory=True)
+        refused(data, out, "is a link to a folder that it lies in")
+
+    def test_links_within_the_dataset(self, data, folder, out):
+        """A class folder and an image elsewhere in the dataset's folder: the originals lie hidden."""
+        source = archives.image_folder(folder, 10)
+        (folder / "a").rename(folder / ".a")
+        (folder / "a").symlink_to(".a", target_is_directory=True)
+        (folder / "b" / "0010.png").rename(folder / ".0010.png")
+        (folder / "b" / "0010.png").symlink_to(folder / ".0010.png")
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["notes"] == ["left out: 11 files hidden or of the operating system, such as .0010.png"]
 
     def test_link_within_a_class(self, data, folder, out):
         archives.image_folder(folder, 10)
@@ -168,6 +183,12 @@ class TestImageFolder:
         else:
             path.symlink_to("nowhere.png" if kind == "broken" else "odd.png")
         refused(data, out, str(path), "no plain file")
+
+    def test_splits_linked_to_each_other_are_duplicates(self, data, folder, out):
+        archives.image_folder(folder / "train", 10)
+        (folder / "test").symlink_to("train", target_is_directory=True)
+        (line,) = prepared(data.model_copy(update={"test": None, "validation": 3}), out)[0]["warnings"][:1]
+        assert line.startswith("3 of 30 test images") or line.startswith("27 of 30 test images")
 
     @pytest.mark.parametrize("part", ["train", "test"])
     def test_class_in_one_part_only(self, data, folder, out, part):
