@@ -18,7 +18,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Budget = tuple[Count | None, Count | None]
+ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
@@ -201,7 +201,7 @@ class OpenRatiosParams(Section):
 
 class BlockPhasePlan(Section):
     recipe: RecipePlan
-    budget: Budget | None
+    budget: ParameterRange | None
 
 
 class JointPhasePlan(BlockPhasePlan):
@@ -227,7 +227,7 @@ class Nsga2Params(Section):
     mutation_unit: Literal["gene", "individual"] = "gene"
     objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
     crossover_probability: Share
-    budget: Budget | None = None
+    budget: ParameterRange | None = None
     bn_calibration_images: Count
     stagnation: Positive | None = None
 

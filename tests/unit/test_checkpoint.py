@@ -12,7 +12,7 @@ from safetensors.torch import save as to_safetensors
 
 from tamnas.errors import InputError
 from tamnas.files import file_digest
-from tamnas.pipeline.checkpoint import load, load_latest, pack, previous, save, write_weights
+from tamnas.pipeline.checkpoint import load, load_latest, previous, save, to_bytes, write_weights
 from tamnas.pipeline.store import checkpoint_folder, key_of
 
 TENSORS = {
@@ -64,7 +64,7 @@ def test_views_and_parameters_are_saved_by_value(path):
 def test_the_same_state_is_the_same_file():
     # DVC compares bytes: a stage that ran again with the same result must not look changed.
     shuffled = dict(reversed(TENSORS.items()))
-    assert len({pack(TENSORS, META) for _ in range(20)} | {pack(shuffled, META)}) == 1
+    assert len({to_bytes(TENSORS, META) for _ in range(20)} | {to_bytes(shuffled, META)}) == 1
 
 
 def test_saving_again_keeps_the_previous_version(path):
@@ -107,7 +107,7 @@ def test_meta_that_is_no_json_leaves_the_old_file(path):
 
 
 def test_every_truncation_is_refused(path):
-    blob = pack(TENSORS, META)
+    blob = to_bytes(TENSORS, META)
     path.parent.mkdir()
     for length in (*range(0, len(blob), 7), len(blob) - 1):
         path.write_bytes(blob[:length])
@@ -116,7 +116,7 @@ def test_every_truncation_is_refused(path):
 
 
 def test_every_flipped_byte_is_refused(path):
-    blob = pack({"weight": torch.arange(6.0), "steps": torch.tensor(7)}, {"epoch": 3})
+    blob = to_bytes({"weight": torch.arange(6.0), "steps": torch.tensor(7)}, {"epoch": 3})
     path.parent.mkdir()
     for i in range(len(blob)):
         for flip in (0x01, 0x20, 0xFF):  # a neighbour, the other case, all bits
@@ -127,7 +127,7 @@ def test_every_flipped_byte_is_refused(path):
 
 def test_appended_bytes_are_refused(path):
     path.parent.mkdir()
-    path.write_bytes(pack(TENSORS, META) + b"\0")
+    path.write_bytes(to_bytes(TENSORS, META) + b"\0")
     with pytest.raises(InputError, match="damaged"):
         load(path)
 
