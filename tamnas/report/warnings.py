@@ -23,6 +23,7 @@ def warnings(dataset: Dataset) -> list[str]:
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
             "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
         )
+    found += [f"images: {line}" for line in dataset.card.get("warnings", [])]
     found += broken(dataset)
     signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
     found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
