@@ -45,6 +45,17 @@ def tiny_params() -> dict:
     return raw
 
 
+def smallest_params() -> dict:
+    """Smaller than `tiny_params`: every stage runs dozens of times."""
+    raw = tiny_params()
+    raw["data"]["digits"].update(train=96, validation=20, test=20)
+    raw["retrain"]["max_subnets"] = 2
+    raw["baselines"]["training"]["epochs"] = 2
+    raw["controls"].update(random_search=True, legonet={"reversed": True, "random": 0})  # else their stages do nothing
+    raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
+    return raw
+
+
 def smoke_params(*rows: str) -> dict:
     """params.yaml under the profile `smoke`, as plain data, in one process, with these of its rows (none: all)."""
     yaml = YAML(typ="safe", pure=True)
