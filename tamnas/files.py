@@ -29,6 +29,11 @@ def located(path: str) -> Path:
     return expanded if expanded.exists() else repository() / expanded
 
 
+def shown(path: Path | str) -> str:
+    """A path for a message of one line: quoted where a name holds a line end or another odd character."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well; nothing is left of it otherwise."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tamnas.errors import InputError
-from tamnas.files import located, repository
+from tamnas.files import located, shown
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that a server may be silent
@@ -30,16 +30,25 @@ class Archive:
     md5: str
 
 
-def home(name: str, data) -> Path:
-    """The folder in which a dataset's archives lie: one for all experiments of a repository."""
-    return located(data.path) if data.path else repository() / "data" / "raw" / name
+def home(name: str, data, names: Sequence[str]) -> Path:
+    """The folder in which a dataset's archives lie; `path` may also name one of what lies there by `names`.
+
+    Raises InputError if it is another file.
+    """
+    place = located(data.path or f"data/raw/{name}")
+    if place.name in names:
+        return place.parent
+    if place.is_file():
+        raise InputError(
+            f"data.{name}.path: {shown(place)}: is a file; allowed: the folder of {' and '.join(names)}, or one of them"
+        )
+    return place
 
 
-def require(name: str, data, archives: Sequence[Archive]) -> Path:
-    """The folder, with all `archives` in it and intact. Raises InputError that says what to put where."""
+def require(name: str, data, folder: Path, archives: Sequence[Archive]) -> None:
+    """All `archives` are in the folder and intact. Raises InputError that says what to put where."""
     from torchvision.datasets.utils import check_integrity
 
-    folder = home(name, data)
     missing = [archive for archive in archives if not check_integrity(folder / archive.file, archive.md5)]
     for place, archive in enumerate(missing):
         url = f"{data.url.rstrip('/')}/{archive.file}" if data.url else archive.url
@@ -56,7 +65,6 @@ def require(name: str, data, archives: Sequence[Archive]) -> Path:
                 f"data.{name}: {folder} holds no intact {data.source} archive and {url} gave "
                 f"{reason}; put {wanted} there yourself{mirror}"
             ) from None
-    return folder
 
 
 def _download(url: str, folder: Path, archive: Archive) -> None:

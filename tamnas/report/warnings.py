@@ -31,6 +31,7 @@ def warnings(dataset: Dataset) -> list[str]:
             f"networks are chosen on validation under {chosen}, which is not among the attacks on test images: "
             f"{key.text} stands for robustness in its place."
         )
+    found += [f"images: {line}" for line in dataset.card.get("warnings", [])]
     found += broken(dataset)
     signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
     found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
