@@ -1,14 +1,13 @@
 """What the benchmarks on real images share: CIFAR-10 at 16x16, parameters to train on it, single trainings.
 
-Images: `--cifar10` names an npz of the 32x32 arrays x_train, y_train, x_test, y_test (uint8); the 16x16 ones and
-their splits are made beside it. Test images are never looked at.
+Images: `--cifar10` names an npz of the 32x32 arrays x_train, y_train, x_test, y_test (uint8); the splits
+at 16x16 are made beside it. Test images are never looked at.
 """
 
 import time
 from pathlib import Path
 
 import click
-import numpy as np
 
 from benchmarks.harness import environment
 from tamnas.config.compute import ComputeParams
@@ -18,7 +17,7 @@ from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.prepare import prepare
 from tamnas.errors import DivergenceError
-from tamnas.files import FORMAT, read_json, replacing, write_json
+from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline import checkpoint, device
 from tamnas.records import Job, NetworkSpec
 from tamnas.space.architecture import Architecture
@@ -41,16 +40,9 @@ def options(command):
     return command
 
 
-def halved(images: np.ndarray) -> np.ndarray:
-    """(N, 2h, 2w, 3) to (N, h, w, 3), uint8: each pixel the mean of 2x2 (a box filter), halves rounded up."""
-    n, height, width, colours = images.shape
-    squares = images.reshape(n, height // 2, 2, width // 2, 2, colours)
-    return ((squares.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4).astype(np.uint8)
-
-
 def plans(cifar10: Path, patch: dict, modes: dict[str, dict], train: int | None = None) -> dict[str, RowPlan]:
     """params.yaml under `patch`, with a row for each of `modes`, on `train` images (None: all). Raises InputError."""
-    data = DATA | {"path": str(cifar10.with_name(f"{cifar10.stem}-16.npz")), "train": train}
+    data = DATA | {"path": str(cifar10), "train": train}
     raw = merge(read_yaml("params.yaml"), {"data": {"cifar10": data}, "retrain": {"validation": VALIDATION}})
     rows = {mode: {"dataset": "cifar10", "mode": mode} for mode in modes}
     run = {"datasets": ["cifar10"], "rows": rows}
@@ -60,11 +52,8 @@ def plans(cifar10: Path, patch: dict, modes: dict[str, dict], train: int | None 
 
 def prepared(cifar10: Path, plan: RowPlan) -> Path:
     """The plan's splits at 16x16, made beside the 32x32 images unless they are there."""
-    small = Path(plan.data.path)
-    splits = small.with_name(f"{small.stem}-{plan.data.train or 'all'}.npz")
+    splits = cifar10.with_name(f"{cifar10.stem}-{plan.data.size}-{plan.data.train or 'all'}.npz")
     if not splits.exists():
-        with np.load(cifar10) as arrays, replacing(small) as file:
-            np.savez(file, **{name: halved(arrays[name]) if name[0] == "x" else arrays[name] for name in arrays})
         prepare("cifar10", plan.data, splits)
     return splits
 

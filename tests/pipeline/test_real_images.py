@@ -35,11 +35,6 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*.json")}
 
 
-def test_halved_is_the_mean_of_four_pixels():
-    images = np.array([[0, 1, 255, 255], [1, 0, 255, 254]], dtype=np.uint8)[None, :, :, None].repeat(3, axis=3)
-    assert cifar.halved(images)[0, 0].tolist() == [[1, 1, 1], [255, 255, 255]]
-
-
 def test_recipes(cifar10, tmp_path, monkeypatch):
     monkeypatch.setitem(recipe.BASE["retrain"]["scratch"], "epochs", 2)
     monkeypatch.setattr(recipe, "SEEDS", 2)

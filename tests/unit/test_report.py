@@ -12,6 +12,7 @@ from tamnas.config.fields import write_yaml
 from tamnas.config.plan import STUDY, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
+from tamnas.files import read_json, write_json
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
 from tamnas.report.tables.table import Column, Table, Value
@@ -202,6 +203,24 @@ def test_the_page_says_what_of_a_training_is_not_the_papers(folder):
     assert "label smoothing 0.1, moving average of weights 0.995" in scratch
     assert "smoothing" not in finetuned
     assert lines["Hand-made"].endswith("weight perturbation 0.005")
+
+
+def test_what_was_left_out_of_the_images_is_said_and_copies_are_warned_of(folder):
+    from tamnas.report.page import html, readme
+
+    write_run(params(), folder)
+    card = Path("results/digits/prepare/card.json")
+    said = {
+        "notes": ["left out: 2 files of suffix .heic, such as a/<i>.heic"],
+        "warnings": ["7 test images are copies."],
+    }
+    write_json(card, read_json(card) | said)
+    (dataset,) = collect.collect()
+    text, page = readme([dataset], [], []), html([dataset], [], [])
+    assert "source digits; left out: 2 files of suffix .heic, such as a/<i>.heic" in text
+    assert "a/&lt;i&gt;.heic" in page
+    assert "- images: 7 test images are copies." in text
+    assert "images: 7 test images are copies." in page
 
 
 def test_controls_that_were_not_run_say_so(folder):
