@@ -9,7 +9,7 @@ the mode's patch, every derived default written out) and plan/tables.yaml for th
 import click
 
 from tamnas.config.fields import write_yaml
-from tamnas.config.plan import FOLDER, stage_plans
+from tamnas.config.plan import PLANS, stage_plans
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.stage import exclusive
@@ -21,9 +21,9 @@ def main() -> None:
     with exclusive("plan"):
         for path, plan in plans.items():
             write_yaml(path, plan.plain())
-        for stale in set(FOLDER.rglob("*.yaml")) - set(plans):  # DVC removes these itself, the runner does not
+        for stale in set(PLANS.rglob("*.yaml")) - set(plans):  # DVC removes these itself, the runner does not
             stale.unlink()
-    click.echo(f"{FOLDER}: {len(plans)} plans")
+    click.echo(f"{PLANS}: {len(plans)} plans")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m stages.tables
 
-Reads plan/tables.yaml (which rows and datasets there are) and results/. Writes reports/ anew: tables/*.md, .csv and
-.tex, figures/*.svg and .png, plots/*.csv, metrics.json, index.html, claims.md and README.md.
+Reads plan/tables.yaml (which rows and datasets there are) and results/; under DVC, whether they belong together
+(dvc.lock). Writes reports/ anew: tables/*.md, .csv and .tex, figures/*.svg and .png, plots/*.csv, metrics.json,
+index.html, claims.md and README.md.
 """
 
 from pathlib import Path
@@ -21,7 +22,9 @@ def main() -> None:
     with exclusive("tables"):
         from tamnas.report.build import report_files, write_reports
         from tamnas.report.collect import collect
+        from tamnas.report.locked import require_plans_of_results
 
+        require_plans_of_results()
         files = report_files(collect())
         write_reports(files, FOLDER)
     click.echo(f"{FOLDER}: {len(files)} files")

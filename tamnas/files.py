@@ -13,6 +13,27 @@ from tamnas.errors import InputError
 FORMAT = 1  # version of every plan, JSON, npz, checkpoint and weights file that tamnas writes
 
 
+def repository() -> Path:
+    """The checkout that experiments belong to: the working directory, but in the workspaces of `dvc exp run --temp` and
+    of the queue, which hold what git tracks and nothing else.
+    """
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def located(path: str) -> Path:
+    """Where a path of params.yaml leads, `~` and `$VARIABLES` filled in.
+
+    A relative one leads into the working directory or, if nothing is there, into the repository.
+    """
+    expanded = Path(os.path.expandvars(os.path.expanduser(path)))
+    return expanded if expanded.exists() else repository() / expanded
+
+
+def shown(path: Path | str) -> str:
+    """A path for a message of one line: quoted where a name holds a line end or another odd character."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well; nothing is left of it otherwise."""

@@ -16,7 +16,7 @@ from tamnas.space.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Voter:
     """A network trained from scratch that may vote, with its row and its validation accuracies before training."""
 
     row: str
@@ -24,21 +24,21 @@ class Candidate:
     inherited: Mapping[str, float]  # clean and robust
 
 
-def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Candidate]:
+def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Voter]:
     """All networks that `rows` trained from scratch. Raises InputError."""
     found = []
     for row in rows:
         selected = read_json(results(dataset, "select", row) / "selected.json")["networks"]
         inherited = {network["id"]: network for network in selected}
         records = read_records(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")
-        found += [Candidate(row, record, inherited[record.id]) for record in records]
+        found += [Voter(row, record, inherited[record.id]) for record in records]
     return found
 
 
-def top(networks: Sequence[Candidate], count: int, weights: str) -> list[Candidate]:
+def top(networks: Sequence[Voter], count: int, weights: str) -> list[Voter]:
     """The `count` best by clean + robust validation accuracy (`weights`: best or last), ties by size, then id."""
 
-    def order(network: Candidate) -> tuple:
+    def order(network: Voter) -> tuple:
         score = network.record.score(weights)
         return -(score.clean + score.robust), network.record.parameters, network.record.id
 
@@ -46,7 +46,7 @@ def top(networks: Sequence[Candidate], count: int, weights: str) -> list[Candida
 
 
 def design(
-    space: SearchSpace, networks: Sequence[Candidate], count: int, weights: str
+    space: SearchSpace, networks: Sequence[Voter], count: int, weights: str
 ) -> tuple[Architecture, list[dict], dict]:
     """(Lego-Net, counts per layer, statistics) from the `count` best networks.
 

@@ -67,6 +67,15 @@ def cross_entropy_sum(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), y, reduction="sum")
 
 
+def require_pixels(x: Tensor, eps: float) -> None:
+    """Raises ValueError unless images and radius are shares of the pixel range: 0..255 would be clamped to 1."""
+    low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)
+    if not (x.is_floating_point() and low >= 0 and high <= 1):  # neither holds for NaN
+        raise ValueError(f"images of dtype {x.dtype} from {low:g} to {high:g}; allowed: floats in [0, 1]")
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps is {eps:g}; allowed: a share of the pixel range, such as 8 / 255")
+
+
 def uniform_start(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform noise in the eps-box, projected."""
     noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -87,8 +96,9 @@ def pgd(
     """L-infinity PGD on the cross-entropy (Madry et al. 2018): x_adv after `steps` steps.
 
     x (N, 3, H, W) in [0, 1], y (N,) class indices; returns x_adv of x's shape with
-    |x_adv - x| <= eps and x_adv in [0, 1].
+    |x_adv - x| <= eps and x_adv in [0, 1]. Raises ValueError for images or eps out of [0, 1].
     """
+    require_pixels(x, eps)
     eta = uniform_start(x, eps, generator) if random_start else torch.zeros_like(x)
     with under_attack(model):
         for _ in range(steps):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tamnas.attacks.ascent import ascend, project, under_attack
+from tamnas.attacks.ascent import ascend, project, require_pixels, under_attack
 
 START_NOISE = 0.001  # standard deviation of the start, as in TRADES
 
@@ -33,8 +33,10 @@ def perturb(
     """eta after TRADES-YOPO-m-n from `start` (noise like x, projected inside); shape of x.
 
     The model is left as found. Soft label and first propagation run in float32 even under
-    autocast: the start noise is below bfloat16's resolution near 1.
+    autocast: the start noise is below bfloat16's resolution near 1. Raises ValueError for images or eps out of [0, 1].
     """
+    if not x.is_cuda:  # there the host would wait for the device at every training step
+        require_pixels(x, eps)
     eta = project(start, x, eps)
     with under_attack(model, bn):
         with torch.autocast(x.device.type, enabled=False), torch.no_grad():

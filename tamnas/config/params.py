@@ -73,7 +73,7 @@ class TrainingParams(sections.RegularisedParams):
 
 class BlockPhaseParams(Section):
     epochs: Positive
-    budget: sections.Budget | None = None
+    budget: sections.ParameterRange | None = None
     milestones: tuple[Positive, ...] = ()
 
 

@@ -79,7 +79,7 @@ class DatasetPlan(Section):
         return self.data.classes
 
 
-FOLDER = Path("plan")
+PLANS = Path("plan")
 
 
 class StagePlan(Section):
@@ -94,12 +94,12 @@ class StagePlan(Section):
     @classmethod
     def load(cls, name: str, stage: str) -> Self:
         """The plan of a stage instance. Raises InputError."""
-        return read_plan(cls, FOLDER / name / f"{stage}.yaml")
+        return read_plan(cls, PLANS / name / f"{stage}.yaml")
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Self:
-        """What a stage of this kind may know of all that is `told`, by field."""
-        return cls(**{field: told[field] for field in cls.model_fields if field in told})
+    def of(cls, known: Mapping[str, Any]) -> Self:
+        """What a stage of this kind may know of all that is `known`, by field."""
+        return cls(**{field: known[field] for field in cls.model_fields if field in known})
 
     def key(self) -> dict:
         """What a checkpoint of this stage depends on, JSON-able."""
@@ -116,6 +116,11 @@ def read_plan(kind: type[PlanType], path: Path) -> PlanType:
     raw = read_yaml(path)
     require_format(path, raw.get("format"), "run the plan stage again")
     return validated(kind, raw, str(path))
+
+
+class SourceStagePlan(StagePlan):
+    source: str
+    path: str | None
 
 
 class PrepareStagePlan(StagePlan):
@@ -139,7 +144,7 @@ class PhaseStagePlan(NetworksStagePlan):
     attack: sections.TrainingAttackPlan
     resample_every: sections.ResampleParams
     recipe: sections.RecipePlan
-    budget: sections.Budget | None
+    budget: sections.ParameterRange | None
     open_ratios: sections.OpenRatiosParams | None
     keep_momentum: bool
 
@@ -205,7 +210,7 @@ class RowControlsStagePlan(ControlsStagePlan):
     """`training` is from scratch; `weights` choose the row's representative."""
 
     finetune: sections.TrainingPlan
-    budget: sections.Budget | None
+    budget: sections.ParameterRange | None
     weights: Literal["best", "last"]
     controls: sections.ControlsPlan
 
@@ -234,7 +239,7 @@ class StudyPlan(Section):
     datasets: dict[Name, DatasetPlan]
 
 
-STUDY = FOLDER / "tables.yaml"
+STUDY = PLANS / "tables.yaml"
 
 
 def load_study() -> StudyPlan:
@@ -244,7 +249,7 @@ def load_study() -> StudyPlan:
 
 def row_stages(row: RowPlan) -> dict[str, StagePlan]:
     """The plan of every stage of a row, by stage."""
-    told = dict(row) | {
+    known = dict(row) | {
         "name": row.row,
         "rows": (row.row,),
         "classes": row.data.classes,
@@ -257,27 +262,27 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         "training": row.retrain.scratch,
         **dict(row.retrain),
     }
-    supernet = told | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
+    supernet = known | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
     block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
     recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
     controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own
     return {
         "supernet_block": PhaseStagePlan.of(block),
         "supernet_joint": PhaseStagePlan.of(supernet | dict(row.supernet.joint)),
-        "search": SearchStagePlan.of(told),
-        "random_search": RandomSearchStagePlan.of(told | {"run": row.controls.random_search}),
-        "select": SelectStagePlan.of(told | {"search": recalibration}),
-        "retrain_scratch": TrainingStagePlan.of(told),
-        "retrain_finetune": TrainingStagePlan.of(told | {"training": row.retrain.finetune}),
-        "legonet": LegonetStagePlan.of(told),
-        "controls": RowControlsStagePlan.of(told | {"controls": controls}),
-        **{f"evaluate_{kind}": EvaluateStagePlan.of(told) for kind in ("scratch", "finetune", "legonet", "controls")},
+        "search": SearchStagePlan.of(known),
+        "random_search": RandomSearchStagePlan.of(known | {"run": row.controls.random_search}),
+        "select": SelectStagePlan.of(known | {"search": recalibration}),
+        "retrain_scratch": TrainingStagePlan.of(known),
+        "retrain_finetune": TrainingStagePlan.of(known | {"training": row.retrain.finetune}),
+        "legonet": LegonetStagePlan.of(known),
+        "controls": RowControlsStagePlan.of(known | {"controls": controls}),
+        **{f"evaluate_{kind}": EvaluateStagePlan.of(known) for kind in ("scratch", "finetune", "legonet", "controls")},
     }
 
 
 def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
     """The plan of every stage of a dataset, by stage."""
-    told = dict(plan) | {
+    known = dict(plan) | {
         "name": plan.dataset,
         "classes": plan.data.classes,
         "augment": plan.data.augment,
@@ -287,12 +292,13 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         **dict(plan.pooled),
     }
     return {
-        "prepare": PrepareStagePlan.of(told),
-        "baselines": BaselinesStagePlan.of(told),
-        "legonet_pooled": LegonetStagePlan.of(told),
-        "controls_pooled": PooledControlsStagePlan.of(told),
+        "source": SourceStagePlan.of(known | dict(plan.data)),
+        "prepare": PrepareStagePlan.of(known),
+        "baselines": BaselinesStagePlan.of(known),
+        "legonet_pooled": LegonetStagePlan.of(known),
+        "controls_pooled": PooledControlsStagePlan.of(known),
         **{
-            f"evaluate_{kind}": EvaluateStagePlan.of(told)
+            f"evaluate_{kind}": EvaluateStagePlan.of(known)
             for kind in ("legonet_pooled", "baselines", "controls_pooled")
         },
     }
@@ -304,5 +310,5 @@ def stage_plans(plans: dict[str, RowPlan | DatasetPlan]) -> dict[Path, Any]:
     datasets = {name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)}
     stages = {name: row_stages(plan) for name, plan in rows.items()}
     stages |= {name: dataset_stages(plan) for name, plan in datasets.items()}
-    files = {FOLDER / name / f"{stage}.yaml": plan for name, own in stages.items() for stage, plan in own.items()}
+    files = {PLANS / name / f"{stage}.yaml": plan for name, own in stages.items() for stage, plan in own.items()}
     return files | {STUDY: StudyPlan(rows=rows, datasets=datasets)}

@@ -3,14 +3,18 @@
 Nothing here needs torch, so that bad input answers at once.
 """
 
+from fractions import Fraction
 from pathlib import Path
 
-from tamnas.config.fields import read_yaml, validated
+from tamnas.config.fields import format_fraction, read_yaml, validated
 from tamnas.config.params import BaseParams, Params
 from tamnas.config.plan import DatasetPlan, RowPlan
-from tamnas.config.sections import TrainingAttackPlan
+from tamnas.config.sections import EvalParams, TrainingAttackPlan, ValidationParams
 from tamnas.errors import InputError
 from tamnas.space.space import SearchSpace
+
+RESERVED = ("baselines", "pooled_lego")  # entries of metrics.json beside the rows
+NEAR = Fraction(1, 50)
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -31,8 +35,9 @@ def parse_params(raw: dict, source: str = "params.yaml") -> Params:
             )
         if row.mode not in params.modes:
             raise InputError(f"{source}: run.rows.{name}.mode is {row.mode!r}; allowed: {_names(params.modes)}")
-        if name in params.run.datasets:
-            raise InputError(f"{source}: run.rows.{name}: a row may not be named like a dataset")
+        if name in RESERVED:
+            raise InputError(f"{source}: run.rows.{name}: reports have an entry of that name; choose another")
+    _refuse_like_names(params, source)
     for dataset, mode in params.legonet.pooled_mode.items():
         if dataset not in params.data:
             raise InputError(f"{source}: legonet.pooled_mode.{dataset}: is not in data ({_names(params.data)})")
@@ -45,6 +50,16 @@ def parse_params(raw: dict, source: str = "params.yaml") -> Params:
         raise InputError(f"{source}: run.datasets: {_names(params.run.datasets)}: must not repeat")
     resolve_all(params, source)
     return params
+
+
+def _refuse_like_names(params: Params, source: str) -> None:
+    """Rows and datasets become folders beside each other, also where `A` and `a` are one folder."""
+    seen: dict[str, str] = {}
+    for kind, names in (("datasets", dict.fromkeys(params.run.datasets)), ("rows", params.run.rows)):
+        for name in names:
+            other = seen.setdefault(name.lower(), f"{kind}: {name!r}")
+            if other != f"{kind}: {name!r}":
+                raise InputError(f"{source}: run.{kind}: {name!r} may not be named like run.{other}")
 
 
 def resolve_all(params: Params, source: str = "params.yaml") -> dict[str, RowPlan | DatasetPlan]:
@@ -76,6 +91,7 @@ def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan
     }
     plan = validated(RowPlan, raw, source)
     _require_budgets(plan, source)
+    _refuse_near_miss(plan.eval, plan.retrain.validation, source)
     return plan
 
 
@@ -102,6 +118,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
         "numerics": params.numerics.plain(),
     }
     plan = validated(DatasetPlan, raw, "params.yaml")
+    _refuse_near_miss(plan.eval, plan.validation, "params.yaml")
     depths = {name: sum(row.network.repeats) for name, row in own.items()}
     if len({*depths.values(), sum(model.network.repeats)}) > 1:
         raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
@@ -133,6 +150,17 @@ def _require_budgets(plan: RowPlan, source: str) -> None:
         ("search.budget", plan.search.budget, None),
     ):
         space.require_feasible(budget, ratios, f"{source}: {name}")
+
+
+def _refuse_near_miss(grid: EvalParams, validation: ValidationParams, source: str) -> None:
+    """0.031 stands for 8/255 in many places, and is another radius: the reports' main columns would lose it."""
+    eps = validation.attack.eps
+    for near in () if eps in grid.eps else grid.eps:
+        if abs(eps / near - 1) < NEAR:
+            raise InputError(
+                f"{source}: retrain.validation.attack.eps is {float(eps):.4g}, and eval.eps has "
+                f"{format_fraction(near)}, {float(near):.4g}: write one of them in both places"
+            )
 
 
 def _refuse_twins(rows: dict[str, RowPlan], source: str) -> None:

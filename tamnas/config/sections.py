@@ -18,7 +18,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Budget = tuple[Count | None, Count | None]
+ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
@@ -32,10 +32,10 @@ class AugmentParams(Section):
 class DataParams(Section):
     """Where images come from and how they are split; sizes in images, `size` in pixels.
 
-    `test` null takes the source's whole test split, a number so many of it (of the training
+    `validation` and `test` null take the source's whole split of that name, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
-    on the validation images too and selects on the test split. `url` is a folder on the web from
-    which the archives of cifar10 and svhn are downloaded instead of from their official homes.
+    on the validation images too and selects on the test split. `path` may hold ~ and $VARIABLES. `url` is a folder on
+    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes.
     """
 
     source: str
@@ -44,7 +44,7 @@ class DataParams(Section):
     classes: Annotated[int, Field(ge=2, le=2**16)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
-    validation: Positive
+    validation: Positive | None = None
     test: Positive | None = None
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     merge_validation: bool = False
@@ -57,8 +57,9 @@ class DataParams(Section):
             raise ValueError(f"source is {self.source!r}; allowed: {', '.join(SOURCES)}")
         if source.needs_path and not self.path:
             raise ValueError(f"path: is missing; the source {self.source} needs one")
-        if not source.may_have_test and self.test is None:
-            raise ValueError(f"test: is missing; the {self.source} have no test split of their own")
+        for split in ("validation", "test"):
+            if split not in source.own_splits and getattr(self, split) is None:
+                raise ValueError(f"{split}: is missing; the source {self.source} has no {split} split of its own")
         if self.url is not None and not source.downloads:
             able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
             raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
@@ -200,7 +201,7 @@ class OpenRatiosParams(Section):
 
 class BlockPhasePlan(Section):
     recipe: RecipePlan
-    budget: Budget | None
+    budget: ParameterRange | None
 
 
 class JointPhasePlan(BlockPhasePlan):
@@ -226,7 +227,7 @@ class Nsga2Params(Section):
     mutation_unit: Literal["gene", "individual"] = "gene"
     objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
     crossover_probability: Share
-    budget: Budget | None = None
+    budget: ParameterRange | None = None
     bn_calibration_images: Count
     stagnation: Positive | None = None
 

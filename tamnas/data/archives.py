@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from filelock import FileLock
+
 from tamnas.errors import InputError
+from tamnas.files import located, shown
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that a server may be silent
@@ -27,21 +30,32 @@ class Archive:
     md5: str
 
 
-def home(name: str, data) -> Path:
-    """The folder in which a dataset's archives lie."""
-    return Path(data.path or f"data/raw/{name}")
+def home(name: str, data, names: Sequence[str]) -> Path:
+    """The folder in which a dataset's archives lie; `path` may also name one of what lies there by `names`.
+
+    Raises InputError if it is another file.
+    """
+    place = located(data.path or f"data/raw/{name}")
+    if place.name in names:
+        return place.parent
+    if place.is_file():
+        raise InputError(
+            f"data.{name}.path: {shown(place)}: is a file; allowed: the folder of {' and '.join(names)}, or one of them"
+        )
+    return place
 
 
-def require(name: str, data, archives: Sequence[Archive]) -> Path:
-    """The folder, with all `archives` in it and intact. Raises InputError that says what to put where."""
+def require(name: str, data, folder: Path, archives: Sequence[Archive]) -> None:
+    """All `archives` are in the folder and intact. Raises InputError that says what to put where."""
     from torchvision.datasets.utils import check_integrity
 
-    folder = home(name, data)
     missing = [archive for archive in archives if not check_integrity(folder / archive.file, archive.md5)]
     for place, archive in enumerate(missing):
         url = f"{data.url.rstrip('/')}/{archive.file}" if data.url else archive.url
         try:
-            _download(url, folder, archive)
+            with _alone(folder, archive):
+                if not check_integrity(folder / archive.file, archive.md5):
+                    _download(url, folder, archive)
         # RuntimeError is torchvision's word for a wrong checksum, ValueError urllib's for an odd address
         except (OSError, HTTPException, RuntimeError, ValueError) as error:
             reason = "a wrong checksum" if type(error) is RuntimeError else told(error)
@@ -51,7 +65,6 @@ def require(name: str, data, archives: Sequence[Archive]) -> Path:
                 f"data.{name}: {folder} holds no intact {data.source} archive and {url} gave "
                 f"{reason}; put {wanted} there yourself{mirror}"
             ) from None
-    return folder
 
 
 def _download(url: str, folder: Path, archive: Archive) -> None:
@@ -66,6 +79,17 @@ def _download(url: str, folder: Path, archive: Archive) -> None:
         os.replace(part, folder / archive.file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path, archive: Archive) -> Iterator[None]:
+    """Experiments that run at once download an archive once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{archive.file}.lock") as lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink()
 
 
 def told(error: Exception) -> str:

@@ -1,26 +1,51 @@
-"""From a source to one checked npz with three splits, and a card that says what is in it."""
+"""From a source to one checked npz with three splits, and a card that says what is in it and what was done to it."""
 
 import hashlib
+import itertools
+import logging
+import shutil
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from tamnas.config.compute import ComputeParams
 from tamnas.config.sections import DataParams
-from tamnas.data.sources import SOURCES, Raw
+from tamnas.data.pictures import read_pictures
+from tamnas.data.sources import SOURCES, Images, Raw
+from tamnas.data.splits import draw
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, replacing
 
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+log = logging.getLogger(__name__)
+
+INLINE = ComputeParams(engine="inline", workers=1)
+IMAGES = {"train": "training images", "validation": "validation images", "test": "test images"}
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def prepare(name: str, data: DataParams, path: Path) -> dict:
+def prepare(
+    name: str, data: DataParams, path: Path, compute: ComputeParams = INLINE, folder: Path | None = None
+) -> dict:
     """Write `path` (x_/y_ of train, validation, test, levels and format) and return the data card.
 
-    Raises InputError before anything is written if the source is not what it must be.
+    Image files that were read are kept in `folder` until `path` is written. Raises InputError before anything is
+    written to `path` if the source is not what it must be.
     """
     raw = SOURCES[data.source].read(name, data)
-    splits = split_up(name, data, raw)
+    parts = {"train": (raw.images, raw.labels), "validation": raw.validation, "test": raw.test}
+    parts = {part: pair for part, pair in parts.items() if pair is not None}
+    labels = {part: _checked_labels(name, data, raw, part, *pair) for part, pair in parts.items()}
+    drawn = draw(name, data, labels)  # before images are read: a bad count is told at once
+    images, notes = _read({part: images for part, (images, _) in parts.items()}, name, data, compute, folder)
+    side = _common_side(name, data, images)
+    for part, x in images.items():
+        _require_range(f"data.{name}: {IMAGES[part]}", x, raw.levels)
+    if side != data.size:
+        images = {part: averaged(x, data.size) for part, x in images.items()}
+        notes.append(f"{side}x{side} pixels averaged to {data.size}x{data.size} (box filter)")
+    splits = {split: (images[part][chosen], labels[part][chosen]) for split, (part, chosen) in drawn.items()}
     if data.merge_validation:
         splits["train"] = tuple(map(np.concatenate, zip(splits["train"], splits["validation"], strict=True)))
         # Nothing unseen is left to select on but the test images; card and reports say so.
@@ -30,6 +55,15 @@ def prepare(name: str, data: DataParams, path: Path) -> dict:
     }
     with replacing(path) as file:
         np.savez(file, format=np.int64(FORMAT), levels=np.int64(raw.levels), **arrays)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    card = _card(name, data, raw, splits, [*raw.notes, *_own_validation(name, data, labels), *notes])
+    for line in card["warnings"]:
+        log.warning("data.%s: %s", name, line)
+    return card
+
+
+def _card(name: str, data: DataParams, raw: Raw, splits: Splits, notes: list[str]) -> dict:
     return {
         "format": FORMAT,
         "dataset": name,
@@ -42,70 +76,98 @@ def prepare(name: str, data: DataParams, path: Path) -> dict:
             split: {
                 "images": len(y),
                 "per_class": np.bincount(y, minlength=data.classes).tolist(),
+                "range": [int(x.min()), int(x.max())],
                 "sha256": hashlib.sha256(np.ascontiguousarray(x).tobytes() + y.tobytes()).hexdigest(),
             }
             for split, (x, y) in splits.items()
         },
+        "notes": notes,
+        "warnings": _one_colour(splits) + _duplicates(splits),
     }
 
 
-def split_up(name: str, data: DataParams, raw: Raw) -> Arrays:
-    """train, validation, test: stratified draws from `split_seed`.
-
-    Test images come from the source's own test split where it has one, else from its training images.
-    """
-    images, labels = _checked(name, data, raw, raw.images, raw.labels, "training images")
-    if raw.test is not None:
-        test = _only(name, "test", *_checked(name, data, raw, *raw.test, "test images"), data.test, data)
-    elif data.test is not None:
-        images, labels, *test = _take(name, "test", images, labels, data.test, data)
-    else:
-        raise InputError(f"data.{name}.test: is missing; this source has no test split of its own")
-    images, labels, *validation = _take(name, "validation", images, labels, data.validation, data)
-    train = _only(name, "train", images, labels, data.train, data)
-    splits = {"train": train, "validation": tuple(validation), "test": tuple(test)}
-    for split, (_, y) in splits.items():
-        missing = np.setdiff1d(np.arange(data.classes), y)
-        if len(missing):
-            raise InputError(f"data.{name}: class {missing[0]} has no image in the {split} split of {len(y)}")
-    return splits
+def _own_validation(name: str, data: DataParams, labels: Mapping[str, np.ndarray]) -> list[str]:
+    if "validation" not in labels:
+        return []
+    own = f"the source has a validation split of its own, of {len(labels['validation']):,} images"
+    if data.validation is None:
+        return [own]
+    return [f"data.{name}.validation is not needed: {own}; {data.validation:,} of them are used"]
 
 
-def _take(name: str, split: str, images, labels, count: int, data: DataParams):
-    """(rest images, rest labels, taken images, taken labels), `count` of them stratified."""
-    most = len(labels) - data.classes
-    if not data.classes <= count <= most:
+def _duplicates(splits: Splits) -> list[str]:
+    """Images that stand in two splits, equal in every byte at the size that is used."""
+    digests = {
+        split: [hashlib.sha256(image).digest() for image in np.ascontiguousarray(x)] for split, (x, _) in splits.items()
+    }
+    lines = []
+    for one, other in itertools.combinations(splits, 2):
+        known = set(digests[one])
+        twice = sum(digest in known for digest in digests[other])
+        if twice and splits[one] is not splits[other]:  # merged: validation is the test split
+            count = f"{twice:,} of {len(digests[other]):,} {IMAGES[other]}"
+            lines.append(f"{count} are also among the {IMAGES[one]}, byte for byte: accuracies on them show memory.")
+    return lines
+
+
+def _one_colour(splits: Splits) -> list[str]:
+    total = sum(len(y) for _, y in splits.values())
+    plain = sum(int((x == x[:, :1, :1]).all(axis=(1, 2, 3)).sum()) for x, _ in splits.values())
+    return [f"{plain:,} of {total:,} images are of one colour throughout."] if plain else []
+
+
+def _read(
+    parts: Mapping[str, Images], name: str, data: DataParams, compute: ComputeParams, folder: Path | None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The images of each part as arrays; those of files by the workers, in one go."""
+    if all(isinstance(images, np.ndarray) for images in parts.values()):
+        return dict(parts), []
+    files = [file for images in parts.values() for file in images]
+    pixels, notes = read_pictures(files, data.size, f"data.{name}.path", compute, folder)
+    ends = np.cumsum([len(images) for images in parts.values()])
+    return dict(zip(parts, np.split(pixels, ends[:-1]), strict=True)), notes
+
+
+def _common_side(name: str, data: DataParams, parts: Mapping[str, np.ndarray]) -> int:
+    """Of the images, which are square and alike: `data.size` or a multiple of it. Raises InputError."""
+    for part, images in parts.items():
+        height, width = images.shape[1:3]
+        if height != width or height % data.size:
+            fractions = [str(height // factor) for factor in range(1, height // 4 + 1) if height % factor == 0]
+            allowed = ", ".join(fractions) if height == width else "square images"
+            raise InputError(
+                f"data.{name}: {IMAGES[part]}: {height}x{width} pixels; data.{name}.size is {data.size}; "
+                f"allowed: {allowed}"
+            )
+    sides = sorted({len(images[0]) for images in parts.values()})
+    if len(sides) > 1:
+        raise InputError(f"data.{name}: images of {' and '.join(map(str, sides))} pixels a side; allowed: one size")
+    return sides[0]
+
+
+def averaged(images: np.ndarray, size: int) -> np.ndarray:
+    """(N, k * size, k * size, 3) to (N, size, size, 3), uint8: each pixel the mean of k x k, halves rounded up."""
+    factor = images.shape[1] // size
+    squares = images.reshape(len(images), size, factor, size, factor, 3)
+    return ((squares.sum(axis=(2, 4), dtype=np.uint32) + factor**2 // 2) // factor**2).astype(np.uint8)
+
+
+def _require_range(where: str, images: np.ndarray, levels: int) -> None:
+    """Raises InputError for values out of [0, levels], or all so near to each other that they were scaled twice."""
+    low, high = int(images.min()), int(images.max())
+    if high > levels:
+        raise InputError(f"{where}: values up to {high}; allowed: 0 to {levels}")
+    if 8 * (high - low) < levels:
         raise InputError(
-            f"data.{name}.{split} is {count}; allowed: {data.classes} to {most} of the {len(labels)} images left, "
-            f"so that each of the {data.classes} classes has one in it and one beside it"
+            f"{where}: values from {low} to {high}, less than an eighth of 0 to {levels}: divided by 255 once too "
+            "often? An attack's radius would be larger than what tells the images apart"
         )
-    from sklearn.model_selection import train_test_split  # a second to import: bad input is told before
-
-    per_class = np.bincount(labels, minlength=data.classes)
-    if per_class.min() < 2:
-        raise InputError(
-            f"data.{name}.{split}: class {per_class.argmin()} has {per_class.min()} images left to draw from; needed: 2"
-        )
-    rest, taken = train_test_split(
-        np.arange(len(labels)), test_size=count, random_state=data.split_seed, stratify=labels
-    )
-    rest, taken = np.sort(rest), np.sort(taken)
-    return images[rest], labels[rest], images[taken], labels[taken]
 
 
-def _only(name: str, split: str, images, labels, count: int | None, data: DataParams):
-    """(images, labels), `count` of them stratified; all for None."""
-    if count is None or count == len(labels):
-        return images, labels
-    return _take(name, split, images, labels, count, data)[2:]
-
-
-def _checked(name: str, data: DataParams, raw: Raw, images: np.ndarray, labels: np.ndarray, what: str):
-    where = f"data.{name}: {what}"
+def _checked_labels(name: str, data: DataParams, raw: Raw, part: str, images: Images, labels: np.ndarray) -> np.ndarray:
+    where = f"data.{name}: {IMAGES[part]}"
     labels = np.asarray(labels)
-    if images.shape[1:] != (data.size, data.size, 3):
-        raise InputError(f"{where}: {images.shape[1]}x{images.shape[2]} pixels; data.{name}.size is {data.size}")
-    if labels.shape != images.shape[:1]:
+    if labels.shape != (len(images),):
         raise InputError(f"{where}: {len(images)} images but labels of shape {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{where}: labels of dtype {labels.dtype}; allowed: integers")
@@ -117,6 +179,4 @@ def _checked(name: str, data: DataParams, raw: Raw, images: np.ndarray, labels: 
     absent = np.setdiff1d(np.arange(data.classes), labels)
     if len(absent):
         raise InputError(f"{where}: class {absent[0]} of {data.classes} has no image")
-    if images.max(initial=0) > raw.levels:
-        raise InputError(f"{where}: values up to {images.max()}; allowed: 0 to {raw.levels}")
-    return images, labels.astype(np.int64)
+    return labels.astype(np.int64)

@@ -24,12 +24,16 @@ from tamnas.seeding import torch_generator
 PIXELS = {"cpu": 512 * 32 * 32, "cuda": 2048 * 32 * 32}
 
 
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Share of `split` classified correctly."""
+def predictions(model: nn.Module, split: Split) -> Tensor:
+    """The class that each image of `split` is given: (images,) int64."""
     model = fast_copy(model)
     with torch.no_grad():
-        correct = sum((model(x).argmax(1) == y).sum() for x, y in _chunks(split))
-    return int(correct) / len(split)
+        return torch.cat([model(x).argmax(1) for x, _ in _chunks(split)])
+
+
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Share of `split` classified correctly."""
+    return int((predictions(model, split) == split.labels).sum()) / len(split)
 
 
 class Fast(nn.Module):
@@ -132,7 +136,7 @@ def _own_survivors(model: nn.Module, split: Split, attack: Attack, generator: to
 
 
 class Validator:
-    """Validation accuracies during training: clean in every epoch, PGD from `plan.start` on."""
+    """Validation during training: clean accuracy and classes predicted in every epoch, PGD from `plan.start` on."""
 
     def __init__(self, split: Split, plan: ValidationParams, epochs: int, key: tuple):
         self.split, self.plan, self.key = split, plan, key
@@ -143,4 +147,7 @@ class Validator:
         if epoch >= self.first_robust:
             model = fast_copy(model)
             robust = pgd_accuracy(model, self.split, self.plan.attack, (*self.key, "validation"))
-        return {"validation_clean": accuracy(model, self.split), "validation_robust": robust}
+        predicted = predictions(model, self.split)
+        clean = int((predicted == self.split.labels).sum()) / len(self.split)
+        classes = len(predicted.unique())
+        return {"validation_clean": clean, "validation_robust": robust, "validation_classes": classes}

@@ -104,7 +104,7 @@ def xception_branch(layer: Layer, m: int, kernel: int, act_layer=nn.ReLU) -> lis
     return [part for spatial, mix in pairs for part in (*_normed(spatial), *_normed(mix), act_layer())]
 
 
-BRANCHES = {"shuffle": shuffle_branch, "xception": xception_branch}
+BRANCH_MODULES = {"shuffle": shuffle_branch, "xception": xception_branch}
 
 
 def shuffled_halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class TinyBlock(nn.Module):
     def __init__(self, layer: Layer, kind: BlockKind, ratio: float, act_layer=nn.ReLU):
         super().__init__()
         o = layer.branch_out
-        branch = BRANCHES[kind.branch](layer, layer.middle(ratio), kind.kernel, act_layer)
+        branch = BRANCH_MODULES[kind.branch](layer, layer.middle(ratio), kind.kernel, act_layer)
         if kind.attention:
             branch.append(NonLocal(o, o // 2, kind.attention))
         self.branch = nn.Sequential(*branch, SqueezeExcite(o, act_layer))

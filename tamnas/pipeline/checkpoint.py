@@ -28,7 +28,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
 
     `meta` must be JSON-able. The previous file is kept beside it as `<name>.previous`.
     """
-    blob = pack(tensors, meta)
+    blob = to_bytes(tensors, meta)
     with replacing(path) as file:
         file.write(blob)
         if path.exists():
@@ -41,7 +41,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> N
     previous(path).unlink(missing_ok=True)
 
 
-def pack(tensors: Mapping[str, Tensor], meta: Mapping) -> bytes:
+def to_bytes(tensors: Mapping[str, Tensor], meta: Mapping) -> bytes:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     payload = json.dumps(dict(meta))
     header = {"format": FORMAT, "meta": payload, "sha256": _digest(plain, payload)}

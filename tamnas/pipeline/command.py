@@ -19,7 +19,10 @@ from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerErro
 from tamnas.pipeline.code import ROOT, fingerprint
 from tamnas.pipeline.plugins import load_plugins
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What torch says, in a RuntimeError, of memory that it did not get.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "shared memory")
 
 
 def stage_command(function: Callable[..., None]) -> click.Command:
@@ -93,4 +96,17 @@ def _line_and_code(error: BaseException) -> tuple[str | None, int]:
         case OSError(errno=number, filename=name) if number in OUT_OF_SPACE:
             what = f"{name or 'a file'} cannot be written: {os.strerror(number).lower()}"
             return f"error: {what}; make room and run again: it goes on from the last checkpoint", 1
+        case OSError(errno=number, filename=name) if number in NOT_ALLOWED:
+            what = f"{name or 'a file'}: {os.strerror(number).lower()}"
+            return f"error: {what}; is it another user's? Make it yours, or work in a checkout of your own", 1
+        case MemoryError() | OSError(errno=errno.ENOMEM):
+            return _memory_line(error), 1
+        case RuntimeError() if any(words in str(error) for words in OUT_OF_MEMORY):
+            return _memory_line(error), 1
     return None, 1
+
+
+def _memory_line(error: BaseException) -> str:
+    said = str(error).strip().partition("\n")[0][:200] or "no memory is left"
+    less = "fewer compute.workers, or compute.engine: inline, need less"
+    return f"error: {said}; {less}; the next run goes on from the last checkpoint"

@@ -24,6 +24,7 @@ from tamnas.pipeline.deadline import get_deadline, set_deadline
 from tamnas.pipeline.plugins import load_plugins
 
 log = logging.getLogger(__name__)
+INLINE = "; `compute.engine: inline` needs none, and gives the same results"
 _numbers = itertools.count()
 _kept: dict[int, ProcessPoolExecutor] | None = None  # by number of workers, inside `kept_workers`
 
@@ -64,7 +65,12 @@ class Jobs:
                 yield index, function(spec, self.context)
             return
         how = (self._number, self._load_context, function)
-        futures = {self._start().submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
+        try:
+            pool = self._start()
+            futures = {pool.submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
+        except OSError as error:  # semaphores need a writable /dev/shm, and some containers have none
+            why = f"{error.strerror}; is /dev/shm writable?"
+            raise WorkerError(f"no worker process can be started ({why}){INLINE}") from None
         waiting = set(futures)
         try:
             for future in as_completed(futures):
@@ -77,7 +83,7 @@ class Jobs:
                         yield futures[other], other.result()
                 future.result()
         except BrokenProcessPool:
-            raise WorkerError("a worker process was killed (out of memory?); run again to go on") from None
+            raise WorkerError(f"a worker process was killed (out of memory?); run again to go on{INLINE}") from None
         finally:
             for future in futures:
                 future.cancel()

@@ -23,8 +23,7 @@ from pathlib import Path, PurePosixPath
 import click
 import pandas as pd
 
-from tamnas.config.plan import FOLDER as PLANS
-from tamnas.config.plan import StudyPlan, load_study
+from tamnas.config.plan import PLANS, StudyPlan, load_study
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, read_json, replacing, write_json, write_text
 from tamnas.pipeline.command import one_line_errors
@@ -115,7 +114,10 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
     for _, path, shown in sorted(found, reverse=True):
         if path.is_file():
             tensors, meta = checkpoint.load(path)
-            yield path, checkpoint.pack({key: value for key, value in tensors.items() if key.startswith(shown)}, meta)
+            yield (
+                path,
+                checkpoint.to_bytes({key: value for key, value in tensors.items() if key.startswith(shown)}, meta),
+            )
 
 
 def pack(folder: Path, facts: dict, mib: int = MOST, with_checkpoints: bool = False) -> dict:

@@ -6,6 +6,11 @@ LOGS = Path("logs")
 DIVERGED = "diverged.json"  # in the results folder of a stage whose training diverged
 
 
+def watched(dataset: str) -> Path:
+    """The link to a user's own images, whose contents DVC compares."""
+    return Path("source") / dataset / "files"
+
+
 def prepared(dataset: str) -> Path:
     return Path("data") / f"{dataset}.npz"
 

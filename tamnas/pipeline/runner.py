@@ -34,7 +34,7 @@ from tamnas.pipeline.store import VARIABLE as CHECKPOINTS
 log = logging.getLogger(__name__)
 
 STAGE = click.Choice(list(stages()))
-UNTIMED = ("fingerprint", "plan", "prepare", "tables")  # stages that no deadline stops
+UNTIMED = ("fingerprint", "plan", "source", "prepare", "tables")  # stages that no deadline stops
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iter
 
 
 @contextmanager
-def exclusive(stage: str) -> Iterator[None]:
-    """For a stage of the whole run, which has no plan and no checkpoints: locked, its wall time logged."""
-    with locked(stage, "run"), timed(stage, "run"):
+def exclusive(stage: str, name: str = "run") -> Iterator[None]:
+    """For a stage without checkpoints: locked, its wall time logged."""
+    with locked(stage, name), timed(stage, name):
         yield
 
 

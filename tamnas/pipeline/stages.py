@@ -51,8 +51,8 @@ class Instance:
 
     @property
     def inputs(self) -> list[Path]:
-        """What it computes from, beside its plan and its code."""
-        return [dep for dep in self.deps if dep.parts[0] not in ("plan", "code")]
+        """What it computes from, beside its plan, its code and a user's files."""
+        return [dep for dep in self.deps if dep.parts[0] not in ("plan", "code", "source")]
 
 
 @cache

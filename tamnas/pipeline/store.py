@@ -1,9 +1,13 @@
-"""Where checkpoints lie: keyed folders outside a stage's outputs, one lock per stage instance.
+"""Where checkpoints lie, keyed folders outside a stage's outputs, and which locks keep processes apart.
 
 DVC deletes a stage's outputs before it runs again, so checkpoints have a folder of their own,
 `$DVC_ROOT/.checkpoints/<stage>/<instance>/<key>`, or below `$TAMNAS_CHECKPOINTS`. The key hashes
-what the results depend on: a changed parameter starts fresh, an unchanged one goes on. Nothing
+what the results depend on: a changed parameter starts fresh, an unchanged or restored one goes on. Nothing
 here needs torch.
+
+$DVC_ROOT is the main checkout in the workspaces of `dvc exp run --temp` and of the queue, too: experiments share
+checkpoints. What two processes must not do at once is write one workspace's outputs of a stage, or one key's
+checkpoints; each has its lock.
 """
 
 import hashlib
@@ -12,19 +16,22 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tamnas.files import FORMAT
+from tamnas.files import FORMAT, repository
 
 log = logging.getLogger(__name__)
 VARIABLE = "TAMNAS_CHECKPOINTS"
+LOCKS = Path(".locks")  # of the working directory
+KEPT = 4
+KEPT_BYTES = 2**30
 
 
 def checkpoints_root() -> Path:
-    return Path(os.environ.get(VARIABLE) or Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints")
+    return Path(os.environ.get(VARIABLE) or repository() / ".checkpoints")
 
 
 def seal(plain) -> str:
@@ -51,18 +58,18 @@ def key_of(parts: Mapping) -> str:
 
 
 @contextmanager
-def locked(stage: str, instance: str, root: Path | None = None) -> Iterator[None]:
-    """Only one process at a time runs a stage instance; a second one says so and waits.
+def locked(stage: str, instance: str, root: Path = LOCKS, what: str = "this stage") -> Iterator[None]:
+    """Only one process at a time runs a stage instance in the working directory; a second one says so and waits.
 
     The operating system lets go of the lock of a process that was killed.
     """
-    folder = (root or checkpoints_root()) / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{instance}.lock")
+    path = root / stage / f"{instance}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s %s: another process runs this stage; waiting for it to end", stage, instance)
+        log.warning("%s %s: another process runs %s; waiting for it to end", stage, instance, what)
         lock.acquire()
     try:
         yield
@@ -72,11 +79,28 @@ def locked(stage: str, instance: str, root: Path | None = None) -> Iterator[None
 
 @contextmanager
 def checkpoint_folder(stage: str, instance: str, key: str, root: Path | None = None) -> Iterator[Path]:
-    """The checkpoint folder of a stage instance under a key, locked; what other keys left is removed."""
-    with locked(stage, instance, root):
-        folder = (root or checkpoints_root()) / stage / instance / key
+    """The checkpoint folder of a stage instance under a key; both are locked.
+
+    Of the instance's other keys the last `KEPT` stay, or as many of them as take up `KEPT_BYTES`.
+    """
+    root = root or checkpoints_root()
+    same = "the same with the same inputs, in another workspace perhaps"
+    with locked(stage, instance), locked(f"{stage}/{instance}", key, root, same):
+        folder = root / stage / instance / key
         folder.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.iterdir():
-            if other != folder:
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        os.utime(folder)  # the last one used
+        _forget_old(folder)
         yield folder
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove checkpoints beside `folder`, the longest unused first, until the rest is as few and as small as it may."""
+    others = [other for other in folder.parent.iterdir() if other != folder and other.is_dir()]
+    files = bytes_ = 0
+    for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
+        files, bytes_ = files + 1, bytes_ + sum(file.stat().st_size for file in other.rglob("*") if file.is_file())
+        if files > KEPT or bytes_ > KEPT_BYTES:
+            lock = FileLock(other.with_name(f"{other.name}.lock"))
+            with suppress(Timeout), lock.acquire(timeout=0):  # else another process goes on with it
+                shutil.rmtree(other)
+                Path(lock.lock_file).unlink()  # whoever waits for it finds it gone, and makes a new one

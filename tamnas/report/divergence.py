@@ -45,12 +45,12 @@ def divergences(dataset: str, rows: Sequence[str]) -> list[Divergence]:
             path = results(dataset, stage, row) / DIVERGED
             if (stage in POOLED) != (row is None) or not path.exists():
                 continue
-            told = read_json(path)
-            if "reason" not in told:
+            facts = read_json(path)
+            if "reason" not in facts:
                 raise InputError(f"{path}: has no reason; remove it and run again")
-            places = [f"{key} {told[key]}" for key in ("epoch", "step") if key in told]
-            where = ", ".join(places) + (f" of {told['steps']}" if "steps" in told else "")
-            network = f", {told['network']}" if "network" in told else ""
-            text = f"{what}{network}: training diverged: {told['reason']}" + (f" ({where})" if where else "")
+            places = [f"{key} {facts[key]}" for key in ("epoch", "step") if key in facts]
+            where = ", ".join(places) + (f" of {facts['steps']}" if "steps" in facts else "")
+            network = f", {facts['network']}" if "network" in facts else ""
+            text = f"{what}{network}: training diverged: {facts['reason']}" + (f" ({where})" if where else "")
             found.append(Divergence(row or dataset, stage, f"{text}. Nothing that needs this stage has results."))
     return found

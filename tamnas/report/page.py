@@ -36,7 +36,11 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     return [
-        (name, f"{network.parameters:,}", *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)))
+        (
+            name + ", at chance" * network.at_chance,
+            f"{network.parameters:,}",
+            *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)),
+        )
         for name, network in networks
     ]
 
@@ -64,9 +68,10 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     plan, images = dataset.plan, dataset.images
     counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLITS.items())
     pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
+    notes = dataset.card.get("notes", [])  # cards of before had none
     further = f"; final networks also {', '.join(map(str, plan.seeds))}" if plan.seeds else ""
     lines = [
-        ("Images", f"{counts}; {pixels}, {classes} classes, source {plan.data.source}"),
+        ("Images", "; ".join([counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
         ("Seed", f"{plan.seed}{further}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),

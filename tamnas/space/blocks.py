@@ -50,13 +50,13 @@ def _xception(layer: Layer, ratio: float, kernel: int) -> int:
     return p * k2 + 2 * p + p * m + 2 * m + 2 * (m * k2 + 2 * m) + m * m + 2 * m + m * o + 2 * o
 
 
-BRANCHES = {"shuffle": _separable, "xception": _xception}
+BRANCH_PARAMETERS = {"shuffle": _separable, "xception": _xception}
 SHORT = {"shuffle": "S", "xception": "SX", "embedded": "NE", "gaussian": "NG"}
 
 
 def _tiny_parameters(layer: Layer, ratio: float, branch: str, kernel: int, attention: str | None) -> int:
     o, cin = layer.branch_out, layer.cin
-    count = BRANCHES[branch](layer, ratio, kernel) + se_parameters(o)
+    count = BRANCH_PARAMETERS[branch](layer, ratio, kernel) + se_parameters(o)
     if attention:
         count += non_local_parameters(o, o // 2, attention)
     return count + (cin * kernel**2 + 2 * cin + cin**2 + 2 * cin if layer.transition else 0)
@@ -97,7 +97,9 @@ def _robust(id_: int, attention: str, norm: bool) -> BlockKind:
 BLOCKS: list[BlockKind] = [
     *(
         _tiny(id_, branch, kernel, attention)
-        for id_, (attention, branch, kernel) in enumerate(product((None, "embedded", "gaussian"), BRANCHES, (3, 5, 7)))
+        for id_, (attention, branch, kernel) in enumerate(
+            product((None, "embedded", "gaussian"), BRANCH_PARAMETERS, (3, 5, 7))
+        )
     ),
     _robust(18, "embedded", True),
     _robust(19, "embedded", False),

@@ -34,7 +34,7 @@ from tamnas.config.plan import STUDY, RowControlsStagePlan, StudyPlan, read_plan
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.files import read_json
-from tamnas.pipeline.checkpoint import load, load_latest, pack
+from tamnas.pipeline.checkpoint import load, load_latest, to_bytes
 from tamnas.pipeline.store import seal, unseal
 from tamnas.report.collect import read_csv
 from tamnas.space.architecture import Architecture
@@ -144,7 +144,7 @@ def yaml_bytes(plain) -> bytes:
 ARCHITECTURE = {"blocks": [0, 6, 20], "ratios": [1.0, 0.4, 2.0]}
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
 META = {"epoch": 1, "history": [{"loss": 0.5}]}
-BLOB = pack(TENSORS, META)
+BLOB = to_bytes(TENSORS, META)
 HEADER = json.loads(BLOB[8 : 8 + struct.unpack("<Q", BLOB[:8])[0]])
 CONTROLS = Path("plan") / ROW / "controls.yaml"
 PLANS = {path: plan.plain() for path, plan in stage_plans(resolve_all(parse_params(RAW))).items()}

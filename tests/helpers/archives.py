@@ -134,9 +134,11 @@ def npz(path: Path, test: bool = True, **changes) -> dict[str, np.ndarray]:
     return arrays
 
 
-def image_folder(folder: Path, count: int, size: int = 8, classes: tuple[str, ...] = ("a", "b", "c")) -> Images:
+def image_folder(
+    folder: Path, count: int, size: int = 8, classes: tuple[str, ...] = ("a", "b", "c"), seed: int = 7
+) -> Images:
     """`count` PNG images for each class, in the order of classes and file names."""
-    images = random_images(count * len(classes), size, len(classes), seed=7).images
+    images = random_images(count * len(classes), size, len(classes), seed).images
     labels = np.repeat(np.arange(len(classes)), count)
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / classes[label] / f"{index:04}.png"

@@ -159,6 +159,11 @@ BAD = [
     ("run.rows.more", {"dataset": "nope", "mode": MODE}),
     ("run.rows.more", {"dataset": DATASET}),
     (f"run.rows.{DATASET}", {"dataset": DATASET, "mode": MODE}),
+    (f"run.rows.{DATASET.upper()}", {"dataset": DATASET, "mode": MODE}),  # the same folder on many machines
+    (f"run.rows.{ROW.upper()}", {"dataset": DATASET, "mode": MODE}),
+    ("run.rows.baselines", {"dataset": DATASET, "mode": MODE}),  # the reports' own entries
+    ("run.rows.pooled_lego", {"dataset": DATASET, "mode": MODE}),
+    ("retrain.validation.attack.eps", 0.031),  # 8/255, as TRADES writes it
     (f"modes.{MODE}", None),
     (f"modes.{MODE}.supernet.nope", 1),
     (f"modes.{MODE}.seed", "x"),

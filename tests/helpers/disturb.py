@@ -37,22 +37,10 @@ import tamnas.training.networks
 import tamnas.training.phases  # noqa: F401 - what stages import is imported before the fork
 from tamnas.config.fields import read_yaml
 from tamnas.pipeline.stages import Instance
-from tests.helpers.tiny import dvc, environment, planned, project, tiny_params, write_params
+from tests.helpers.tiny import dvc, environment, planned, project, smallest_params, write_params
 from tests.helpers.tiny import stage as start
 
-
-def small_params() -> dict:
-    """Smaller than `tiny_params`: every stage runs dozens of times."""
-    raw = tiny_params()
-    raw["data"]["digits"].update(train=96, validation=20, test=20)
-    raw["retrain"]["max_subnets"] = 2
-    raw["baselines"]["training"]["epochs"] = 2
-    raw["controls"].update(random_search=True, legonet={"reversed": True, "random": 0})  # else their stages do nothing
-    raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
-    return raw
-
-
-TREES = ("code", "plan", "data", "runs", "results", "reports")
+TREES = ("code", "plan", "source", "data", "runs", "results", "reports")
 Files = Mapping[str, bytes]
 
 
@@ -67,7 +55,7 @@ class Stage:
 
     @property
     def checkpoints(self) -> bool:
-        return self.name.partition("@")[0] not in ("fingerprint", "plan", "prepare", "tables", "select")
+        return self.name.partition("@")[0] not in ("fingerprint", "plan", "source", "prepare", "tables", "select")
 
 
 @dataclass(frozen=True)
@@ -166,7 +154,7 @@ class Harness:
         self.base = base or home / "undisturbed"
         if base is None:
             self.base.mkdir(parents=True)
-            write_params(self.base, small_params())
+            write_params(self.base, smallest_params())
             self._run()
         self.expected = tree(self.base)
         self.stages = list(self._stages())
@@ -349,7 +337,7 @@ class Harness:
     def lost_worker(self, stage: Stage) -> Fault:
         """The machine kills a worker of a stage that runs its jobs in processes."""
         with self.copy(stage) as folder:
-            raw = small_params()
+            raw = smallest_params()
             raw["compute"].update(engine="processes", workers=2)
             write_params(folder, raw)
             process = start(folder, *stage.command)
@@ -367,7 +355,7 @@ class Harness:
         """All stages in order from nothing, each start killed at a random moment until `kills` are spent."""
         folder = self.home / "whole"
         folder.mkdir()
-        write_params(folder, small_params())
+        write_params(folder, smallest_params())
         left = kills
         for stage in self.stages:
             while left and self.random.random() < kills / (kills + len(self.stages)):
@@ -380,7 +368,7 @@ class Harness:
 
     def killed_dvc(self) -> Fault:
         """A real `dvc repro` is killed, its child lives on, and a second `dvc repro` starts at once."""
-        folder = project(self.home / "dvc", small_params())
+        folder = project(self.home / "dvc", smallest_params())
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from tamnas.config.fields import format_fraction, read_yaml, write_yaml
 from tamnas.config.plan import DatasetPlan, RowPlan, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.files import write_csv, write_json
-from tamnas.legonet import Candidate, design
+from tamnas.legonet import Voter, design
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import Record
 from tamnas.report.tables.contents import all_tables
@@ -52,7 +52,7 @@ def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...]
             _write_dataset(plan, random, voting)
 
 
-def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
+def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:
     space = SearchSpace.from_params(plan)
 
     def folder(stage: str) -> Path:
@@ -97,6 +97,7 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
                     "loss": 2.3 / (e + 1),
                     "train_clean": 0.9 - 0.8 / (e + 1),
                     "train_robust": 0.8 - 0.75 / (e + 1),
+                    "train_classes": 10,
                 }
                 for e in range(getattr(plan.supernet, phase).recipe.epochs)
             ],
@@ -108,14 +109,14 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Candidate]:
         write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
             voting = [
-                Candidate(plan.row, Record.from_plain(one, "test"), start)
+                Voter(plan.row, Record.from_plain(one, "test"), start)
                 for one, start in zip(trained, selected, strict=True)
             ]
     _write_lego(plan, "legonet", plan.row, voting, random)
     return voting
 
 
-def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Candidate]]) -> None:
+def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Voter]]) -> None:
     splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
     card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
     write_json(results(plan.dataset, "prepare") / "card.json", card)
@@ -126,7 +127,7 @@ def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Candidate]]
         write_trained(plan, "baselines", "evaluate_baselines", None, trained, random)
 
 
-def _write_lego(plan, stage: str, row: str | None, voting: list[Candidate], random) -> None:
+def _write_lego(plan, stage: str, row: str | None, voting: list[Voter], random) -> None:
     space = SearchSpace.from_params(plan)
     arch, counts, statistics = design(space, voting, plan.legonet.top, plan.eval.weights)
     folder = results(plan.dataset, stage, row)
@@ -169,8 +170,10 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
                 "lr": 0.1,
                 "train_clean": 0.5,
                 "train_robust": 0.4,
+                "train_classes": 10,
                 "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
                 "validation_robust": one["best"]["robust"] if e == 2 else None,
+                "validation_classes": 10,
             }
             for one in trained
             for e in range(3)

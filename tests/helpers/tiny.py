@@ -45,6 +45,17 @@ def tiny_params() -> dict:
     return raw
 
 
+def smallest_params() -> dict:
+    """Smaller than `tiny_params`: every stage runs dozens of times."""
+    raw = tiny_params()
+    raw["data"]["digits"].update(train=96, validation=20, test=20)
+    raw["retrain"]["max_subnets"] = 2
+    raw["baselines"]["training"]["epochs"] = 2
+    raw["controls"].update(random_search=True, legonet={"reversed": True, "random": 0})  # else their stages do nothing
+    raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
+    return raw
+
+
 def smoke_params(*rows: str) -> dict:
     """params.yaml under the profile `smoke`, as plain data, in one process, with these of its rows (none: all)."""
     yaml = YAML(typ="safe", pure=True)
@@ -69,6 +80,11 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
     """These of its files and all below these of its folders, by path."""
     found = [path for name in names for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def keys(folder: Path, stage: str) -> list[Path]:
+    """The folders of a stage's checkpoints for the tiny row, one for each key."""
+    return [path for path in (folder / ".checkpoints" / stage / ROW).iterdir() if path.is_dir()]
 
 
 def result_of(folder: Path, stage: str, name: str) -> dict:

@@ -49,7 +49,7 @@ def test_real_commands(folder, name):
     assert cpu_seconds() - started < SECONDS
     assert (process.returncode, output) == (2, "")
     assert words in one_line(errors)
-    assert [path for path in sorted(folder.rglob("*")) if ".checkpoints" not in path.parts] == before
+    assert [path for path in sorted(folder.rglob("*")) if ".locks" not in path.parts] == before
 
 
 @pytest.mark.parametrize("module", ["tamnas.pipeline.runner", "tamnas.pipeline.profiles"])

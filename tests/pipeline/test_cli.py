@@ -1,15 +1,17 @@
 """The stage scripts from outside: help, exit codes, one line on stderr for bad input."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tamnas.config.plan import StagePlan
 from tamnas.pipeline.stages import stages
-from tests.helpers.tiny import ROOT, ROW, invoke, stage, tiny_params, write_params
+from tests.helpers.tiny import ROOT, ROW, copy_of, invoke, planned, stage, tiny_params, write_params
 
 SCRIPTS = sorted({stage.script.stem for stage in stages().values()})
 PER = {stage.script.stem: stage.per for stage in stages().values()}
@@ -82,7 +84,7 @@ def test_a_dataset_is_no_row_and_a_row_is_no_dataset(folder, script):
     result = invoke(script, *ARGUMENTS[script], "digits" if PER[script] == "row" else ROW)
     assert result.exit_code == 2
     assert one_line(result.stderr)
-    assert {path.name for path in folder.iterdir()} == {"params.yaml", "plan", "logs", ".checkpoints"}
+    assert {path.name for path in folder.iterdir()} == {"params.yaml", "plan", "logs", ".locks"}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,37 @@ def test_divergence_exits_with_1_and_leaves_only_word_of_it(folder):
     assert not (folder / "runs").exists()
     left = [path.name for path in (folder / "results" / "digits" / "supernet_block" / ROW).iterdir()]
     assert left == ["diverged.json"]
+
+
+@contextlib.contextmanager
+def as_somebody_else():
+    """Root may write anywhere."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture(scope="module")
+def not_ours(finished_run, tmp_path_factory) -> Path:
+    """A finished run in which this user may read everything and write nothing."""
+    folder = tmp_path_factory.mktemp("not ours")
+    copy_of(finished_run, folder, "plan", "code", "source", "data", "runs", "results", ".locks")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
+@pytest.mark.parametrize("one", planned(tiny_params()), ids=lambda one: one.name)
+def test_another_users_checkout_is_one_line_in_every_stage(not_ours, monkeypatch, one):
+    monkeypatch.chdir(not_ours)
+    with as_somebody_else():
+        result = invoke(one.stage.script.stem, *one.arguments)
+    assert result.exit_code == 1
+    assert one_line(result.stderr)
+    assert "permission denied; is it another user's?" in result.stderr
 
 
 def test_ctrl_c_exits_with_130(folder, monkeypatch):

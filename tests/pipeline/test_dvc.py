@@ -18,8 +18,10 @@ from ruamel.yaml import YAML
 
 import stages.fingerprint
 import stages.plan
+import stages.source
 from tamnas.pipeline import code
 from tamnas.pipeline.code import scripts, source_files
+from tests.helpers.archives import image_folder
 from tests.helpers.tiny import ROOT, commit, dvc, project, tiny_params, write_params
 
 STAND_IN = """
@@ -41,7 +43,11 @@ for out in map(pathlib.Path, stage["outs"]):
 raise SystemExit  # what follows is the stage's own code, for what it imports
 
 """
-REAL = ("fingerprint", "plan")  # the stages that are no stand-ins
+REAL = ("fingerprint", "plan", "source")  # the stages that are no stand-ins
+
+
+def real(name: str) -> bool:
+    return name.partition("@")[0] in REAL
 
 
 @contextlib.contextmanager
@@ -76,12 +82,13 @@ def describe(repo: Path) -> None:
 
 
 def plan_and_list_code(repo: Path) -> None:
-    """Run `plan` and `fingerprint` on the parameters and the code in `repo`."""
+    """Run the real stages on the parameters and the code in `repo`."""
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(repo):
         patch.setattr(code, "ROOT", repo)
         patch.setattr(code, "PLUGINS", repo / "plugins")
         stages.fingerprint.main.run()
         stages.plan.main.run()
+        stages.source.main.run("digits")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,7 @@ def finished(tmp_path_factory):
     describe(repo)
     plan_and_list_code(repo)
     for name, block in blocks(repo).items():
-        for out in map(Path, block["outs"] if name not in REAL else ()):
+        for out in map(Path, () if real(name) else block["outs"]):
             path = repo / (out if out.suffix else out / "out.txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text({".json": "{}", ".csv": "run,generation,hypervolume\na,0,0\n"}.get(path.suffix, name))
@@ -117,7 +124,7 @@ def runs(repo: Path) -> set[str]:
     """The stages that `dvc repro` would run."""
     plan_and_list_code(repo)
     found, table = set(status(repo)), blocks(repo)
-    changed = {out for name in found - set(REAL) for out in table[name]["outs"]}
+    changed = {out for name in found if not real(name) for out in table[name]["outs"]}
     while True:
         behind = {name for name, block in table.items() if name not in found and touched(block["deps"], changed)}
         if not behind:
@@ -224,6 +231,30 @@ def test_a_comment_reruns_nothing(repo):
     assert runs(repo) == set()
 
 
+# -- images -------------------------------------------------------------------------------------
+
+
+def own_images(repo: Path) -> Path:
+    """From now on the dataset is a folder of pictures that `path` names relative to the repository; one of them."""
+    image_folder(repo / "pictures", 10)
+    edit(repo, lambda raw: raw["data"]["digits"].update(source="imagefolder", path="pictures"))
+    with (repo / ".gitignore").open("a") as file:
+        file.write("/pictures/\n")
+    return repo / "pictures" / "a" / "0000.png"
+
+
+def test_other_images_rerun_what_reads_them(repo):
+    picture = own_images(repo)
+    plan_and_list_code(repo)
+    with opened(repo) as found:
+        found.commit(force=True)
+    assert runs(repo) == set()
+    picture.write_bytes(bytes(reversed(picture.read_bytes())))  # of the same size
+    assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= runs(repo)
+    picture.write_bytes(bytes(reversed(picture.read_bytes())))
+    assert runs(repo) == set()  # contents count, not times
+
+
 # -- code ---------------------------------------------------------------------------------------
 
 TRAINING = ("supernet_block", "supernet_joint", "retrain_scratch", "retrain_finetune", "legonet", "controls")
@@ -285,6 +316,22 @@ def test_a_real_repro_runs_what_was_told(repo):
     output = dvc(repo, "repro")
     assert ran(output) == set()
     assert "up to date" in output
+
+
+@pytest.mark.slow
+def test_a_real_repro_sees_other_images_also_from_a_workspace_of_its_own(repo):
+    picture = own_images(repo)
+    dvc(repo, "repro")
+    assert "up to date" in dvc(repo, "repro")
+    picture.unlink()
+    assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= ran(dvc(repo, "repro"))
+    assert "up to date" in dvc(repo, "repro")
+    commit(repo, "pictures")
+    output = dvc(repo, "exp", "run", "--temp", "-S", "retrain.finetune.epochs=2")
+    assert ran(output) & {"prepare@digits", *both_rows(*PER_ROW)} == {one for one in FINETUNED if "@" in one}
+    picture.parent.parent.rename(repo / "moved")
+    output = dvc(repo, "repro", "--force", "source@digits", check=False)
+    assert "error: data.digits.path: pictures: is not there" in output
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tamnas.attacks.ascent import pgd, project, under_attack
 from tamnas.attacks.survival import Attempt, survivors
+from tamnas.attacks.yopo import perturb
 
 CLASSES, SIZE = 4, 8
 EPS, STEP = 16 / 255, 4 / 255
@@ -293,3 +294,28 @@ def test_survivors_when_nobody_stands(model, data):
     wrong = model(x).argmax(1) != y
     (nobody,) = survivors(model, x[wrong], y[wrong], [Attempt(1e-6, 1e-6, (1, 5), generator=seeded())])
     assert not nobody.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "eps", "words"),
+    [
+        (lambda x: 255 * x, 8 / 255, r"images of dtype torch.float32 from 0 to 255; allowed: floats in \[0, 1\]"),
+        (lambda x: (255 * x).byte(), 8 / 255, "images of dtype torch.uint8"),
+        (lambda x: 2 * x - 1, 8 / 255, "from -1 to 1"),
+        (lambda x: x.where(x < 0.9, float("nan")), 8 / 255, "nan"),
+        (lambda x: x, 8, "eps is 8; allowed: a share of the pixel range, such as 8 / 255"),
+        (lambda x: x, -0.1, "eps is -0.1"),
+    ],
+    ids=str,
+)
+def test_what_is_no_share_of_the_pixel_range_is_refused(trained, data, change, eps, words):
+    x, y = change(data[0]), data[1]
+    with pytest.raises(ValueError, match=words):
+        pgd(trained, x, y, eps=eps, step_size=STEP, steps=1)
+    with pytest.raises(ValueError, match=words):
+        perturb(trained, x, torch.zeros_like(x), eps=eps, step_size=STEP, m=1, n=1)
+
+
+def test_no_images_are_no_error(trained, data):
+    x, y = (part[:0] for part in data)
+    assert pgd(trained, x, y, eps=EPS, step_size=STEP, steps=1).shape == x.shape

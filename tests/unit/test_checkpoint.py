@@ -5,15 +5,18 @@ import struct
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save as to_safetensors
 
 from tamnas.errors import InputError
 from tamnas.files import file_digest
-from tamnas.pipeline.checkpoint import load, load_latest, pack, previous, save, write_weights
-from tamnas.pipeline.store import checkpoint_folder, key_of
+from tamnas.pipeline import store
+from tamnas.pipeline.checkpoint import load, load_latest, previous, save, to_bytes, write_weights
+from tamnas.pipeline.store import KEPT, checkpoint_folder, key_of
 
 TENSORS = {
     "weight": torch.tensor([[1.5, -0.0, float("nan")], [float("inf"), 1e-45, 3.0]]),
@@ -64,7 +67,7 @@ def test_views_and_parameters_are_saved_by_value(path):
 def test_the_same_state_is_the_same_file():
     # DVC compares bytes: a stage that ran again with the same result must not look changed.
     shuffled = dict(reversed(TENSORS.items()))
-    assert len({pack(TENSORS, META) for _ in range(20)} | {pack(shuffled, META)}) == 1
+    assert len({to_bytes(TENSORS, META) for _ in range(20)} | {to_bytes(shuffled, META)}) == 1
 
 
 def test_saving_again_keeps_the_previous_version(path):
@@ -107,7 +110,7 @@ def test_meta_that_is_no_json_leaves_the_old_file(path):
 
 
 def test_every_truncation_is_refused(path):
-    blob = pack(TENSORS, META)
+    blob = to_bytes(TENSORS, META)
     path.parent.mkdir()
     for length in (*range(0, len(blob), 7), len(blob) - 1):
         path.write_bytes(blob[:length])
@@ -116,7 +119,7 @@ def test_every_truncation_is_refused(path):
 
 
 def test_every_flipped_byte_is_refused(path):
-    blob = pack({"weight": torch.arange(6.0), "steps": torch.tensor(7)}, {"epoch": 3})
+    blob = to_bytes({"weight": torch.arange(6.0), "steps": torch.tensor(7)}, {"epoch": 3})
     path.parent.mkdir()
     for i in range(len(blob)):
         for flip in (0x01, 0x20, 0xFF):  # a neighbour, the other case, all bits
@@ -127,7 +130,7 @@ def test_every_flipped_byte_is_refused(path):
 
 def test_appended_bytes_are_refused(path):
     path.parent.mkdir()
-    path.write_bytes(pack(TENSORS, META) + b"\0")
+    path.write_bytes(to_bytes(TENSORS, META) + b"\0")
     with pytest.raises(InputError, match="damaged"):
         load(path)
 
@@ -218,7 +221,18 @@ def test_pickles_are_refused_and_not_run(path, tmp_path, dump):
     assert marker.exists()
 
 
-def test_store_keeps_its_state_under_one_key(tmp_path):
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """The working directory; `tmp_path` itself stands for the folder of checkpoints."""
+    (tmp_path / "workspace").mkdir()
+    monkeypatch.chdir(tmp_path / "workspace")
+
+
+def folders(place) -> set[str]:
+    return {path.name for path in place.iterdir() if path.is_dir()}
+
+
+def test_store_keeps_its_state_under_one_key(tmp_path, workspace):
     for _ in range(2):
         with checkpoint_folder("search", "row", "a", tmp_path) as folder:
             found = load_latest(folder / "state.safetensors")
@@ -227,25 +241,102 @@ def test_store_keeps_its_state_under_one_key(tmp_path):
     assert folder == tmp_path / "search" / "row" / "a"
 
 
-def test_store_removes_other_keys_of_its_instance_alone(tmp_path):
-    places = [("search", "row", "old"), ("search", "other", "old"), ("supernet_block", "row", "old")]
-    for place in places:
-        with checkpoint_folder(*place, tmp_path) as folder:
-            save(folder / "state.safetensors", TENSORS, META)
+def test_a_key_that_comes_back_finds_its_state(tmp_path, workspace):
+    for key in ("a", "b", "a"):
+        with checkpoint_folder("search", "row", key, tmp_path) as folder:
+            found = load_latest(folder / "state.safetensors")
+            save(folder / "state.safetensors", TENSORS, {"key": key})
+    assert found[1] == {"key": "a"}
+
+
+def use(place, key: str, day: int) -> None:
+    """A checkpoint of 100 bytes, last used that day."""
+    with checkpoint_folder("search", "row", key, place) as folder:
+        (folder / "state").write_bytes(bytes(100))
+    os.utime(folder, (86_400 * day,) * 2)
+
+
+def test_store_forgets_the_longest_unused_keys_of_its_instance_alone(tmp_path, workspace):
+    for place in (("search", "other"), ("supernet_block", "row")):
+        for key in range(KEPT + 3):
+            with checkpoint_folder(*place, str(key), tmp_path):
+                pass
+    for day, key in enumerate("abcdef"):
+        use(tmp_path, key, day)
+    use(tmp_path, "b", 10)  # set back: not the longest unused any more
     (tmp_path / "search" / "row" / ".DS_Store").touch()  # what a file manager leaves
+    with checkpoint_folder("search", "row", "new", tmp_path):
+        pass
+    assert folders(tmp_path / "search" / "row") == {"new", "b", *"def"[-KEPT + 1 :]}
+    assert {path.stem for path in (tmp_path / "search" / "row").glob("*.lock")} == folders(tmp_path / "search" / "row")
+    assert len(folders(tmp_path / "search" / "other")) == len(folders(tmp_path / "supernet_block" / "row")) == KEPT + 1
+
+
+def test_store_keeps_what_is_small_enough(tmp_path, workspace, monkeypatch):
+    monkeypatch.setattr(store, "KEPT_BYTES", 250)
+    for day, key in enumerate("abcd"):
+        use(tmp_path, key, day)
     with checkpoint_folder("search", "row", "new", tmp_path) as folder:
-        assert [other.name for other in folder.parent.iterdir()] == ["new"]
-    for place in places[1:]:
-        assert tmp_path.joinpath(*place, "state.safetensors").exists()
+        (folder / "state").write_bytes(bytes(1000))  # one's own does not count
+    assert folders(tmp_path / "search" / "row") == {"new", "c", "d"}
 
 
-def test_store_lives_under_the_dvc_root(tmp_path, monkeypatch):
+def test_a_key_in_use_is_never_forgotten(tmp_path, workspace, monkeypatch):
+    monkeypatch.setattr(store, "KEPT", 0)
+    other = tmp_path / "other workspace"
+    other.mkdir()
+    with checkpoint_folder("search", "row", "a", tmp_path) as first:
+        monkeypatch.chdir(other)
+        with checkpoint_folder("search", "row", "b", tmp_path):  # at the same time: another workspace, another key
+            assert first.is_dir()
+    with checkpoint_folder("search", "row", "b", tmp_path):
+        assert not first.exists()
+
+
+def test_one_key_is_computed_in_one_workspace_at_a_time(tmp_path, workspace, monkeypatch, caplog):
+    entered = threading.Event()
+
+    def second():
+        with checkpoint_folder("search", "row", "a", tmp_path):
+            entered.set()
+
+    with checkpoint_folder("search", "row", "a", tmp_path):
+        monkeypatch.chdir(tmp_path)
+        thread = threading.Thread(target=second, daemon=True)
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(5)
+    thread.join(5)
+    assert "another process runs the same with the same inputs, in another workspace perhaps; waiting" in caplog.text
+
+
+def test_whoever_waits_for_a_key_that_is_forgotten_still_holds_it_alone(tmp_path, workspace):
+    path = tmp_path / "search" / "row" / "a.lock"
+    with checkpoint_folder("search", "row", "a", tmp_path):
+        holder: list[FileLock] = []
+
+        def wait():
+            lock = FileLock(path)
+            lock.acquire(timeout=5)
+            holder.append(lock)
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        path.unlink()  # as `_forget_old` does while it holds the lock
+    waiting.join(5)
+    with pytest.raises(Timeout):
+        FileLock(path).acquire(timeout=0)
+    holder[0].release()
+
+
+def test_store_lives_under_the_dvc_root(tmp_path, workspace, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with checkpoint_folder("search", "row", "a") as folder:
         assert folder == tmp_path / ".checkpoints" / "search" / "row" / "a"
 
 
-def test_store_waits_for_the_instance_whatever_the_key(tmp_path, caplog):
+def test_store_waits_for_the_instance_of_its_workspace_whatever_the_key(tmp_path, workspace, caplog):
     entered = threading.Event()
 
     def second():
@@ -261,17 +352,16 @@ def test_store_waits_for_the_instance_whatever_the_key(tmp_path, caplog):
         assert first.exists()  # the waiting one has touched nothing
     assert entered.wait(5)
     thread.join(5)
-    assert not first.exists()
     assert "search row: another process runs this stage; waiting" in caplog.text
 
 
-def test_store_excludes_another_process_and_outlives_its_kill(tmp_path):
+def test_store_excludes_another_process_and_outlives_its_kill(tmp_path, workspace):
     code = (
         "import sys, time; from pathlib import Path; from filelock import FileLock\n"
         "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
-    lock = tmp_path / "search" / "row.lock"
-    lock.parent.mkdir()
+    lock = Path(".locks", "search", "row.lock")
+    lock.parent.mkdir(parents=True)
     holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
@@ -291,7 +381,7 @@ def test_store_excludes_another_process_and_outlives_its_kill(tmp_path):
     thread.join(5)
 
 
-def test_store_is_free_after_an_error(tmp_path):
+def test_store_is_free_after_an_error(tmp_path, workspace):
     with pytest.raises(RuntimeError, match="inside"), checkpoint_folder("search", "row", "a", tmp_path):
         raise RuntimeError("inside")
     with checkpoint_folder("search", "row", "a", tmp_path):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
@@ -64,6 +66,10 @@ def test_run_is_the_function_itself():
         command(raising(InputError("eps is 0"))).run("scratch", "a-row")
 
 
+OWN = "is it another user's? Make it yours, or work in a checkout of your own"
+LESS = "fewer compute.workers, or compute.engine: inline, need less; the next run goes on from the last checkpoint"
+
+
 def raising(error: BaseException):
     def act(init, row):
         raise error
@@ -85,12 +91,35 @@ def raising(error: BaseException):
             "error: runs/a cannot be written: no space left on device; make room and run again: it goes on from the "
             "last checkpoint",
         ),
+        (
+            PermissionError(13, "Permission denied", ".locks/search/row.lock"),
+            1,
+            f"error: .locks/search/row.lock: permission denied; {OWN}",
+        ),
+        (OSError(30, "Read-only file system", "runs"), 1, f"error: runs: read-only file system; {OWN}"),
+        (MemoryError(), 1, f"error: no memory is left; {LESS}"),
+        (OSError(12, "Cannot allocate memory"), 1, f"error: [Errno 12] Cannot allocate memory; {LESS}"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you\nmore"),
+            1,
+            f"error: [enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you; {LESS}",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"error: CUDA out of memory. Tried; {LESS}"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_what_a_user_can_mend_is_one_line(error, code, line):
     result = invoke(raising(error), "scratch", "a-row")
     assert (result.exit_code, result.stderr, result.stdout) == (code, f"{line}\n", "")
+
+
+def test_memory_that_is_not_there_is_one_line():
+    for ask in (lambda *_: torch.empty(2**50), lambda *_: np.empty(2**50, np.uint8)):
+        result = invoke(ask, "scratch", "a-row")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.endswith(f"{LESS}\n")
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("bug", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x")], ids=repr)

@@ -1,5 +1,6 @@
 """Jobs in this process and in several: the same results, one context a worker, errors with their type."""
 
+import errno
 import os
 import time
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.compute import ComputeParams
-from tamnas.errors import DivergenceError, InputError
+from tamnas.errors import DivergenceError, InputError, WorkerError
 from tamnas.pipeline.jobs import Jobs, kept_workers
 
 INLINE = ComputeParams(engine="inline", workers=2, device="cpu")
@@ -27,7 +28,12 @@ def multiply(spec: int, context: dict) -> tuple[int, int, int]:
     return spec * context["factor"], context["process"], os.getpid()
 
 
-ERRORS = {"InputError": InputError, "DivergenceError": DivergenceError, "ValueError": ValueError}
+ERRORS = {
+    "InputError": InputError,
+    "DivergenceError": DivergenceError,
+    "ValueError": ValueError,
+    "MemoryError": MemoryError,
+}
 
 
 def fail(spec: dict, context: dict) -> int:
@@ -149,3 +155,20 @@ def test_kept_workers_serve_the_next_jobs_with_its_own_context_and_end_with_the_
         assert {index: value for index, (value, *_) in third.items()} == {0: 1000, 1: 2000}
         processes |= {process for _, _, process in third.values()}
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EROFS, errno.ENOENT], ids=errno.errorcode.get)
+def test_without_shared_memory_the_way_out_is_named(tmp_path, monkeypatch, number):
+    def semaphore(*args, **kwargs):
+        raise OSError(number, os.strerror(number))  # as `_multiprocessing.SemLock` does without a writable /dev/shm
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", semaphore)
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(WorkerError, match=r"`compute\.engine: inline` needs"):
+        list(jobs.run_jobs(multiply, [1, 2]))
+    with running(tmp_path, INLINE) as jobs:
+        assert [result[0] for _, result in jobs.run_jobs(multiply, [1, 2])] == [10, 20]
+
+
+def test_a_worker_without_memory_says_so(tmp_path):
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(MemoryError):
+        list(jobs.run_jobs(fail, [{"error": "MemoryError"}, {"value": 1}]))

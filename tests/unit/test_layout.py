@@ -13,7 +13,7 @@ ROOMS = """
     errors  seeding  paper
     files
     space
-    config.fields  search.objectives  data.archives
+    config.fields  search.objectives  data.archives  data.arrays  data.folders
     attacks.attack  data.sources
     attacks.registry
     config

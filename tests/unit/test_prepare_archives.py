@@ -67,10 +67,12 @@ class TestDigits:
         card, splits = prepared(data, out)
         assert card["format"] == 1
         assert (card["dataset"], card["source"], card["size"]) == ("set", "digits", 8)
+        assert (card["notes"], card["warnings"]) == ([], [])
         assert card["classes"] == [str(digit) for digit in range(10)]
         assert card["selection_saw_test"] is False
         for split, (x, y) in splits.items():
             assert card["splits"][split]["images"] == len(y)
+            assert card["splits"][split]["range"] == [0, 16]
             assert card["splits"][split]["sha256"] == hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
 
     def test_merged_validation(self, data, out, tmp_path):
@@ -132,6 +134,28 @@ class TestCifar10:
         assert card["levels"] == 255
         assert card["classes"] == archives.CIFAR10_NAMES
         assert downloads == []
+
+    @pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py"])
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_path_names_what_lies_there(self, data, folder, out, monkeypatch, packed, name):
+        train, _ = archives.cifar10(folder, monkeypatch, packed)
+        _, splits = prepared(data.model_copy(update={"path": str(folder / name)}), out)
+        assert union(splits, "train", "validation") == pairs(*train)
+
+    def test_path_names_another_file(self, data, folder, out, monkeypatch, downloads):
+        archives.cifar10(folder, monkeypatch)
+        other = folder / "cifar10.zip"
+        other.write_bytes(b"")
+        words = f"data.set.path: {other}: is a file; allowed: the folder of cifar-10-python.tar.gz"
+        refused(data.model_copy(update={"path": str(other)}), out, words)
+        assert downloads == []
+
+    def test_a_smaller_size(self, data, folder, out, monkeypatch):
+        _, test = archives.cifar10(folder, monkeypatch)
+        card, splits = prepared(data.model_copy(update={"size": 16}), out)
+        means = test.images.reshape(50, 16, 2, 16, 2, 3).astype(float).mean(axis=(2, 4))
+        np.testing.assert_array_equal(splits["test"][0], np.floor(means + 0.5))
+        assert card["notes"] == ["32x32 pixels averaged to 16x16 (box filter)"]
 
     def test_half_unpacked_archive_is_not_used(self, data, folder, out, monkeypatch):
         train, _ = archives.cifar10(folder, monkeypatch, packed=True)
@@ -210,6 +234,12 @@ class TestSvhn:
         archives.svhn(folder, monkeypatch)
         archives.damage(folder / f"{split}_32x32.mat")
         refused(data, out, str(folder), "no intact svhn", f"put {split}_32x32.mat (")
+
+    @pytest.mark.parametrize("name", ["train_32x32.mat", "test_32x32.mat"])
+    def test_path_names_what_lies_there(self, data, folder, out, monkeypatch, name):
+        train, _ = archives.svhn(folder, monkeypatch)
+        _, splits = prepared(data.model_copy(update={"path": str(folder / name)}), out)
+        assert union(splits, "train", "validation") == pairs(*train)
 
     def test_missing_test_file(self, data, folder, out, monkeypatch):
         archives.svhn(folder, monkeypatch)

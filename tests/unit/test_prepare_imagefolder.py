@@ -40,6 +40,103 @@ class TestImageFolder:
         np.testing.assert_array_equal(y, np.repeat([0, 1, 2], 4))
         assert (x[4] == [1, 2, 3]).all()
 
+    @pytest.mark.parametrize(
+        "names", [("train", "val"), ("train", "valid"), ("Training", "validation"), ("TRAIN", "dev")]
+    )
+    def test_own_validation_folder(self, data, folder, out, names):
+        """As many classes as splits: nothing but the names tells them apart."""
+        train = archives.image_folder(folder / names[0], 10, classes=("cat", "dog"))
+        own = archives.image_folder(folder / names[1], 4, classes=("cat", "dog"), seed=8)
+        data = data.model_copy(update={"classes": 2, "validation": None, "test": 6})
+        card, splits = prepared(data, out)
+        assert card["classes"] == ["cat", "dog"]
+        assert card["notes"] == ["the source has a validation split of its own, of 8 images"]
+        assert union(splits, "train", "test") == pairs(*train)
+        np.testing.assert_array_equal(splits["validation"][0], own.images)
+        np.testing.assert_array_equal(splits["validation"][1], own.labels)
+
+    def test_three_folders(self, data, folder, out):
+        parts = {split: archives.image_folder(folder / split, 4, seed=n) for n, split in enumerate(SPLITS)}
+        _, splits = prepared(data.model_copy(update={"validation": None, "test": None}), out)
+        assert {split: pairs(*splits[split]) for split in SPLITS} == {split: pairs(*parts[split]) for split in SPLITS}
+
+    def test_validation_folder_without_test_images(self, data, folder, out):
+        archives.image_folder(folder / "train", 10)
+        archives.image_folder(folder / "val", 10)
+        refused(data.model_copy(update={"test": None, "validation": None}), out, "data.set.test: is missing")
+
+    @pytest.mark.parametrize(
+        ("names", "words"),
+        [
+            (("val", "test"), "has val/ and test/ but no train/"),
+            (("train", "val", "valid"), "val/ and valid/ are both the validation split"),
+        ],
+    )
+    def test_splits_that_are_not_clear(self, data, folder, out, names, words):
+        for name in names:
+            archives.image_folder(folder / name, 10)
+        refused(data, out, "data.set.path", words)
+
+    def test_what_lies_beside_the_splits_is_named(self, data, folder, out):
+        train, test = archives.image_folder(folder / "train", 10), archives.image_folder(folder / "test", 4, seed=8)
+        archives.image_folder(folder / "unlabelled", 2)
+        (folder / "README.txt").write_text("pictures")
+        card, splits = prepared(data.model_copy(update={"test": None}), out)
+        assert union(splits, *SPLITS) == pairs(*train) + pairs(*test)
+        assert card["notes"] == ["left out: 7 files outside the folders of the classes, such as README.txt"]
+
+    def test_classes_called_like_one_split(self, data, folder, out):
+        archives.image_folder(folder, 10, classes=("bus", "car", "train"))
+        assert prepared(data, out)[0]["classes"] == ["bus", "car", "train"]
+
+    def test_hidden_files_and_those_of_systems_are_left_out(self, data, folder, out):
+        source = archives.image_folder(folder, 10)
+        image = (folder / "a" / "0000.png").read_bytes()
+        left_out = (
+            ".hidden/a.png", "__MACOSX/a/._0000.png", "a/.ipynb_checkpoints/0000-checkpoint.png", "a/._0000.png",
+            "a/@eaDir/0000.png/SYNOPHOTO_THUMB_M.png", "b/Thumbs.db", "b/desktop.ini", "c/more/.DS_Store", ".DS_Store",
+        )  # fmt: skip
+        for name in left_out:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(image)
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["classes"] == ["a", "b", "c"]
+        assert card["notes"] == ["left out: 9 files hidden or of the operating system, such as .DS_Store"]
+
+    def test_files_that_are_not_read_are_named(self, data, folder, out):
+        source = archives.image_folder(folder, 10)
+        for name in ("a/IMG_1.HEIC", "b/IMG_2.heic", "c/notes", "c/film.mp4", "loose.png"):
+            (folder / name).write_bytes(b"text")
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["notes"] == [
+            "left out: 2 files of suffix .heic, such as a/IMG_1.HEIC",
+            "left out: 1 file of suffix .mp4, such as c/film.mp4",
+            "left out: 1 file outside the folders of the classes, such as loose.png",
+            "left out: 1 file without a suffix, such as c/notes",
+        ]
+
+    def test_a_class_without_a_file_that_is_read(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "d").mkdir()
+        (folder / "d" / "IMG_1.HEIC").write_bytes(b"text")
+        refused(data, out, "no image of d", "1 file of suffix .heic, such as d/IMG_1.HEIC")
+
+    def test_all_damaged_images_are_named(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        paths = [folder / name for name in ("a/0003.png", "b/0012.png", "c/0025.png")]
+        for path in paths:
+            path.write_bytes(b"text")
+        refused(data, out, "data.set.path: 3 of 30 images cannot be used", *map(str, paths))
+
+    @pytest.mark.parametrize("words", ["0 to 1", "once too often"])
+    def test_masks_are_no_images(self, data, folder, out, words):
+        archives.image_folder(folder, 10)
+        for path in folder.rglob("*.png"):
+            Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+        refused(data, out, words)
+
     def test_other_files_and_subfolders(self, data, folder, out):
         source = archives.image_folder(folder, 10)
         (folder / "README.txt").write_text("pictures")
@@ -67,9 +164,6 @@ class TestImageFolder:
 
     def test_modes(self, data, folder, out):
         source = archives.image_folder(folder, 10).images.copy()
-        opaque = Image.fromarray(source[0]).convert("RGBA")
-        opaque.putalpha(Image.linear_gradient("L").resize((8, 8)))
-        opaque.save(folder / "a" / "0000.png")
         grey = source[1][..., 0]
         Image.fromarray(grey).save(folder / "a" / "0001.png")
         source[1] = grey[..., None]
@@ -82,10 +176,11 @@ class TestImageFolder:
         bilevel = indices > 1
         Image.fromarray(bilevel).save(folder / "a" / "0003.png")
         source[3] = 255 * bilevel[..., None]
-        modes = [Image.open(folder / "a" / f"000{index}.png").mode for index in range(4)]
-        assert modes == ["RGBA", "L", "P", "1"]
-        _, splits = prepared(data, out)
+        modes = [Image.open(folder / "a" / f"000{index}.png").mode for index in range(1, 4)]
+        assert modes == ["L", "P", "1"]
+        card, splits = prepared(data, out)
         assert union(splits, *SPLITS) == pairs(source, np.repeat([0, 1, 2], 10))
+        assert card["notes"] == []
 
     def test_sixteen_bits(self, data, folder, out):
         archives.image_folder(folder, 10)
@@ -97,7 +192,7 @@ class TestImageFolder:
 
     def test_empty_folder(self, data, folder, out):
         folder.mkdir()
-        refused(data, out, "data.set.path", str(folder), "any class folder")
+        refused(data, out, "data.set.path", str(folder), "holds no folder of a class")
 
     def test_text_files_only(self, data, folder, out):
         for name in "abc":
@@ -146,12 +241,29 @@ class TestImageFolder:
             link = folder / "d"
             link.symlink_to(outside / "a", target_is_directory=True)
             data = data.model_copy(update={"classes": 4})
-        refused(data, out, str(link), "link out of the folder")
+        refused(data, out, str(link), "link out of the dataset's folder")
 
-    def test_link_to_another_class(self, data, folder, out):
+    def test_link_to_a_folder_above(self, data, folder, out):
         archives.image_folder(folder, 10)
         (folder / "a" / "all").symlink_to(folder, target_is_directory=True)
-        refused(data, out, str(folder / "a" / "all"), "link out of the folder of its class")
+        refused(data, out, str(folder / "a" / "all"), "is a link to a folder that it lies in")
+
+    def test_links_in_a_circle(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        (folder / "a" / "b").symlink_to(folder / "b", target_is_directory=True)
+        (folder / "b" / "a").symlink_to(folder / "a", target_is_directory=True)
+        refused(data, out, "is a link to a folder that it lies in")
+
+    def test_links_within_the_dataset(self, data, folder, out):
+        """A class folder and an image elsewhere in the dataset's folder: the originals lie hidden."""
+        source = archives.image_folder(folder, 10)
+        (folder / "a").rename(folder / ".a")
+        (folder / "a").symlink_to(".a", target_is_directory=True)
+        (folder / "b" / "0010.png").rename(folder / ".0010.png")
+        (folder / "b" / "0010.png").symlink_to(folder / ".0010.png")
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["notes"] == ["left out: 11 files hidden or of the operating system, such as .0010.png"]
 
     def test_link_within_a_class(self, data, folder, out):
         archives.image_folder(folder, 10)
@@ -168,6 +280,31 @@ class TestImageFolder:
         else:
             path.symlink_to("nowhere.png" if kind == "broken" else "odd.png")
         refused(data, out, str(path), "no plain file")
+
+    def test_links_into_the_cache_of_dvc(self, data, folder, out, tmp_path, monkeypatch):
+        """As `dvc add` leaves a folder under `cache.type symlink`; without that repository they lead out."""
+        from tests.helpers.tiny import dvc
+
+        source = archives.image_folder(folder, 10)
+        dvc(tmp_path, "init", "--no-scm", "--quiet")
+        dvc(tmp_path, "config", "cache.type", "symlink")
+        dvc(tmp_path, "config", "cache.dir", str(tmp_path / "elsewhere"))
+        dvc(tmp_path, "add", "--quiet", str(folder))
+        assert (folder / "a" / "0000.png").is_symlink()
+        monkeypatch.chdir(tmp_path)
+        card, splits = prepared(data, out)
+        assert union(splits, *SPLITS) == pairs(*source)
+        assert card["notes"] == []
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        dvc(tmp_path / "other", "init", "--no-scm", "--quiet")
+        refused(data, tmp_path / "no" / "set.npz", str(folder / "a" / "0000.png"), "link out of the dataset's folder")
+
+    def test_splits_linked_to_each_other_are_duplicates(self, data, folder, out):
+        archives.image_folder(folder / "train", 10)
+        (folder / "test").symlink_to("train", target_is_directory=True)
+        (line,) = prepared(data.model_copy(update={"test": None, "validation": 3}), out)[0]["warnings"][:1]
+        assert line.startswith("3 of 30 test images") or line.startswith("27 of 30 test images")
 
     @pytest.mark.parametrize("part", ["train", "test"])
     def test_class_in_one_part_only(self, data, folder, out, part):

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from tamnas.config.sections import DataParams
+from tamnas.data.prepare import averaged
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
+
+
+def require_equal(splits, expected) -> None:
+    for split, (x, y) in expected.items():
+        np.testing.assert_array_equal(splits[split][0], x)
+        np.testing.assert_array_equal(splits[split][1], y)
+
 
 pytestmark = pytest.mark.usefixtures("downloads")
 
@@ -60,6 +68,182 @@ class TestNpz:
         _, splits = prepared(data, out)
         assert splits["test"][1].dtype == np.int64
         np.testing.assert_array_equal(splits["test"][1], arrays["y_test"])
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda y: y[:, None], "a column"),
+            (lambda y: y.astype(np.float32), "whole floats"),
+            (lambda y: np.eye(3)[y], "whole floats and one-hot"),
+            (lambda y: np.eye(3, dtype=bool)[y], "one-hot"),
+            (lambda y: y[:, None].astype(np.uint8), "a column"),
+        ],
+    )
+    @pytest.mark.parametrize("key", ["y_train", "y_test"])
+    def test_labels_as_keras_has_them(self, data, path, out, tmp_path, change, said, key):
+        arrays = archives.npz(path)
+        _, plain = prepared(data, out)
+        archives.npz(path, **{key: change(arrays[key])})
+        card, splits = prepared(data, tmp_path / "again" / "set.npz")
+        require_equal(splits, plain)
+        assert card["notes"] == [f"{key}: labels as {said}, taken as class numbers"]
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int32, np.float32, np.float64])
+    @pytest.mark.parametrize("key", ["x_train", "x_test"])
+    def test_whole_numbers_of_any_type(self, data, path, out, tmp_path, dtype, key):
+        arrays = archives.npz(path)
+        _, plain = prepared(data, out)
+        archives.npz(path, **{key: arrays[key].astype(dtype)})
+        card, splits = prepared(data, tmp_path / "again" / "set.npz")
+        require_equal(splits, plain)
+        assert card["notes"] == [f"{key}: {np.dtype(dtype)} of whole numbers from 0 to 255, taken as 8 bits"]
+
+    @pytest.mark.parametrize(("dtype", "value"), [(np.int64, 256), (np.uint16, 65_535), (np.int16, -1)])
+    def test_whole_numbers_out_of_range(self, data, path, out, dtype, value):
+        images = archives.npz(path)["x_train"].astype(dtype)
+        images[0, 0, 0, 0] = value
+        archives.npz(path, x_train=images)
+        refused(data, out, f"{path}: x_train: {np.dtype(dtype)} values from", "allowed: whole numbers from 0 to 255")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda x: x // 255,  # uint8 after division by 255
+            lambda x: (x / 255).astype(np.uint8),
+            lambda x: (x / 255 / 255).astype(np.float32),
+            lambda x: x.astype(int) // 255,
+            lambda x: 100 + x // 9,  # 100 to 128
+        ],
+    )
+    @pytest.mark.parametrize(("key", "what"), [("x_train", "training images"), ("x_test", "test images")])
+    def test_scaled_twice(self, data, path, out, change, key, what):
+        archives.npz(path, **{key: change(archives.npz(path)[key])})
+        refused(data, out, f"data.set: {what}: values from", "less than an eighth of 0 to 255", "once too often")
+
+    def test_an_eighth_of_the_range_is_enough(self, data, path, out):
+        arrays = archives.npz(path)
+        archives.npz(path, x_train=arrays["x_train"] // 7)  # 0 to 36
+        card, _ = prepared(data, out)
+        assert card["splits"]["train"]["range"] == [0, 36]
+        assert card["splits"]["test"]["range"] == [0, 255]
+
+    @pytest.mark.parametrize("names", [("x_val", "y_val"), ("x_valid", "y_valid"), ("x_validation", "y_validation")])
+    @pytest.mark.parametrize("test", [True, False])
+    def test_own_validation_split(self, data, path, out, names, test):
+        own = archives.random_images(20, 8, 3, seed=9)
+        arrays = archives.npz(path, test=test, **dict(zip(names, own, strict=True)))
+        data = data.model_copy(update={"validation": None, "test": None if test else 9})
+        card, splits = prepared(data, out)
+        require_equal(splits, {"validation": own})
+        assert card["notes"] == ["the source has a validation split of its own, of 20 images"]
+        drawn = ("train",) if test else ("train", "test")
+        assert union(splits, *drawn) == pairs(arrays["x_train"], arrays["y_train"])
+
+    def test_own_validation_split_makes_a_number_needless(self, data, path, out):
+        own = archives.random_images(20, 8, 3, seed=9)
+        arrays = archives.npz(path, x_val=own.images, y_val=own.labels)
+        card, splits = prepared(data, out)
+        assert union(splits, "validation") < pairs(*own)
+        assert union(splits, "train") == pairs(arrays["x_train"], arrays["y_train"])
+        assert card["notes"] == [
+            "data.set.validation is not needed: the source has a validation split of its own, of 20 images; "
+            "12 of them are used"
+        ]
+        refused(data.model_copy(update={"validation": 500}), out.parent.parent / "no" / "set.npz", "validation is 500")
+
+    def test_no_validation_split(self, data, path, out):
+        archives.npz(path)
+        refused(data.model_copy(update={"validation": None}), out, "data.set.validation: is missing")
+
+    def test_medmnist(self, data, path, out):
+        """As its files are: grey images of 28x28, labels (N, 1) uint8, three splits."""
+        source = {}
+        for seed, (split, count) in enumerate({"train": 60, "val": 21, "test": 30}.items()):
+            images, labels = archives.random_images(count, 28, 3, seed)
+            source |= {f"{split}_images": images[..., 0], f"{split}_labels": labels[:, None].astype(np.uint8)}
+        np.savez_compressed(path, **source)
+        data = data.model_copy(update={"size": 28, "validation": None})
+        _, splits = prepared(data, out)
+        for split, (x, y) in splits.items():
+            short = "val" if split == "validation" else split
+            np.testing.assert_array_equal(x, source[f"{short}_images"][..., None].repeat(3, axis=3))
+            np.testing.assert_array_equal(y, source[f"{short}_labels"][:, 0])
+
+    def test_other_arrays_are_named(self, data, path, out):
+        archives.npz(path, X_val=np.zeros(3), notes=np.array(["by hand"]))
+        assert prepared(data, out)[0]["notes"] == ["left out: the arrays X_val, notes"]
+
+    def test_unknown_arrays_alone(self, data, path, out):
+        np.savez(path, images=np.zeros((3, 8, 8)), labels=np.zeros(3))
+        refused(data, out, "x_train with y_train or train_images with train_labels", "there: images, labels")
+
+    @pytest.mark.parametrize("first", ["x_val", "x_train", "val_images"])
+    def test_half_a_pair(self, data, path, out, first):
+        arrays = archives.npz(path, y_train=None, y_test=None, x_train=None, x_test=None)
+        np.savez(path, **arrays, **{first: np.zeros((9, 8, 8), np.uint8)})
+        refused(data, out, f"has only one of {first} and")
+
+    def test_a_split_twice(self, data, path, out):
+        x, y = archives.random_images(20, 8, 3, seed=9)
+        archives.npz(path, x_val=x, y_val=y, x_validation=x, y_validation=y)
+        refused(data, out, "has both x_val and x_validation")
+
+    @pytest.mark.parametrize(("side", "size"), [(32, 16), (28, 14), (12, 4)])
+    def test_a_smaller_size_is_the_mean_of_squares(self, data, path, out, side, size):
+        arrays = {}
+        for split, count in (("train", 60), ("test", 30)):
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = archives.random_images(count, side, 3, seed=count)
+        np.savez(path, **arrays)
+        card, splits = prepared(data.model_copy(update={"size": size}), out)
+        assert card["notes"] == [f"{side}x{side} pixels averaged to {size}x{size} (box filter)"]
+        factor = side // size
+        for image, expected in zip(splits["test"][0], arrays["x_test"], strict=True):
+            for row, column in np.ndindex(size, size):
+                square = expected[factor * row : factor * (row + 1), factor * column : factor * (column + 1)]
+                mean = square.reshape(-1, 3).astype(float).mean(axis=0)
+                np.testing.assert_array_equal(image[row, column], np.floor(mean + 0.5))
+
+    def test_means_are_rounded_half_up(self):
+        images = np.array([[0, 1, 255, 255], [1, 0, 255, 254]], dtype=np.uint8)[None, :, :, None].repeat(3, axis=3)
+        images = np.concatenate([images, images], axis=1)
+        assert averaged(images, 2)[0, 0].tolist() == [[1, 1, 1], [255, 255, 255]]
+
+    @pytest.mark.parametrize(("side", "allowed"), [(12, "12, 6, 4"), (9, "9"), (7, "7")])
+    def test_no_whole_factor(self, data, path, out, side, allowed):
+        archives.npz(path, x_train=np.zeros((60, side, side), np.uint8))
+        refused(data, out, f"{side}x{side} pixels; data.set.size is 8; allowed: {allowed}")
+
+    def test_splits_of_different_sizes(self, data, path, out):
+        archives.npz(path, x_train=archives.random_images(60, 16, 3, seed=1).images)
+        refused(data, out, "images of 8 and 16 pixels a side")
+
+    def test_duplicates_across_splits_are_counted(self, data, path, out, caplog):
+        arrays = archives.npz(path)
+        own = archives.random_images(20, 8, 3, seed=9)
+        x_val = own.images.copy()
+        x_val[:3] = arrays["x_test"][:3]  # also with another label
+        arrays["x_train"][:7] = arrays["x_test"][10:17]
+        archives.npz(path, x_train=arrays["x_train"], x_val=x_val, y_val=own.labels)
+        card, _ = prepared(data.model_copy(update={"validation": None}), out)
+        assert card["warnings"] == [
+            "7 of 30 test images are also among the training images, byte for byte: accuracies on them show memory.",
+            "3 of 30 test images are also among the validation images, byte for byte: accuracies on them show memory.",
+        ]
+        for line in card["warnings"]:
+            assert f"data.set: {line}" in caplog.text
+
+    def test_no_duplicates_within_a_split_nor_of_merged_ones(self, data, path, out):
+        arrays = archives.npz(path)
+        arrays["x_test"][1] = arrays["x_test"][0]
+        archives.npz(path, x_test=arrays["x_test"])
+        assert prepared(data.model_copy(update={"merge_validation": True}), out)[0]["warnings"] == []
+
+    def test_images_of_one_colour_are_counted(self, data, path, out):
+        arrays = archives.npz(path)
+        arrays["x_test"][0], arrays["x_train"][:2] = 0, (10, 20, 30)
+        archives.npz(path, x_test=arrays["x_test"], x_train=arrays["x_train"])
+        (line,) = [line for line in prepared(data, out)[0]["warnings"] if "colour" in line]
+        assert line == "3 of 90 images are of one colour throughout."
 
     def test_class_names(self, data, path, out):
         archives.npz(path, classes=np.array(["cat", "dog", "eel"]))
@@ -118,7 +302,8 @@ class TestNpz:
             (np.inf, "infinite"),
             (-0.1, "from -0.1 to 1; allowed: 0 to 1"),
             (1.01, "from 0 to 1.01; allowed: 0 to 1"),
-            (255.0, "from 0 to 255; allowed: 0 to 1"),
+            (254.5, "from 0 to 254.5; allowed: 0 to 1, or whole numbers"),
+            (256.0, "from 0 to 256; allowed: 0 to 1"),
         ],
     )
     @pytest.mark.parametrize("key", ["x_train", "x_test"])
@@ -129,9 +314,9 @@ class TestNpz:
         archives.npz(path, **{key: images})
         refused(data, out, f"{path}: {key}", words)
 
-    @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8, bool, complex, "U3"])
+    @pytest.mark.parametrize("dtype", [bool, complex, "U3", "M8[s]"])
     def test_bad_dtype(self, data, path, out, dtype):
-        archives.npz(path, x_train=np.zeros((60, 8, 8, 3)).astype(dtype))
+        archives.npz(path, x_train=np.zeros((60, 8, 8, 3), int).astype(dtype))
         refused(data, out, f"{path}: x_train", f"dtype {np.dtype(dtype)}", "allowed: uint8")
 
     @pytest.mark.parametrize("shape", [(60, 3, 8, 8), (60, 8, 8, 4), (60, 192), (60,), (), (60, 8, 8, 3, 1)])
@@ -141,19 +326,21 @@ class TestNpz:
 
     @pytest.mark.parametrize(("key", "what"), [("x_train", "training images"), ("x_test", "test images")])
     def test_wrong_image_size(self, data, path, out, key, what):
-        archives.npz(path, **{key: np.zeros((30, 8, 9, 3), np.uint8)})
-        refused(data, out, f"data.set: {what}", "8x9 pixels", "data.set.size is 8")
+        archives.npz(path, **{key: np.zeros((60 if key == "x_train" else 30, 8, 9, 3), np.uint8)})
+        refused(data, out, f"data.set: {what}", "8x9 pixels", "data.set.size is 8", "allowed: square images")
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
             (lambda y: np.where(y == 2, 3, y), "labels from 0 to 3; allowed: 0 to 2"),
             (lambda y: y - 1, "labels from -1 to 1; allowed: 0 to 2"),
-            (lambda y: y.astype(np.float64), "labels of dtype float64"),
+            (lambda y: y + 0.5, "labels of dtype float64"),
+            (lambda y: np.where(y == 2, np.nan, y), "labels of dtype float64"),
             (lambda y: y == 1, "labels of dtype bool"),
+            (lambda y: y.astype(str), "labels of dtype <U"),
             (lambda y: y[:-1], "images but labels of shape"),
-            (lambda y: np.eye(3, dtype=np.int64)[y], "images but labels of shape"),
             (lambda y: np.int64(0), "images but labels of shape ()"),
+            (lambda y: y[:, None, None], "images but labels of shape"),
             (lambda y: np.where(y == 2, 1, y), "class 2 of 3 has no image"),
         ],
     )
@@ -162,6 +349,20 @@ class TestNpz:
         arrays = archives.npz(path)
         archives.npz(path, **{key: change(arrays[key])})
         refused(data, out, f"data.set: {what}", words)
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            np.eye(4, dtype=np.int64)[:3],  # of another number of classes
+            np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]]),  # several labels to an image
+            np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]]),
+            np.array([[1, 0, 0], [0, 1, 0], [0, -1, 2]]),
+        ],
+    )
+    def test_rows_that_are_not_one_hot(self, data, path, out, table):
+        arrays = archives.npz(path)
+        archives.npz(path, y_train=table[arrays["y_train"]])
+        refused(data, out, f"{path}: y_train: labels of shape (60, {table.shape[1]})", "one-hot (N, 3)")
 
     def test_no_images(self, data, path, out):
         archives.npz(path, x_train=np.zeros((0, 8, 8, 3), np.uint8), y_train=np.zeros(0, np.int64))

@@ -4,12 +4,14 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
 from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, difference
-from tamnas.report.intervals import paired, wilson
+from tamnas.report.claims.verdicts import FAILS, HOLDS, UNDECIDED, above, all_of
+from tamnas.report.intervals import Interval, correlation, newcombe, paired, welch, wilson
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown
 from tamnas.report.warnings import MASKING, suspicious, warnings
 from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
@@ -129,3 +131,39 @@ def test_a_network_that_survives_a_large_radius_is_warned_of(folder):
         (line,) = [line for line in records(tables_by_name([changed])["digits-attack-checks"]) if "Lego-Net of" in
                    line["network"]]  # fmt: skip
         assert float(line["large_eps"]) == pytest.approx(100 * survivors)
+
+
+def test_welch_against_scipy():
+    from scipy.stats import ttest_ind
+
+    a, b = [0.51, 0.53, 0.50, 0.55], [0.47, 0.49, 0.40]
+    expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    found = welch(a, b)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert welch([0.5], b) is None
+
+
+def test_newcombe_against_the_published_example():
+    # Newcombe (1998), 56/70 against 48/80: 0.0524 to 0.3339 by method 10.
+    found = newcombe(56 / 70, 48 / 80, 70, 80)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+def test_correlation_against_scipy():
+    from scipy.stats import pearsonr
+
+    x, y = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) - 3.5, np.array([1.0, 3.0, 2.0, 5.0, 4.0, 6.0]) - 3.5
+    expected = pearsonr(x, y)
+    found = correlation(x, y, 1)
+    assert found.value == pytest.approx(expected.statistic)
+    # one degree of freedom went into the centring that scipy's interval already counts: n - 3
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert correlation([0.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1.0, -1.0], 1) is None
+
+
+def test_a_claim_of_several_parts():
+    assert all_of([HOLDS, HOLDS]) == HOLDS
+    assert all_of([HOLDS, UNDECIDED]) == UNDECIDED
+    assert all_of([UNDECIDED, FAILS]) == FAILS
+    assert above(Interval(1, 0.5, 1.5), 0.5) == UNDECIDED

@@ -164,7 +164,7 @@ def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
     archives.image_folder(tmp_path / "set", 10)
     (tmp_path / "set" / "a" / "link.png").symlink_to(Path("/etc/passwd"))
     data = DataParams(source="imagefolder", path=str(tmp_path / "set"), size=8, classes=3, validation=6, test=9)
-    with pytest.raises(InputError, match="is a link out of the folder of its class"):
+    with pytest.raises(InputError, match="is a link out of the dataset's folder"):
         prepare("set", data, tmp_path / "out.npz")
 
 

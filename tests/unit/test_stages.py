@@ -75,7 +75,7 @@ def test_inputs_come_first(planned):
             assert any(dep == out or dep in out.parents or out in dep.parents for out in written), (one.name, dep)
     first = [one.stage.name for one in found if one.name.partition("@")[2] in ("", "digits", "digits-base")]
     assert first.index("supernet_block") < first.index("supernet_joint") < first.index("search")
-    assert (first[:2], first[-1]) == (["fingerprint", "plan"], "tables")
+    assert (first[:4], first[-1]) == (["fingerprint", "plan", "source", "prepare"], "tables")
 
 
 def test_every_plan_is_of_one_instance(planned):

@@ -8,7 +8,7 @@ import pytest
 
 from tamnas.errors import InputError
 from tamnas.files import write_json
-from tamnas.legonet import Candidate, candidates, design, layer_counts, lego_net, rank_correlation, top
+from tamnas.legonet import Voter, candidates, design, layer_counts, lego_net, rank_correlation, top
 from tamnas.records import NetworkSpec, Record, Score, best
 from tamnas.search.front import spread
 from tamnas.space.architecture import Architecture
@@ -26,9 +26,9 @@ def record(name: str, clean=0.9, robust=0.5, *, blocks=(0, 0), ratios=(1.0, 1.0)
     return Record(network, parameters, 3, last=Score(2, *(last or (clean, robust))), best=Score(1, clean, robust))
 
 
-def candidate(record: Record) -> Candidate:
+def candidate(record: Record) -> Voter:
     """With inherited accuracies that rank clean as training does, and robust not at all."""
-    return Candidate("one", record, {"clean": record.best.clean / 2, "robust": 0.3})
+    return Voter("one", record, {"clean": record.best.clean / 2, "robust": 0.3})
 
 
 def names(records: list[Record], count: int) -> list[str]:
@@ -195,7 +195,7 @@ def test_spread_is_even_and_complete():
 # -- Lego-Net -----------------------------------------------------------------------------------
 
 
-def voters() -> list[Candidate]:
+def voters() -> list[Voter]:
     """Three good networks and a bad one."""
     given = [
         ("a", 0.9, 0.6, (3, 20), (0.4, 1.0)),

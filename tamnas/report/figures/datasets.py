@@ -15,7 +15,7 @@ from tamnas.report.tables.networks import lego_networks
 from tamnas.report.terms import name_of
 
 # What a marker stands for: marker, colour, area in square points.
-MARKERS = {
+KIND_STYLE = {
     "best": ("o", style.BLUE, 46),
     "Lego-Net": ("D", style.ORANGE, 46),
     "Lego-Net, pooled": ("*", style.VERMILLION, 110),
@@ -51,7 +51,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
         if len(named) <= BARS:
             low, high = wilson(y / 100, network.test.images)
             axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
-        marker, colour, size = MARKERS[kind]
+        marker, colour, size = KIND_STYLE[kind]
         title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
         ringed = {"color": colour, "edgecolors": style.BLACK, "linewidths": 0.9}
         axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)

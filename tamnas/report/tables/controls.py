@@ -42,8 +42,8 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
         yield from _of_lego("pooled", dataset.controls, dataset.pooled)
     yield from map(_random_search, dataset.rows)
     seeds = dataset.plan.seeds
-    told = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
-    yield Comparison("all", "final networks with further seeds", "the first seed", told)
+    text = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
+    yield Comparison("all", "final networks with further seeds", "the first seed", text)
 
 
 def _of_subnets(row: RowResults) -> Iterator[Comparison]:
