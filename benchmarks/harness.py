@@ -122,19 +122,31 @@ def random_images(count: int, size: int, classes: int, where: torch.device) -> S
     return Split(images.to(where), labels.to(where), 255)
 
 
-def seconds(function: Callable[[], object], where: torch.device) -> float:
-    """Wall time of one call, with the device idle before and after."""
+Clock = Callable[[], float]
+
+
+def own_clock(where: torch.device) -> Clock:
+    """For runs in this process alone: on one CPU thread the time it computes, whatever others do meanwhile."""
+    return time.process_time if where.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def seconds(function: Callable[[], object], where: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Time of one call, with the device idle before and after."""
     if where.type == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = clock()
     function()
     if where.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def alternate(
-    runs: dict[str, Callable[[], object]], rounds: int, where: torch.device, warm_up: int = 1
+    runs: dict[str, Callable[[], object]],
+    rounds: int,
+    where: torch.device,
+    warm_up: int = 1,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each, run in turns: a busy machine slows all of them alike.
 
@@ -144,7 +156,7 @@ def alternate(
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():
-            value = seconds(run, where)
+            value = seconds(run, where, clock)
             if turn >= warm_up:
                 taken[name].append(value)
     return {name: statistics.median(values) for name, values in taken.items()}

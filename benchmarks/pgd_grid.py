@@ -12,7 +12,7 @@ process; so does every cell of ours computed alone, whose answer must be the sam
 
 import torch
 
-from benchmarks.harness import Setting, alternate, environment, report, setting, some_images, trained
+from benchmarks.harness import Setting, alternate, environment, own_clock, report, setting, some_images, trained
 from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from tamnas.attacks.survival import Attempt
 from tamnas.data.loader import Split
@@ -96,7 +96,7 @@ def main(row, where, threads, out, images: int, epochs: int, steps: list[int], r
     grids = Grids(at, trained(at, 0, epochs), split, sorted(steps))
     theirs(grids.model, split, EPS[0] / 255, 1)  # libraries set themselves up
     runs = {"ours": grids.compute_ours, "torchattacks": grids.compute_theirs, "alone": grids.compute_alone}
-    taken = alternate(runs, rounds, at.runtime.device, warm_up=0)
+    taken = alternate(runs, rounds, at.runtime.device, warm_up=0, clock=own_clock(at.runtime.device))
     apart = max(abs(share - grids.alone[cell]) for cell, share in grids.ours.items())
     if apart > ROUNDING and at.runtime.device.type == "cpu":  # a GPU adds in other orders: there the title tells
         raise SystemExit(f"a cell of the shared run is {100 * apart:.2f} points from the same cell computed alone")

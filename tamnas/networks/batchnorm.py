@@ -1,11 +1,104 @@
-"""BatchNorm statistics: recalibrated for inherited weights, left alone under attack."""
+"""BatchNorm: fast on narrow maps; its statistics recalibrated for inherited weights, left alone under attack."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.optim.swa_utils import update_bn
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's BatchNorm, in training on CPU up to ten times as fast on narrow channels-last maps.
+
+    torch's kernel falls to scalar code for what is left of each pixel's channels behind the last whole vector. Where
+    that costs more than `Narrow` does, which is decided by shape (benchmarks/batchnorm.py), `Narrow` computes it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.affine and is_narrow(x)):
+            return super().forward(x)
+        y, mean, variance = Narrow.apply(x, self.weight, self.bias, self.eps)
+        if self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            pixels = x.numel() // x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
+        return y
+
+
+def is_narrow(x: Tensor) -> bool:
+    """Whether `Narrow` takes (N, C, H, W) `x`, and takes less time than torch's kernel."""
+    n, c, h, w = x.shape
+    return (
+        c % 8 != 0  # the vector of AVX2, and half of AVX-512's
+        and c < 64
+        and n * h * w >= 2048  # pixels that make up for the price of more calls
+        and n * h * w % Narrow.PIXELS == 0
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()  # which writes a kernel of its own
+    )
+
+
+class Narrow(torch.autograd.Function):
+    """BatchNorm with batch statistics of a channels-last map, seen as rows of `PIXELS` pixels: whole vectors.
+
+    (x, weight, bias, eps) -> (y, mean, biased variance); Ioffe and Szegedy 2015, Algorithm 1 and its gradients.
+    """
+
+    PIXELS = 16
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        rows, pixels = _rows(x), x.numel() // x.shape[1]
+        mean = _channel_sums(rows, weight) / pixels
+        centred = rows - _tiled(mean)
+        y = centred * centred
+        variance = _channel_sums(y, weight) / pixels
+        inverse = (variance + eps).rsqrt()
+        torch.addcmul(_tiled(bias), centred, _tiled(inverse * weight), out=y)
+        ctx.save_for_backward(centred, weight, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return _map(y, x), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor, *_) -> tuple[Tensor, Tensor, Tensor, None]:
+        centred, weight, inverse = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        rows, pixels = _rows(gradient), gradient.numel() // gradient.shape[1]
+        of_x = rows * centred
+        of_bias = _channel_sums(rows, weight)
+        of_weight = _channel_sums(of_x, weight) * inverse
+        # dL/dx = s (dL/dy - mean(dL/dy) - xhat mean(dL/dy xhat)), s = weight / sigma, xhat = centred / sigma
+        scale = inverse * weight
+        shift, slope = -scale * of_bias / pixels, -scale * of_weight * inverse / pixels
+        torch.addcmul(_tiled(shift), centred, _tiled(slope), out=of_x)
+        of_x.addcmul_(rows, _tiled(scale))
+        return _map(of_x, gradient), of_weight, of_bias, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W), channels-last -> (N H W / PIXELS, PIXELS C), a view."""
+    return x.permute(0, 2, 3, 1).reshape(-1, Narrow.PIXELS * x.shape[1])
+
+
+def _map(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_rows`."""
+    return rows.view(like.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+
+
+def _channel_sums(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.sum(0).view(Narrow.PIXELS, len(like)).sum(0)
+
+
+def _tiled(channels: Tensor) -> Tensor:
+    return channels.repeat(Narrow.PIXELS)
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:

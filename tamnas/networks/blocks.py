@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tamnas.networks.batchnorm import BatchNorm2d
 from tamnas.space.blocks import BLOCKS, BlockKind
 from tamnas.space.layers import Layer
 
@@ -35,6 +36,15 @@ class SqueezeExcite(nn.Module):
         return x * (gates[:, :, None, None] if x.dim() == 4 else gates)
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value; (N, L, C), (N, M, C), (N, M, D) -> (N, L, D)."""
+    if query.is_cuda or query.shape[2] == value.shape[2]:
+        one_head = (t[:, None] for t in (query, key, value))
+        return F.scaled_dot_product_attention(*one_head, scale=1.0)[:, 0]
+    # No fused kernel takes two widths on CPU, and torch's way without one first looks for rows that are masked out.
+    return (query @ key.transpose(1, 2)).softmax(2) @ value
+
+
 class NonLocal(nn.Module):
     """Non-local block, embedded Gaussian or Gaussian (Wang et al. 2018), residual.
 
@@ -48,7 +58,7 @@ class NonLocal(nn.Module):
         self.phi = nn.Conv2d(channels, inner, 1) if embedded else nn.Identity()
         self.g = nn.Conv2d(channels, inner, 1)
         self.out = nn.Conv2d(inner, channels, 1)
-        self.norm = nn.BatchNorm2d(channels) if norm else None
+        self.norm = BatchNorm2d(channels) if norm else None
 
     @property
     def conv_norm(self) -> tuple[tuple[str, str], ...]:
@@ -58,11 +68,10 @@ class NonLocal(nn.Module):
         query, key, value = self.theta(x), self.phi(x), self.g(x)
         if min(x.shape[2:]) >= 2:
             key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        # (N, C, H, W) -> (N, 1, H*W, C): one head; attention in fp32 at least, whatever autocast says
+        # (N, C, H, W) -> (N, H*W, C); attention in fp32 at least, whatever autocast says
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
-            query, key, value = (t.flatten(2).transpose(1, 2)[:, None].to(wide) for t in (query, key, value))
-            mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
+            mixed = _attention(*(t.flatten(2).transpose(1, 2).to(wide) for t in (query, key, value)))
         # channels-last as it is: (N, H*W, C) -> (N, H, W, C), seen as (N, C, H, W)
         mixed = self.out(mixed.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
         return x + (mixed if self.norm is None else self.norm(mixed))
@@ -77,7 +86,7 @@ def _depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _normed(conv: nn.Conv2d) -> tuple[nn.Module, ...]:
-    return conv, nn.BatchNorm2d(conv.out_channels)
+    return conv, BatchNorm2d(conv.out_channels)
 
 
 def shuffle_branch(layer: Layer, m: int, kernel: int, act_layer=nn.ReLU) -> list[nn.Module]:

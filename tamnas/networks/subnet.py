@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tamnas.networks.batchnorm import BatchNorm2d
 from tamnas.networks.blocks import ACTIVATIONS, SqueezeExcite, choice_block, initialise
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -17,7 +18,7 @@ class Head(nn.Module):
         super().__init__()
         conv, hidden, out = space.head
         self.conv = nn.Conv2d(space.layers[-1].cout, conv, 1, bias=False)
-        self.norm = nn.BatchNorm2d(conv)
+        self.norm = BatchNorm2d(conv)
         self.act = act_layer()
         # 1x1 convolutions of a pooled, 1x1 map: linear layers
         self.hidden = nn.Linear(conv, hidden)
@@ -36,7 +37,7 @@ class Rest(nn.Module):
 
     def __init__(self, space: SearchSpace, arch: Architecture, act_layer):
         super().__init__()
-        self.norm = nn.BatchNorm2d(space.stem_channels)
+        self.norm = BatchNorm2d(space.stem_channels)
         self.act = act_layer()
         genes = zip(space.layers, arch.blocks, arch.ratios, strict=True)
         self.layers = nn.Sequential(*(choice_block(*gene, act_layer) for gene in genes))
