@@ -86,11 +86,15 @@ def attack_model(
     with under_attack(model), torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
         with torch.no_grad():
             batches = torch.arange(len(y), device=y.device).split(attack.batch_size)
-            correct = torch.cat([model(images(chosen[batch])).argmax(1) == y[batch] for batch in batches])
+            logits = torch.cat([model(images(chosen[batch])) for batch in batches])
+        if logits.shape[1] < attack.least_classes:
+            raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {logits.shape[1]}")
+        correct = logits.argmax(1) == y
         standing, parts = correct.clone(), []
         for index, part in enumerate(attack.parts):
             before = standing.clone()
-            for number, batch in enumerate(standing.nonzero().squeeze(1).split(attack.batch_size)):
+            survived = standing.nonzero().squeeze(1)
+            for number, batch in enumerate(survived.split(attack.batch_size) if len(survived) else ()):
                 what = f"{part.text}, batch {number + 1}"
 
                 def survivors(part=part, batch=batch, what=what) -> list[bool]:

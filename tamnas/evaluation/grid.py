@@ -105,14 +105,11 @@ def _evaluated(spec: dict, context: GridContext) -> dict:
     clean, *left = (_mask(text, test.labels.device) for text in masks)
     everything = torch.ones_like(clean)
     others = [
-        Hits(attack, everything, clean & ~standing)
-        for attack, standing in zip(task.plan.pgd(final), left, strict=True)
+        Hits(attack, everything, clean & ~standing) for attack, standing in zip(task.plan.pgd(final), left, strict=True)
     ]
     others += [hit for outcome in outcomes for hit in hits(outcome, len(test))]
     about = {name: rows["grid"][0][name] for name in NETWORK}
-    rows["grid"] += [
-        about | grid_row(one.attack, task.plan, len(one.chosen), one.accuracy) for one in outcomes
-    ]
+    rows["grid"] += [about | grid_row(one.attack, task.plan, len(one.chosen), one.accuracy) for one in outcomes]
     found = [row for outcome in outcomes for row in attack_rows(outcome, others)]
     return rows | {"attacks": [{"network": record.id, **row} for row in found]}
 

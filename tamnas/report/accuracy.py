@@ -27,7 +27,7 @@ def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float 
         return Value(paper=paper)
     mean = fmean(found)
     spread = (stdev(found), len(found)) if len(found) > 1 else None
-    return Value(mean, paper, interval=wilson(mean, network.test.images), spread=spread)
+    return Value(mean, paper, interval=wilson(mean, network.test.count(attack)), spread=spread)
 
 
 def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:
@@ -40,5 +40,5 @@ def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: A
     if len(found) > 1:
         return paired([a - b for a, b in found])
     ((first, second),), ((a, b),) = pairs, found
-    interval = newcombe(a, b, first.test.images, second.test.images)
+    interval = newcombe(a, b, first.test.count(attack), second.test.count(attack))
     return Paired(interval.value, interval.low, interval.high, None, 1)
