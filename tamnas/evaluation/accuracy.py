@@ -23,11 +23,16 @@ from tamnas.seeding import torch_generator
 PIXELS = {"cpu": 512 * 32 * 32, "cuda": 2048 * 32 * 32}
 
 
-def correct(model: nn.Module, split: Split) -> Tensor:
-    """Which images of `split` are classified correctly: (images,) bool."""
+def predictions(model: nn.Module, split: Split) -> Tensor:
+    """The class that each image of `split` is given: (images,) int64."""
     model = fast_copy(model)
     with torch.no_grad():
-        return torch.cat([model(x).argmax(1) == y for x, y in _chunks(split)])
+        return torch.cat([model(x).argmax(1) for x, _ in _chunks(split)])
+
+
+def correct(model: nn.Module, split: Split) -> Tensor:
+    """Which images of `split` are classified correctly: (images,) bool."""
+    return predictions(model, split) == split.labels
 
 
 def accuracy(model: nn.Module, split: Split) -> float:
@@ -125,7 +130,7 @@ def evaluate_pgd(
 
 
 class Validator:
-    """Validation accuracies during training: clean in every epoch, PGD from `plan.start` on."""
+    """Validation during training: clean accuracy and classes predicted in every epoch, PGD from `plan.start` on."""
 
     def __init__(self, split: Split, plan: ValidationParams, epochs: int, key: tuple):
         self.split, self.plan, self.key = split, plan, key
@@ -136,4 +141,7 @@ class Validator:
         if epoch >= self.first_robust:
             model = fast_copy(model)
             robust = pgd_accuracy(model, self.split, self.plan.attack, (*self.key, "validation"))
-        return {"validation_clean": accuracy(model, self.split), "validation_robust": robust}
+        predicted = predictions(model, self.split)
+        clean = int((predicted == self.split.labels).sum()) / len(self.split)
+        classes = len(predicted.unique())
+        return {"validation_clean": clean, "validation_robust": robust, "validation_classes": classes}

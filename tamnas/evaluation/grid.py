@@ -239,7 +239,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
             if rows is not None:
                 found[longest_first[index]] = rows
                 network = rows["grid"][0]["network"]
-                for line in trace_signs(rows["attack"]):
+                for line in trace_signs(rows["attack"]).values():
                     log.warning("warning: %s: %s", network, line)
                 progress.step(network=network, clean=rows["grid"][0]["accuracy"])
     if specs and not found:

@@ -11,18 +11,25 @@ from collections.abc import Mapping, Sequence
 log = logging.getLogger(__name__)
 
 Curve = Sequence[Mapping[str, float | int | None]]  # rows of a training curve; accuracies in [0, 1]
-DEAD_EPOCHS = 3  # in a row: networks that wake up late are not dead
+DEAD_EPOCHS = 3  # in a row, while training goes on: networks that wake up late are not dead
+# Parts of the way from the largest class's share to 1
+LEARNT = 0.05  # less is chance: the training did not succeed
+ROBUST = 0.1  # less is nothing that could have been faked, or could collapse
 
 
-def curve_signs(curve: Curve, share: float, images: int, shares: Sequence[float] = ()) -> dict[str, str]:
+def above_chance(share: float, part: float) -> float:
+    """The accuracy `part` of the way up from predicting the largest class, of this `share`, for every image."""
+    return share + part * (1 - share)
+
+
+def curve_signs(curve: Curve, share: float, images: int, finished: bool = False) -> dict[str, str]:
     """What is wrong after the last epoch of `curve`, by kind.
 
-    `share` is that of the largest class, `images` the number of training images. `shares`: each class's share of the
-    validation images, for a curve that is finished; then one epoch with a constant prediction is told, too.
+    `share` is that of the largest class, `images` the number of training images.
     """
     attacked = [row for row in curve if row.get("validation_robust") is not None]  # epochs with PGD on validation
     found = {
-        "dead": _dead(curve, share) or _constant(curve, share, shares),
+        "dead": _dead(curve, 1 if finished else DEAD_EPOCHS),
         "masked": _masked(curve, share, images),
         "overfitted": _overfitted(attacked, share),
         "collapsed": _collapsed(attacked, share),
@@ -30,48 +37,18 @@ def curve_signs(curve: Curve, share: float, images: int, shares: Sequence[float]
     return {kind: line for kind, line in found.items() if line}
 
 
-def _dead(curve: Curve, share: float) -> str | None:
-    """A network at chance whose predictions no attack changes."""
-    last = curve[-DEAD_EPOCHS:]
-    if len(last) < DEAD_EPOCHS or any(
-        row["train_clean"] != row["train_robust"] or row["train_clean"] > 1.25 * share for row in last
-    ):
+def _dead(curve: Curve, epochs: int) -> str | None:
+    """One class predicted for all validation images or, of a supernet, for all training images of each step."""
+    last = curve[-epochs:]
+    if len(last) < epochs or any(row.get("validation_classes", row["train_classes"]) > 1 for row in last):
         return None
-    return (
-        f"accuracy on training images is {_percent(last[-1]['train_clean'])} with and without attack in the "
-        f"{DEAD_EPOCHS} epochs up to epoch {last[-1]['epoch']}: the network is dead, it predicts one class."
-    )
-
-
-def _constant(curve: Curve, share: float, shares: Sequence[float]) -> str | None:
-    """Single epochs that ended with one class predicted for all images; not those before a network first woke up.
-
-    Three counts must agree, none of which says "constant" alone: validation accuracy is one class's share to the image,
-    PGD (where it ran) changes none of it, and the training attack changed none of the epoch's count, at chance.
-    """
-    dead = [
-        any(abs(row["validation_clean"] - one) < 1e-9 for one in shares)
-        and row["validation_robust"] in (None, row["validation_clean"])
-        and row["train_clean"] == row["train_robust"] <= 1.25 * share
-        for row in curve
-    ]
-    first_awake = next((index for index, is_dead in enumerate(dead) if not is_dead), None)
-    told = [index for index, is_dead in enumerate(dead) if is_dead and (first_awake is None or index > first_awake)]
-    if not told:
-        return None
-    row, was = curve[told[-1]], "is" if told[-1] == len(curve) - 1 else "was"
-    epochs = "epoch" if len(told) == 1 else f"{len(told)} epochs, the last of them epoch"
-    return (
-        f"in {epochs} {row['epoch']} accuracy is {_percent(row['validation_clean'])} on validation images, the share "
-        f"of one class, and {_percent(row['train_clean'])} on training images, with and without attack: the figures of "
-        f"one that predicts one class; the network {was} dead."
-    )
+    return f"predicts one class for all images in epoch {last[-1]['epoch']}: the network is dead."
 
 
 def _masked(curve: Curve, share: float, images: int) -> str | None:
     # At chance, and on few images, the difference is noise.
     noise = max(0.02, 2 / math.sqrt(images))
-    if not curve or curve[-1]["train_robust"] <= max(curve[-1]["train_clean"] + noise, 2 * share):
+    if not curve or curve[-1]["train_robust"] <= max(curve[-1]["train_clean"] + noise, above_chance(share, ROBUST)):
         return None
     row = curve[-1]
     return (
@@ -87,7 +64,7 @@ def _overfitted(attacked: Curve, share: float) -> str | None:
         return None
     last = attacked[-1]
     # Accuracy at chance is no robustness that training could have faked.
-    if last["train_robust"] <= max(2 * share, 4 * last["validation_robust"]):
+    if last["train_robust"] <= max(above_chance(share, ROBUST), 4 * last["validation_robust"]):
         return None
     return (
         f"in epoch {last['epoch']} the training attack leaves {_percent(last['train_robust'])} of the training images, "
@@ -102,7 +79,7 @@ def _collapsed(attacked: Curve, share: float) -> str | None:
     best, last = max(attacked, key=lambda row: row["validation_robust"]), attacked[-1]
     clean_stayed = last["validation_clean"] >= 0.8 * best["validation_clean"]
     fell = last["validation_robust"] < best["validation_robust"] / 2
-    if not (fell and clean_stayed and best["validation_robust"] > 2 * share):
+    if not (fell and clean_stayed and best["validation_robust"] > above_chance(share, ROBUST)):
         return None
     return (
         f"robust accuracy on validation fell from {_percent(best['validation_robust'])} in epoch {best['epoch']} to "
@@ -125,21 +102,22 @@ class Watch:
                 log.warning("warning: %s: %s", self.who, line)
 
 
-def trace_signs(trace: Sequence[Mapping[str, float | int]]) -> list[str]:
-    """What the steps of one attack (`tamnas.attacks.trace`) say against it or its network."""
+def trace_signs(trace: Sequence[Mapping[str, float | int]]) -> dict[str, str]:
+    """What the steps of one attack (`tamnas.attacks.trace`) say against it or its network, by kind."""
     if not trace:
-        return []
+        return {}
     first, last = trace[0]["loss"], trace[-1]["loss"]
     if not all(math.isfinite(row["loss"]) for row in trace):
-        return ["the loss under attack is NaN or infinite: the network is broken."]
+        return {"broken": "the loss under attack is NaN or infinite: the network is broken."}
     if trace[0]["classes"] == 1:
-        return ["predicts one class for all images: the network is dead."]
+        return {"dead": "predicts one class for all images: the network is dead."}
     if last <= first + 1e-3 * max(first, 1.0):
-        return [
+        line = (
             f"the loss of the attack does not grow ({first:.4g} at the start, {last:.4g} after {trace[-1]['step']} "
             "steps): a sign of gradient masking."
-        ]
-    return []
+        )
+        return {"flat": line}
+    return {}
 
 
 def _percent(share: float) -> str:

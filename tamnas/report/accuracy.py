@@ -27,7 +27,8 @@ def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float 
         return Value(paper=paper)
     mean = fmean(found)
     spread = (stdev(found), len(found)) if len(found) > 1 else None
-    return Value(mean, paper, interval=wilson(mean, network.test.count(attack)), spread=spread)
+    interval = wilson(mean, network.test.count(attack))
+    return Value(mean, paper, interval=interval, spread=spread, at_chance=network.at_chance)
 
 
 def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:

@@ -12,10 +12,21 @@ from tamnas.config.plan import DatasetPlan, RowPlan, load_study
 from tamnas.config.sections import EvalParams
 from tamnas.controls import RUN
 from tamnas.errors import InputError
+from tamnas.evaluation.health import LEARNT, above_chance
 from tamnas.files import read_json
 from tamnas.pipeline.paths import results, seeded
 from tamnas.report.divergence import divergences, void
-from tamnas.report.study import ControlResults, Costs, Dataset, LegoNet, RowResults, Searched, Test, TrainedNetwork
+from tamnas.report.study import (
+    ControlResults,
+    Costs,
+    Dataset,
+    LegoNet,
+    RowResults,
+    Searched,
+    Test,
+    TrainedNetwork,
+    class_shares,
+)
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -34,7 +45,7 @@ def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
-        card=read_json(results(plan.dataset, "prepare") / "card.json"),
+        card=_card(plan.dataset),
         rows=[_read_row(row) for row in run],
         missing=[row for row in plans if not found[row.row]],
         pooled=_read_lego(plan, None, controls) if complete else None,
@@ -43,6 +54,15 @@ def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
         unfinished=_unfinished(plan, run),
         diverged=divergences(plan.dataset, [row.row for row in plans]),
     )
+
+
+def _card(dataset: str) -> dict:
+    return read_json(results(dataset, "prepare") / "card.json")
+
+
+def _chance(dataset: str, split: str) -> float:
+    """The accuracy up to which nothing was learnt."""
+    return above_chance(max(class_shares(_card(dataset), split)), LEARNT)
 
 
 def _read_baselines(plan: DatasetPlan) -> list[TrainedNetwork]:
@@ -95,10 +115,11 @@ def _read_row(plan: RowPlan) -> RowResults:
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
     finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
+    front = _read_searched(fronts["front"])
     return RowResults(
         plan=plan,
         space=SearchSpace.from_params(plan),
-        front=_read_searched(fronts["front"]),
+        front=front,
         archive_front=_read_searched(fronts["archive_front"]),
         hypervolume=read_csv(folder("search") / "hypervolume.csv"),
         selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
@@ -109,6 +130,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
+        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in front),
     )
 
 
@@ -151,7 +173,7 @@ def _read_trained(
     trained, tested = (seeded(results(plan.dataset, stage, row), seed) for stage in (training, evaluation))
     curves = read_csv(trained / "curves.csv")
     grid = read_csv(tested / "grid.csv")
-    costs = _read_costs(tested)
+    costs, chance = _read_costs(tested), _chance(plan.dataset, "test")
     checks, traces = (_read_if_there(tested / name) for name in ("checks.csv", "attack.csv"))
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
@@ -161,7 +183,7 @@ def _read_trained(
         for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
             if not known:
                 raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")
-        arch = record["architecture"]
+        arch, test = record["architecture"], _read_test(own, plan.eval)
         networks.append(
             TrainedNetwork(
                 id=record["id"],
@@ -169,11 +191,12 @@ def _read_trained(
                 parameters=record["parameters"],
                 validation={name: record[name] for name in ("best", "last")},
                 curve=[line for line in curves if line["network"] == record["id"]],
-                test=_read_test(own, plan.eval),
+                test=test,
                 costs=costs[record["id"]],
                 label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
                 checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
                 attack=[line for line in traces if line["network"] == record["id"]],
+                at_chance=test.clean <= chance,
             )
         )
     return networks
@@ -208,8 +231,8 @@ COLUMNS = {
     "checks.csv": {"network", "check", "eps", "steps", "success", "restarts", "images", "accuracy"},
     "costs.csv": {"network", "parameters", "head", "body", "size", "macs"},
     "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},
-    "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust"},
-    "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust"},
+    "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust", "train_classes"},
+    "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust", "validation_classes"},
     "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy"},
     "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
     "latency.csv": {"network", "milliseconds", "runs", "processor"},

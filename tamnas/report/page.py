@@ -36,7 +36,11 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(one.id), one) for one in dataset.baselines]
     return [
-        (name, f"{network.parameters:,}", *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)))
+        (
+            name + ", at chance" * network.at_chance,
+            f"{network.parameters:,}",
+            *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)),
+        )
         for name, network in networks
     ]
 

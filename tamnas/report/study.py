@@ -52,7 +52,8 @@ class TrainedNetwork:
     """A network after training; `validation` maps best and last to clean and robust shares.
 
     `label` of a control: its name, and the kind and id of what it stands beside (`tamnas.controls`).
-    `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack.
+    `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack. `at_chance`:
+    no better on test images than predicting their largest class; nothing is concluded from it.
     """
 
     id: str
@@ -66,6 +67,7 @@ class TrainedNetwork:
     repeats: Sequence[Test] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
     attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
+    at_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `random_search`: hypervolume lines as the search's, empty if not run.
+    `random_search`: hypervolume lines as the search's, empty if not run. `at_chance`: no subnet of the front was better
+    with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
@@ -128,6 +131,7 @@ class RowResults:
     lego: LegoNet | None
     controls: ControlResults
     random_search: Sequence[Mapping[str, float]]
+    at_chance: bool = False
 
     @property
     def name(self) -> str:
@@ -200,6 +204,29 @@ class Dataset:
         # Rows may keep different weights; each is judged by its own.
         return max(self.rows, key=lambda row: merit(row.best, row.plan.eval.weights), default=None)
 
+    def learnt(self) -> tuple["Dataset", list[str]]:
+        """What something can be concluded from: without what is at chance; and the names of what was left out."""
+
+        def sound(networks: Sequence[TrainedNetwork]) -> list[TrainedNetwork]:
+            return [network for network in networks if not network.at_chance]
+
+        rows = [
+            replace(
+                row,
+                scratch=sound(row.scratch),
+                finetune=sound(row.finetune),
+                lego=row.lego if row.lego and not row.lego.network.at_chance else None,
+                controls=replace(row.controls, networks=sound(row.controls.networks)),
+            )
+            for row in self.rows
+            if not row.at_chance and sound(row.scratch)
+        ]
+        # The pooled Lego-Net is as good as the votes of all rows.
+        pooled = None if len(rows) < len(self.rows) or (self.pooled and self.pooled.network.at_chance) else self.pooled
+        left_out = [f"the supernet of {row.name}" for row in self.rows if row.at_chance]
+        left_out += [name for name, network in self.examined() if network.at_chance]
+        return replace(self, rows=rows, pooled=pooled, baselines=sound(self.baselines)), left_out
+
     def tested(self) -> Iterator[tuple[str, TrainedNetwork]]:
         """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
         for row in self.rows:
@@ -228,3 +255,11 @@ def merit(network: TrainedNetwork, weights: str) -> tuple[float, float, int]:
 
 def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:
     return max(networks, key=lambda network: merit(network, weights))
+
+
+def class_shares(card: Mapping, split: str) -> list[float]:
+    """Each class's share of a split; cards without counts per class count as balanced."""
+    part = card["splits"][split]
+    if "per_class" not in part:
+        return [1 / len(card["classes"])]
+    return [count / part["images"] for count in part["per_class"]]

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
-from tamnas.evaluation.health import curve_signs, trace_signs
-from tamnas.report.study import Dataset, RowResults, Test, TrainedNetwork
+from tamnas.evaluation.health import ROBUST, above_chance, curve_signs, trace_signs
+from tamnas.report.study import Dataset, RowResults, Test, TrainedNetwork, class_shares
 
 MASKING = "a sign of gradient masking"
 SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
@@ -33,12 +33,6 @@ def warnings(dataset: Dataset) -> list[str]:
             for name, network in networks
             if network.checks.get("large_eps", 0) > SURVIVORS
         ]
-    chance = 1.5 / len(dataset.card["classes"])
-    found += [
-        f"{name}: clean accuracy {100 * network.test.clean:.2f}% is close to chance; the training did not succeed."
-        for name, network in networks
-        if network.test.clean <= chance
-    ]
     return found
 
 
@@ -52,7 +46,7 @@ def suspicious(test: Test) -> list[str]:
         f"accuracy under {attack.text} ({100 * share:.2f}%) is above clean accuracy ({100 * test.clean:.2f}%): "
         f"{MASKING}."
         for attack, share in {**pgd, **test.grid}.items()
-        if share > test.clean + tolerance
+        if test.count(attack) == test.images and share > test.clean + tolerance
     ]
     for steps in sorted({attack.steps for attack in pgd}):
         line = [(format_fraction(attack.eps), share) for attack, share in pgd.items() if attack.steps == steps]
@@ -80,24 +74,27 @@ def _rises(what: str, where: str, line: Sequence[tuple[str, float]], tolerance: 
 
 def broken(dataset: Dataset) -> list[str]:
     """Signs of networks that training broke, from their curves, attacks and accuracies; one line each."""
-    share, images = max(class_shares(dataset, "train")), dataset.images["train"]
+    share, images = max(class_shares(dataset.card, "train")), dataset.images["train"]
     noise = max(1.0001 / dataset.images["validation"], 0.0025)  # of random starts, as in `suspicious`
-    shares = class_shares(dataset, "validation")
     lines = [f"{row.name}: {line}" for row in dataset.rows for line in _search_signs(row, share, images, noise)]
-    trained_at = _training_eps(dataset)
+    trained_at, largest = _training_eps(dataset), max(class_shares(dataset.card, "test"))
     for name, network in dataset.examined():
-        signs = list(curve_signs(network.curve, share, images, shares).values())
-        signs += trace_signs(network.attack)
-        signs += _one_class(network.test, class_shares(dataset, "test"))
-        signs += _defenceless(network.test, trained_at.get(id(network)), share)
-        # The trace and the accuracies may say the same of a dead network.
-        lines += [f"{name}: {line}" for line in dict.fromkeys(signs)]
+        signs = trace_signs(network.attack) | curve_signs(network.curve, share, images, finished=True)
+        if network.at_chance and "dead" not in signs:
+            signs["chance"] = (
+                f"clean accuracy {100 * network.test.clean:.2f}% is close to chance ({100 * largest:.2f}% for the "
+                "largest class alone); the training did not succeed."
+            )
+        lines += [
+            f"{name}: {line}"
+            for line in (*signs.values(), *_defenceless(network.test, trained_at.get(id(network)), share))
+        ]
     return lines
 
 
 def _search_signs(row: RowResults, share: float, images: int, noise: float) -> Iterator[str]:
     for phase, curve in (("block", row.block_curve), ("joint", row.joint_curve)):
-        for line in curve_signs(curve, share, images).values():
+        for line in curve_signs(curve, share, images, finished=True).values():
             yield f"supernet, {phase} phase: {line}"
     for subnet in row.front:
         if subnet.robust > subnet.clean + noise:
@@ -105,36 +102,26 @@ def _search_signs(row: RowResults, share: float, images: int, noise: float) -> I
                 f"search: subnet {subnet.id} has {100 * subnet.robust:.2f}% under attack and "
                 f"{100 * subnet.clean:.2f}% clean with inherited weights: {MASKING}."
             )
-    if row.front and max(subnet.robust for subnet in row.front) <= share / 2:
+    if row.at_chance:
+        yield (
+            "search: no subnet of the front is better with inherited weights than predicting the largest class: the "
+            "supernet learnt nothing, and the choice of subnets is chance."
+        )
+    elif row.front and max(subnet.robust for subnet in row.front) <= share / 2:
         yield (
             f"search: no subnet of the front keeps more than {100 * share / 2:.2f}% under attack with inherited "
             "weights: the supernet has no robustness to search for."
         )
 
 
-def _one_class(test: Test, shares: list[float]) -> Iterator[str]:
-    """A network that predicts one class: its accuracy is that class's share, under every attack."""
-    same = all(share == test.clean for share in test.grid.values())
-    if same and any(abs(test.clean - share) < 1e-9 for share in shares):
-        yield f"{100 * test.clean:.2f}% clean and under every attack, the share of one class: the network is dead."
-
-
 def _defenceless(test: Test, eps: Fraction | None, share: float) -> Iterator[str]:
     """No robustness left within the radius that the network was trained for."""
     worst = next((attack for attack in reversed(test.pgd) if eps and attack.eps <= eps), None)
-    if worst and test.clean > 2 * share and test.grid[worst] < share / 2:
+    if worst and test.clean > above_chance(share, ROBUST) and test.grid[worst] < share / 2:
         yield (
             f"{100 * test.clean:.2f}% clean, {100 * test.grid[worst]:.2f}% under {worst.text}, "
             f"within its training radius {format_fraction(eps)}: the robustness collapsed (catastrophic overfitting)."
         )
-
-
-def class_shares(dataset: Dataset, split: str) -> list[float]:
-    """Each class's share of a split; cards without counts per class count as balanced."""
-    part = dataset.card["splits"][split]
-    if "per_class" not in part:
-        return [1 / len(dataset.card["classes"])]
-    return [count / part["images"] for count in part["per_class"]]
 
 
 def _training_eps(dataset: Dataset) -> dict[int, Fraction]:

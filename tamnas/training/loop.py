@@ -205,11 +205,11 @@ def train(
 
 
 def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[str, float]:
-    """One pass over the data; reads the device once, at its end."""
+    """One pass over the data; reads the device once, at its end. `train_classes`: the most that one step predicted."""
     device = split.images.device
     generator = torch_generator(*key, device=device)
     steps = steps_per_epoch(split, recipe.batch_size)
-    sums = torch.zeros(3, device=device)
+    sums, classes = torch.zeros(3, device=device), torch.zeros((), device=device)
     first_bad = torch.full((), steps, device=device)
     for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
         x = x.to(memory_format=MEMORY_FORMAT)
@@ -217,7 +217,8 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
         model, optimiser = trainee.at(epoch, step)
         figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
         trainee.stepped()
-        sums += figures
+        sums += figures[:3]
+        classes = torch.maximum(classes, figures[3])
         first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
     # The loss of the next step would show weights that the last step broke; there is none.
     whole = torch.stack([p.isfinite().all() for p in model.parameters()]).all()
@@ -230,7 +231,8 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
         )
     images = steps * len(y)
     loss, clean, robust = sums.tolist()
-    return {"loss": loss / steps, "train_clean": clean / images, "train_robust": robust / images}
+    accuracies = {"train_clean": clean / images, "train_robust": robust / images}
+    return {"loss": loss / steps, **accuracies, "train_classes": int(classes)}
 
 
 def _merit(row: dict) -> list[float]:

@@ -30,7 +30,7 @@ def train_step(
     runtime: Runtime,
     twin: Folded | None = None,
 ) -> Tensor:
-    """One TRADES-YOPO step; returns (loss, clean correct, robust correct), float32, on device.
+    """One TRADES-YOPO step; returns (loss, clean correct, robust correct, classes predicted), float32, on device.
 
     With a `twin` of the model, the perturbation is found on it: the same function as the model
     in eval mode, for less.
@@ -53,7 +53,9 @@ def train_step(
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()
-    return torch.stack((loss.detach(), (clean.argmax(1) == y).sum(), (robust.argmax(1) == y).sum()))
+    predicted = clean.argmax(1)
+    classes = clean.new_zeros(clean.shape[1]).index_fill_(0, predicted, 1).sum()
+    return torch.stack((loss.detach(), (predicted == y).sum(), (robust.argmax(1) == y).sum(), classes))
 
 
 class Stepper:

@@ -97,6 +97,7 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:
                     "loss": 2.3 / (e + 1),
                     "train_clean": 0.9 - 0.8 / (e + 1),
                     "train_robust": 0.8 - 0.75 / (e + 1),
+                    "train_classes": 10,
                 }
                 for e in range(getattr(plan.supernet, phase).recipe.epochs)
             ],
@@ -169,8 +170,10 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
                 "lr": 0.1,
                 "train_clean": 0.5,
                 "train_robust": 0.4,
+                "train_classes": 10,
                 "validation_clean": one["best"]["clean"] - 0.2 / (e + 1),
                 "validation_robust": one["best"]["robust"] if e == 2 else None,
+                "validation_classes": 10,
             }
             for one in trained
             for e in range(3)

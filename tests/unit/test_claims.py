@@ -365,6 +365,15 @@ def test_lego_net_against_others(several, parameters, clean, robust, expected):
         assert verdict(judge, dataset) == expected
 
 
+def test_a_lego_net_of_one_voter_differs_in_the_seed_alone(several):
+    best = several.best_row.best
+    network = replace(several.pooled.network, architecture=best.architecture)
+    dataset = replace(several, rows=[several.best_row], pooled=replace(several.pooled, network=network))
+    finding = judges.lego_beats_searched(dataset)
+    assert finding.verdict == UNDECIDED
+    assert "they differ in the seed alone" in finding.numbers
+
+
 def test_which_hand_made_networks_count_as_tiny(several):
     dataset = with_pooled(several, 200_000, 0.95, 0.60)
     sizes = {

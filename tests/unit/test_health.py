@@ -15,21 +15,38 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import validated
 from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
-from tamnas.evaluation.health import Watch, curve_signs, trace_signs
+from tamnas.evaluation.health import Watch, above_chance, curve_signs, trace_signs
+from tamnas.files import read_json, write_csv, write_json
 from tamnas.report import collect
+from tamnas.report.accuracy import accuracy_value
+from tamnas.report.claims.claims import claims_page
 from tamnas.report.page import html, readme
+from tamnas.report.tables.table import Column, Table, markdown
 from tamnas.report.warnings import warnings
 from tamnas.training.loop import Single, train
 from tests.helpers.small_results import edit_csv, params, write_run
 
-EPOCH = {"train_clean": 0.8, "train_robust": 0.6, "validation_clean": 0.8, "validation_robust": 0.5}
+EPOCH = {
+    "train_clean": 0.8,
+    "train_robust": 0.6,
+    "train_classes": 10,
+    "validation_clean": 0.8,
+    "validation_robust": 0.5,
+    "validation_classes": 10,
+}
 
 
 def curve(*changes: dict) -> list[dict]:
     return [{"epoch": epoch, **EPOCH, **change} for epoch, change in enumerate(changes)]
 
 
-DEAD = {"train_clean": 0.11, "train_robust": 0.11, "validation_clean": 0.1, "validation_robust": 0.1}
+DEAD = {
+    "train_clean": 0.11,
+    "train_robust": 0.11,
+    "validation_clean": 0.1,
+    "validation_robust": 0.1,
+    "validation_classes": 1,
+}
 PLANTED = {
     "dead": curve({}, DEAD, DEAD, DEAD),
     "masked": curve({}, {"train_robust": 0.85}),
@@ -46,31 +63,44 @@ def test_every_sign_in_a_curve_is_named(kind):
     assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
 
 
-CONSTANT = {"train_clean": 0.1, "train_robust": 0.1, "validation_clean": 0.12, "validation_robust": 0.12}
-SHARES = (0.08, 0.12, 0.8)
-
-
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "finished", "while_training"),
     [
-        (({}, {}, CONSTANT), "in epoch 2 accuracy is 12.00% on validation images"),  # died in the last epoch
-        (({}, CONSTANT, {}), "the network was dead"),
-        (({}, {**CONSTANT, "validation_robust": None}, {}), "in epoch 1 "),  # before PGD on validation begins
-        ((CONSTANT,), "the network is dead"),  # one epoch in all
-        ((CONSTANT, {}, CONSTANT, CONSTANT), "in 2 epochs, the last of them epoch 3"),
-        ((CONSTANT, {}), None),  # woke up after the warm-up
-        (({}, {**CONSTANT, "validation_clean": 0.11, "validation_robust": 0.11}), None),  # no class has this share
-        (({}, {**CONSTANT, "validation_robust": 0.08}), None),  # the attack changes predictions: not constant
-        (({}, {**CONSTANT, "train_robust": 0.09}), None),
-        (({}, {**CONSTANT, "train_clean": 0.9, "train_robust": 0.9}), None),  # learned in the epoch
+        (({}, {}, DEAD), True, False),  # died in the last epoch: as it grows, one epoch may be a warm-up
+        ((DEAD,), True, False),
+        ((DEAD, DEAD, DEAD), True, True),
+        ((DEAD, DEAD, {}), False, False),  # woke up
+        (({}, {**DEAD, "validation_classes": 2}), False, False),
     ],
     ids=str,
 )
-def test_one_epoch_of_constant_prediction(changes, words):
-    found = curve_signs(curve(*changes), 0.1, 10_000, SHARES)
-    assert ("dead" in found) == (words is not None)
-    assert words is None or words in found["dead"]
-    assert "dead" not in curve_signs(curve(*changes), 0.1, 10_000)  # as it grows, one epoch may be a warm-up
+def test_one_predicted_class_is_a_dead_network(changes, finished, while_training):
+    assert ("dead" in curve_signs(curve(*changes), 0.1, 10_000, finished=True)) == finished
+    assert ("dead" in curve_signs(curve(*changes), 0.1, 10_000)) == while_training
+
+
+def test_a_supernet_that_predicts_one_class_in_every_step_is_dead():
+    rows = [{"epoch": epoch, "train_clean": 0.5, "train_robust": 0.5, "train_classes": 1} for epoch in range(3)]
+    assert set(curve_signs(rows, 0.5, 10_000)) == {"dead"}
+
+
+# The largest class's share with 2, 3 and 10 classes, equal and not
+SHARES = [0.5, 0.9, 0.34, 0.6, 0.1, 0.3]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_signs_with_any_number_of_classes(share):
+    good = above_chance(share, 0.8)
+    learnt = {"train_clean": good, "train_robust": good, "validation_clean": good, "validation_robust": good}
+    assert curve_signs(curve(learnt), share, 10_000, finished=True) == {}
+    masked = curve({**learnt, "train_clean": above_chance(share, 0.3)})
+    assert set(curve_signs(masked, share, 10_000)) == {"masked"}
+    assert set(curve_signs(curve(learnt, {**learnt, "validation_robust": 0.01}), share, 10_000)) == {
+        "overfitted",
+        "collapsed",
+    }
+    chance = dict.fromkeys(learnt, share)
+    assert curve_signs(curve(chance, {**chance, "validation_robust": 0.0}), share, 10_000) == {}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +115,7 @@ def test_one_epoch_of_constant_prediction(changes, words):
         curve({"validation_robust": 0.5}, {"validation_robust": 0.4}),  # robust overfitting, no collapse
         curve({"train_robust": 0.12, "validation_robust": 0.01, "train_clean": 0.2}),  # hardly learned anything yet
         curve({"validation_robust": None}, {"validation_robust": None}),
-        [{"epoch": 0, "train_clean": 0.5, "train_robust": 0.4}],  # a supernet's: no validation
+        [{"epoch": 0, "train_clean": 0.5, "train_robust": 0.4, "train_classes": 9}],  # a supernet's: no validation
     ],
     ids=str,
 )
@@ -150,7 +180,7 @@ def test_the_loss_of_a_real_attack_grows():
     assert [row["step"] for row in rows] == list(range(6))
     assert all(later["loss"] > earlier["loss"] for earlier, later in pairwise(rows[:4]))
     assert rows[0]["classes"] == 3
-    assert trace_signs(rows) == []
+    assert trace_signs(rows) == {}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +189,7 @@ def test_the_loss_of_a_real_attack_grows():
     ids=["masked", "dead", "nan"],
 )
 def test_planted_networks_are_named(model, words):
-    (line,) = trace_signs(traced(model))
+    (line,) = trace_signs(traced(model)).values()
     assert words in line
 
 
@@ -174,7 +204,7 @@ def test_the_trace_leaves_the_network_as_found():
 
 
 def test_no_results_no_signs():
-    assert trace_signs([]) == []
+    assert trace_signs([]) == {}
 
 
 def test_a_network_that_dies_in_training_is_logged(caplog):
@@ -194,8 +224,7 @@ def test_a_network_that_dies_in_training_is_logged(caplog):
     setting = {"recipe": recipe, "attack": attack, "augment": AugmentParams(), "key": (0, "retrain", "row")}
     train(Single(model, recipe), split(), **setting, runtime=runtime)
     (record,) = caplog.records
-    assert "retrain row: accuracy on training images is 33.33% with and without attack" in record.getMessage()
-    assert "the network is dead" in record.getMessage()
+    assert "retrain row: predicts one class for all images in epoch 2: the network is dead." in record.getMessage()
 
 
 # -- in the reports ----------------------------------------------------------------------------
@@ -255,23 +284,53 @@ def test_a_training_attack_that_raises_accuracy_is_reported(reported):
 def test_a_network_that_was_dead_in_the_last_epoch_alone_is_reported(reported):
     def die(row):
         if row["network"] == "n02" and row["epoch"] == "2":
-            row.update(train_clean="0.1", train_robust="0.1", validation_clean="0.1", validation_robust="0.1")
+            row.update(validation_clean="0.1", validation_robust="0.1", validation_classes="1")
 
     (line,) = reported(f"retrain_scratch/{SCRATCH}/curves.csv", die)
-    assert line.startswith("digits-S_8_1 n02 scratch: in epoch 2 accuracy is 10.00% on validation images")
-    assert "one that predicts one class; the network is dead" in line
+    assert line == "digits-S_8_1 n02 scratch: predicts one class for all images in epoch 2: the network is dead."
 
 
-def test_a_dead_network_is_reported(reported):
-    from tamnas.files import read_json, write_json
-
+def at_chance(*counts: int) -> None:
+    """Test images of these classes in the card; network n02 predicts the largest of them."""
     card = Path("results/digits/prepare/card.json")
     plain = read_json(card)
-    plain["splits"]["test"]["per_class"] = [54, *[34] * 9]  # the largest class is no tenth: above chance
-    plain["splits"]["test"]["images"] = 360
+    plain["classes"] = [str(label) for label in range(len(counts))]
+    plain["splits"] |= {
+        split: {"images": sum(counts), "per_class": list(counts)} for split in ("train", "validation", "test")
+    }
     write_json(card, plain)
-    lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", of_n02(accuracy="0.15"))
-    assert any(line.startswith("digits-S_8_1 n02 scratch: 15.00% clean and under every attack") for line in lines)
+    share = max(counts) / sum(counts)
+    edit_csv(Path(f"results/digits/evaluate_scratch/{SCRATCH}/grid.csv"), of_n02(accuracy=str(share)))
+
+
+@pytest.mark.parametrize("counts", [(54, *[34] * 9), (180, 180), (250, 110), (120, 120, 120), (200, 100, 60)], ids=str)
+def test_a_network_at_chance_is_reported_once_and_nothing_is_concluded_from_it(reported, counts):
+    at_chance(*counts)
+    share = f"{100 * max(counts) / 360:.2f}%"
+    (line,) = [line for line in reported() if " n02 " in line]
+    assert line.startswith(f"digits-S_8_1 n02 scratch: clean accuracy {share} is close to chance ({share} for the")
+    (dataset,) = collect.collect()
+    (row,) = dataset.rows
+    learnt, left_out = dataset.learnt()
+    assert left_out == ["digits-S_8_1 n02 scratch"]
+    assert [network.id for network in learnt.rows[0].scratch] == ["n01", "n03"]
+    bad = next(network for network in row.scratch if network.id == "n02")
+    table = Table.of("t", "T", [{Column("a", "A", "percent", "max"): accuracy_value(one, None)} for one in row.scratch])
+    assert row.scratch.index(bad) not in {line for line, _ in table.best}
+    assert "at chance" in markdown(table)
+
+
+def test_a_supernet_at_chance_is_reported_and_its_row_left_out(reported):
+    path = Path("results/digits/search/digits-S_8_1/fronts.json")
+    plain = read_json(path)
+    for subnet in plain["front"]:
+        subnet.update(clean=0.1, robust=0.1)
+    write_json(path, plain)
+    (line,) = reported()
+    assert line.startswith("digits-S_8_1: search: no subnet of the front is better with inherited weights than")
+    learnt, left_out = collect.collect()[0].learnt()
+    assert (learnt.rows, learnt.pooled, left_out) == ([], None, ["the supernet of digits-S_8_1"])
+    assert "being at chance: the supernet of digits-S_8_1" in claims_page(collect.collect())
 
 
 @pytest.mark.parametrize(
@@ -279,8 +338,6 @@ def test_a_dead_network_is_reported(reported):
     [((0.2, 0.2), 10, "does not grow"), ((2.3, 2.3), 1, "is dead"), ((0.1, "nan"), 10, "NaN")],
 )
 def test_a_useless_attack_is_reported(reported, losses, classes, words):
-    from tamnas.files import write_csv
-
     rows = [
         {"network": "n02", "eps": "8/255", "step": step, "loss": loss, "classes": classes}
         for step, loss in zip((0, 30), losses, strict=True)
@@ -325,7 +382,6 @@ def test_a_diverged_stage_is_reported_and_voids_what_an_earlier_run_made_of_it(r
     """After `dvc repro`: the stage's own results are gone, those of later stages are still an earlier run's."""
     import shutil
 
-    from tamnas.files import write_json
     from tamnas.pipeline.paths import results
 
     folder = results("digits", stage, row)
@@ -359,7 +415,6 @@ def write_controls(raw: dict) -> None:
     from tamnas.config.plan import stage_plans
     from tamnas.config.resolve import parse_params, resolve_all
     from tamnas.controls import pooled_jobs, row_jobs, status
-    from tamnas.files import write_json
     from tamnas.pipeline.paths import results
     from tamnas.records import NetworkSpec
     from tests.helpers import small_results
@@ -434,8 +489,6 @@ def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folde
 
 
 def test_a_search_without_robustness_is_reported(reported):
-    from tamnas.files import read_json, write_json
-
     path = Path("results/digits/search/digits-S_8_1/fronts.json")
     found = read_json(path)
     for robust, words in ((0.0, "no robustness to search for"), (0.99, "a sign of gradient masking")):

@@ -92,7 +92,7 @@ def test_every_step_uses_its_learning_rate(split, monkeypatch):
 
     def spy(model, optimiser, *args):
         used.append([group["lr"] for group in optimiser.param_groups])
-        return torch.ones(3)
+        return torch.ones(4)
 
     monkeypatch.setattr(step_module, "train_step", spy)
     plan = recipe(3, {"kind": "cosine", "warmup": 1})

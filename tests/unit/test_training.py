@@ -56,7 +56,8 @@ def test_a_step_is_trades_written_out(split, clip_norm, monkeypatch):
                 q.grad *= min(1, clip_norm / total)
         theirs.step()
         hits = [(logits.argmax(1) == y).sum().item() for logits in (clean, robust)]
-        assert figures.tolist() == pytest.approx([loss.item(), *hits])
+        classes = len(set(clean.argmax(1).tolist()))
+        assert figures.tolist() == pytest.approx([loss.item(), *hits, classes])
     for name, tensor in twin.state_dict().items():
         assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=1e-8)
     assert not figures.requires_grad
@@ -86,11 +87,11 @@ def test_loss_falls(split):
 
 
 def test_training_curve_is_the_mean_over_steps(split, monkeypatch):
-    figures = iter(torch.tensor([[1.0, 16, 8], [2, 8, 0], [6, 0, 4]] * 2))
+    figures = iter(torch.tensor([[1.0, 16, 8, 2], [2, 8, 0, 3], [6, 0, 4, 1]] * 2))
     monkeypatch.setattr(step_module, "train_step", lambda *args: next(figures))
     outcome = run(Single(network(), recipe(2)), split, recipe=recipe(2))
     for row in outcome.history:
-        assert (row["loss"], row["train_clean"], row["train_robust"]) == (3, 0.5, 0.25)
+        assert (row["loss"], row["train_clean"], row["train_robust"], row["train_classes"]) == (3, 0.5, 0.25, 3)
 
 
 def test_same_key_same_bits(split):
@@ -109,7 +110,7 @@ def test_every_epoch_has_its_own_order_and_noise(split, monkeypatch):
 
     def spy(model, optimiser, x, y, noise, *args):
         seen.append((x, y, noise))
-        return torch.ones(3)
+        return torch.ones(4)
 
     monkeypatch.setattr(step_module, "train_step", spy)
     for _ in range(2):

@@ -125,7 +125,7 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
                 differences["clean"].append(one.test.clean - other.clean)
                 differences["robust"].append(one.test.grid[attack] - other.grid[attack])
     if len(differences["clean"]) < 2:
-        return Finding(NOT_RUN, "needs subnets trained both ways")
+        return Finding(NOT_RUN, "needs two subnets or more, each trained both ways")
     found, numbers = [], []
     for which, values in differences.items():
         result = paired(values)
@@ -252,6 +252,9 @@ def lego_beats_searched(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs the Lego-Net over all rows")
     # The paper compares with the subnet of the Lego-Net's own mode where there is one.
     row = next((row for row in dataset.rows if row.plan.mode == dataset.plan.pooled.mode), dataset.best_row)
+    if dataset.pooled.network.architecture == row.best.architecture:
+        same = f"Lego-Net has the architecture of the best subnet, {row.name} {row.best.id}"
+        return Finding(UNDECIDED, f"{same}: they differ in the seed alone")
     return _beats(dataset, [(f"the best subnet, {row.name} {row.best.id}", row.best)])
 
 

@@ -33,7 +33,7 @@ class Value:
     """`measured` in the column's unit or None; `paper` as printed: percent, millions.
 
     `interval`: 95%, in the unit of `measured`; `spread`: (sample standard deviation, how many seeds
-    `measured` is the mean of).
+    `measured` is the mean of); `at_chance`: of a network that learnt nothing, so never the best of its column.
     """
 
     measured: float | int | str | None = None
@@ -41,6 +41,7 @@ class Value:
     text: str | None = None  # stands in the measured value's place, e.g. "not run"
     interval: tuple[float, float] | None = None
     spread: tuple[float, int] | None = None
+    at_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Table:
         """(row, column) of the best measured values, as shown; none where fewer than two were measured."""
         found = set()
         for i, column in enumerate(self.columns):
-            measured = {j: row[i].measured for j, row in enumerate(self.rows)}
+            measured = {j: row[i].measured for j, row in enumerate(self.rows) if not row[i].at_chance}
             shown = {
                 j: _rounded(value, column.kind) for j, value in measured.items() if isinstance(value, (int, float))
             }
@@ -114,11 +115,13 @@ def show(value: Value, kind: str) -> str:
 
 
 def beside(value: Value, kind: str) -> list[str]:
-    """Of those that it has: the interval, `[89.6, 95.0]`, and the published value, `(paper 31.01)`."""
+    """Of those that it has: the interval, `[89.6, 95.0]`, "at chance", and the published value, `(paper 31.01)`."""
     parts = []
     if value.interval is not None:
         low, high = value.interval
         parts.append(f"[{100 * low:.1f}, {100 * high:.1f}]")
+    if value.at_chance:
+        parts.append("at chance")
     if value.paper is not None and kind == "millions":
         # The paper prints its own networks' sizes with four decimals, others' with two.
         digits = 2 if round(value.paper, 2) == value.paper else 4
