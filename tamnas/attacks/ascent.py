@@ -76,6 +76,13 @@ def require_pixels(x: Tensor, eps: float) -> None:
         raise ValueError(f"eps is {eps:g}; allowed: a share of the pixel range, such as 8 / 255")
 
 
+def margin_sum(logits: Tensor, y: Tensor) -> Tensor:
+    """The best wrong logit minus the right one, summed (Carlini & Wagner 2017, f_6): its sign knows no scale."""
+    column, logits = y[:, None], logits.float()
+    best_wrong = logits.scatter(1, column, -torch.inf).amax(1)
+    return (best_wrong - logits.gather(1, column).squeeze(1)).sum()
+
+
 def uniform_start(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """Uniform noise in the eps-box, projected."""
     noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)

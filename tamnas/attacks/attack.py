@@ -1,9 +1,9 @@
-"""An attack as a value: what the grid, the search and the reports mean by one. Nothing here needs torch.
+"""Attacks as values: what the grid, the search and the reports mean by one. Nothing here needs torch.
 
 Those that come with tamnas are listed in `tamnas.attacks.registry`. A module in plugins/ adds one of your own:
 
     @register
-    class Corners(Attack):
+    class Corners(EvalAttack):
         kind: Literal["corners"] = "corners"
         tries: int
 
@@ -14,12 +14,13 @@ From then on `{kind: corners, eps: 8/255, tries: 5}` may be an entry of `eval.at
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tamnas.config.fields import PixelFraction, Section, format_fraction
+from tamnas.config.fields import PixelFraction, Positive, Section, format_fraction
 
 if TYPE_CHECKING:
     import torch
@@ -60,20 +61,79 @@ class Attack(Section):
         """The heading in LaTeX; None: as `heading`."""
         return None
 
+
+class Pgd(Attack):
+    """PGD on the cross-entropy with a random start; `step_size` null: what its section says.
+
+    Those of a network's grid share passes (`tamnas.evaluation.accuracy`).
+    """
+
+    kind: Literal["pgd"] = "pgd"
+    steps: Positive
+    step_size: PixelFraction | None = None
+
+    @property
+    def name(self) -> str:
+        return f"PGD-{self.steps}"
+
+    @property
+    def latex(self) -> str:
+        return rf"$P_{{{format_fraction(self.eps)}}}^{{{self.steps}}}$"
+
+
+class EvalAttack(Attack):
+    """An entry of `eval.attacks`: on which networks, on how many test images (null: all), how many of them at a time.
+
+    `images` are as many of each class (`tamnas.evaluation.attacked.balanced`). An attack may be an ensemble: `parts`,
+    one after another, each on the images that those before it left.
+    """
+
+    needs_gradients: ClassVar[bool] = True
+    least_classes: ClassVar[int] = 2
+    routine: ClassVar[str | None] = None  # "package.module:function" of an attack in tamnas: what `survivors` calls
+
+    networks: Literal["all", "final"] = "final"
+    images: Positive | None = None
+    batch_size: Positive = 250
+
+    @property
+    def parts(self) -> tuple["EvalAttack", ...]:
+        return (self,)
+
+    @property
+    def text(self) -> str:
+        return super().text + (f" on {self.images:,} images" if self.images else "")
+
+    @property
+    def key(self) -> str:
+        return super().key + (f"_n{self.images}" if self.images else "")
+
+    @property
+    def heading(self) -> str:
+        size = f", n = {self.images:,}" if self.images else ""
+        return f"{self.name} {format_fraction(self.eps)}{size} (%)"
+
+    @property
+    def latex(self) -> str | None:
+        return None
+
     def survivors(
         self, model: "torch.nn.Module", x: "torch.Tensor", y: "torch.Tensor", generator: "torch.Generator"
     ) -> "torch.Tensor":
         """Which images the model still classifies correctly: (N,) bool.
 
-        x (N, 3, H, W) float32 in [0, 1], y (N,) class indices. The model is in eval mode with frozen parameters. All
-        randomness comes from `generator`.
+        x (N, 3, H, W) float32 in [0, 1], contiguous, y (N,) int64; all of them are classified correctly without attack.
+        The model is in eval mode with frozen parameters. All randomness comes from `generator`, which is the same for
+        every batch.
         """
-        raise NotImplementedError(f"the attack {self.kind} has no routine of its own")
+        if self.routine is None:
+            raise NotImplementedError(f"the attack {self.kind} has no routine of its own")
+        return resolve_name(self.routine)(self, model, x, y, generator)
 
     @classmethod
-    def class_for(cls, raw: Mapping[str, Any]) -> type["Attack"]:
+    def class_for(cls, raw: Mapping[str, Any]) -> type["EvalAttack"]:
         """The registered class of `{kind, ...}`; a subclass is its own. Raises ValidationError, at the place `kind`."""
-        if cls is not Attack:
+        if cls is not EvalAttack:
             return cls
         kind = raw.get("kind")
         if isinstance(kind, str) and kind in _CLASSES:
@@ -83,8 +143,8 @@ class Attack(Section):
         raise ValidationError.from_exception_data(cls.__name__, [error])
 
 
-_CLASSES: dict[str, type[Attack]] = {}
-AttackType = TypeVar("AttackType", bound=Attack)
+_CLASSES: dict[str, type[EvalAttack]] = {}
+AttackType = TypeVar("AttackType", bound=EvalAttack)
 
 
 def register(attack: type[AttackType]) -> type[AttackType]:
@@ -98,28 +158,8 @@ def register(attack: type[AttackType]) -> type[AttackType]:
 
 
 def _of_its_kind(raw: Any) -> Any:
-    return Attack.class_for(raw).model_validate(raw) if isinstance(raw, dict) else raw
+    return EvalAttack.class_for(raw).model_validate(raw) if isinstance(raw, dict) else raw
 
 
-# The field of a plan that holds an attack of any kind.
-AnyAttack = Annotated[SerializeAsAny[Attack], BeforeValidator(_of_its_kind)]
-
-
-@register
-class Pgd(Attack):
-    """PGD on the cross-entropy with a random start; `step_size` null: what its section says.
-
-    All of a network's PGD attacks share passes (`tamnas.evaluation.accuracy`), so that it has no `survivors`.
-    """
-
-    kind: Literal["pgd"] = "pgd"
-    steps: Annotated[int, Field(ge=1, lt=2**31)]
-    step_size: PixelFraction | None = None
-
-    @property
-    def name(self) -> str:
-        return f"PGD-{self.steps}"
-
-    @property
-    def latex(self) -> str:
-        return rf"$P_{{{format_fraction(self.eps)}}}^{{{self.steps}}}$"
+# The field of a plan that holds an entry of `eval.attacks`, of any kind.
+AnyAttack = Annotated[SerializeAsAny[EvalAttack], BeforeValidator(_of_its_kind)]

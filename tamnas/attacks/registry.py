@@ -1,6 +1,8 @@
-"""The attacks that come with tamnas, one a line: importing this module registers them. Needs no torch."""
+"""The attacks that come with tamnas: importing this module registers them. Needs no torch."""
 
+from tamnas.attacks import listed as listed
 from tamnas.attacks.attack import AnyAttack as AnyAttack
 from tamnas.attacks.attack import Attack as Attack
+from tamnas.attacks.attack import EvalAttack as EvalAttack
 from tamnas.attacks.attack import Pgd as Pgd
 from tamnas.attacks.attack import register as register

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import ascend, cross_entropy_sum, under_attack, uniform_start
+from tamnas.attacks.ascent import Loss, ascend, cross_entropy_sum, margin_sum, under_attack, uniform_start
+from tamnas.attacks.listed import EvalPgd
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,12 @@ class Attempt:
 
 
 def survivors(
-    model: nn.Module, x: Tensor, y: Tensor, attempts: Sequence[Attempt], starts: Sequence[Tensor] | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attempts: Sequence[Attempt],
+    starts: Sequence[Tensor] | None = None,
+    objective: Loss = cross_entropy_sum,
 ) -> list[Tensor]:
     """Which samples each attack leaves correctly classified: (len(attempt.steps), N) bool per attempt.
 
@@ -59,7 +65,7 @@ def survivors(
                 with torch.no_grad():
                     logits = model(state["x"] + state["eta"])
             else:
-                state["eta"], logits = ascend(model, cross_entropy_sum, **state)
+                state["eta"], logits = ascend(model, objective, **state)
             correct = logits.argmax(1) == state["target"]
             for index, one in enumerate(attempts):
                 if step in one.steps:
@@ -72,4 +78,16 @@ def survivors(
                 attempt, image = attempt[left], image[left]
             if len(image) == 0:
                 break
+    return standing
+
+
+OBJECTIVES = {"pgd": cross_entropy_sum, "pgd_cw": margin_sum}
+
+
+def pgd_survivors(attack: EvalPgd, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """`EvalAttack.survivors` of PGD on either loss."""
+    attempt = Attempt(
+        float(attack.eps), float(attack.step_size or attack.eps / 4), (attack.steps,), generator=generator
+    )
+    ((standing,),) = survivors(model, x, y, [attempt], objective=OBJECTIVES[attack.kind])
     return standing

@@ -227,8 +227,8 @@ class EvaluateStagePlan(NetworksStagePlan):
     eval: sections.EvalParams
 
     def key(self) -> dict:
-        """Without `eval.latency`: switching it on attacks nothing again."""
-        return super().key() | {"eval": self.eval.model_copy(update={"latency": False}).plain()}
+        """Without `eval.latency` and `eval.attacks`: another of these attacks nothing again with the others."""
+        return super().key() | {"eval": self.eval.model_copy(update={"latency": False, "attacks": ()}).plain()}
 
 
 class StudyPlan(Section):

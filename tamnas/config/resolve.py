@@ -92,6 +92,7 @@ def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan
     plan = validated(RowPlan, raw, source)
     _require_budgets(plan, source)
     _refuse_near_miss(plan.eval, plan.retrain.validation, source)
+    _require_attackable(plan, source)
     return plan
 
 
@@ -119,6 +120,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
     }
     plan = validated(DatasetPlan, raw, "params.yaml")
     _refuse_near_miss(plan.eval, plan.validation, "params.yaml")
+    _require_attackable(plan, "params.yaml")
     depths = {name: sum(row.network.repeats) for name, row in own.items()}
     if len({*depths.values(), sum(model.network.repeats)}) > 1:
         raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
@@ -161,6 +163,18 @@ def _refuse_near_miss(grid: EvalParams, validation: ValidationParams, source: st
                 f"{source}: retrain.validation.attack.eps is {float(eps):.4g}, and eval.eps has "
                 f"{format_fraction(near)}, {float(near):.4g}: write one of them in both places"
             )
+
+
+def _require_attackable(plan: RowPlan | DatasetPlan, source: str) -> None:
+    """How many test images a source's own split has, `data.test` null, is known when it is prepared."""
+    for index, attack in enumerate(plan.eval.attacks):
+        place, data = f"{source}: eval.attacks.{index}", plan.data
+        if data.classes < attack.least_classes:
+            raise InputError(
+                f"{place}: {attack.kind} needs {attack.least_classes} classes, {plan.dataset} has {data.classes}"
+            )
+        if attack.images and data.test and attack.images > data.test:
+            raise InputError(f"{place}.images is {attack.images}: data.{plan.dataset}.test is {data.test}")
 
 
 def _refuse_twins(rows: dict[str, RowPlan], source: str) -> None:

@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tamnas.attacks.registry import AnyAttack, Attack, Pgd
-from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints
+from tamnas.attacks.registry import AnyAttack, Attack, EvalAttack, Pgd
+from tamnas.config.fields import PixelFraction, Positive, Section, distinct, exactly_one, only_ints
 from tamnas.data.sources import SOURCES
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
 
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -282,7 +281,8 @@ class ChecksParams(Section):
 class EvalParams(Section):
     """The grid of PGD attacks on test images; step size eps / `step_divisor` where an attack says none.
 
-    `final`: more of PGD, and `attacks`: whatever is registered (`tamnas.attacks`), on final networks alone.
+    `final`: more of PGD on final networks. `attacks`: whatever is registered (`tamnas.attacks.listed`), each on the
+    networks and images that it names; `step_divisor` and `success` are not theirs.
     `latency` also times final networks on one CPU thread: the one result that differs from run to run.
     """
 
@@ -304,11 +304,18 @@ class EvalParams(Section):
             raise ValueError(f"final and attacks: {', '.join(twice)}: must differ from each other and from the grid")
         return self
 
-    def planned(self, final: bool) -> list[Attack]:
+    def pgd(self, final: bool) -> list[Pgd]:
         """The grid by radius and step count, with the extra ones of a final network."""
         grid = {Pgd(eps=eps, steps=steps) for eps in self.eps for steps in self.steps}
         grid |= set(self.final if final else ())
-        return sorted(grid, key=lambda attack: (attack.eps, attack.steps)) + list(self.attacks if final else ())
+        return sorted(grid, key=lambda attack: (attack.eps, attack.steps))
+
+    def listed(self, final: bool) -> list[EvalAttack]:
+        """Those of `attacks` that a network gets."""
+        return [attack for attack in self.attacks if final or attack.networks == "all"]
+
+    def planned(self, final: bool) -> list[Attack]:
+        return [*self.pgd(final), *self.listed(final)]
 
 
 class NumericsParams(Section):

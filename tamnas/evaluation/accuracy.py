@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import under_attack, uniform_start
-from tamnas.attacks.registry import Attack, Pgd
+from tamnas.attacks.ascent import uniform_start
+from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt, survivors
 from tamnas.config.sections import EvalParams, ValidationParams
 from tamnas.data.loader import Split, chunks
-from tamnas.errors import InputError
 from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.seeding import torch_generator
@@ -31,9 +30,19 @@ def predictions(model: nn.Module, split: Split) -> Tensor:
         return torch.cat([model(x).argmax(1) for x, _ in _chunks(split)])
 
 
+def correct(model: nn.Module, split: Split) -> Tensor:
+    """Which images of `split` are classified correctly: (images,) bool."""
+    return predictions(model, split) == split.labels
+
+
 def accuracy(model: nn.Module, split: Split) -> float:
     """Share of `split` classified correctly."""
-    return int((predictions(model, split) == split.labels).sum()) / len(split)
+    return share(correct(model, split))
+
+
+def share(mask: Tensor) -> float:
+    """Of its elements that are true."""
+    return int(mask.sum()) / len(mask)
 
 
 class Fast(nn.Module):
@@ -91,21 +100,17 @@ def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> flo
     return robust_accuracy(model, split, one)
 
 
-def evaluate_attacks(
-    model: nn.Module, split: Split, plan: EvalParams, attacks: Sequence[Attack], key: tuple
-) -> dict[Attack, float]:
-    """Robust accuracy under each of `attacks`, in their order.
+def evaluate_pgd(
+    model: nn.Module, split: Split, plan: EvalParams, attacks: Sequence[Pgd], key: tuple
+) -> dict[Pgd, Tensor]:
+    """Which images of `split` each of `attacks` leaves correctly classified, in their order: (images,) bool.
 
-    All of PGD shares passes, and those of a radius their noise, which derives from `key`; so does any other attack's.
+    All share passes, and those of a radius and step size their noise, which derives from `key`.
     """
-    model, device, shares = fast_copy(model), split.images.device, dict.fromkeys(attacks, 0.0)
+    model, device = fast_copy(model), split.images.device
     alike: dict[tuple, list[Pgd]] = {}
     for attack in attacks:
-        if attack.kind == "pgd":
-            alike.setdefault((attack.eps, attack.step_size), []).append(attack)
-        else:
-            standing = _own_survivors(model, split, attack, torch_generator(*key, attack.key, device=device))
-            shares[attack] = int(standing.sum()) / len(split)
+        alike.setdefault((attack.eps, attack.step_size), []).append(attack)
     attempts = [
         Attempt(
             float(eps),
@@ -116,23 +121,12 @@ def evaluate_attacks(
         )
         for (eps, step_size), same in alike.items()
     ]
-    for same, found in zip(alike.values(), robust_accuracies(model, split, attempts) if attempts else (), strict=True):
-        shares |= zip(same, found, strict=True)
-    return shares
-
-
-def _own_survivors(model: nn.Module, split: Split, attack: Attack, generator: torch.Generator) -> Tensor:
-    """What the routine that an attack brings leaves of `split`: (images,) bool. Raises InputError for another shape."""
-    parts = []
-    with under_attack(model):
-        for x, y in _chunks(split):
-            parts.append(attack.survivors(model, x, y, generator))
-            if parts[-1].shape != y.shape or parts[-1].dtype != torch.bool:
-                raise InputError(
-                    f"attack {attack.kind}: survivors gave {parts[-1].dtype} of shape {tuple(parts[-1].shape)}; "
-                    f"allowed: one bool for each of {len(y)} images"
-                )
-    return torch.cat(parts)
+    left = {
+        attack: standing
+        for same, masks in zip(alike.values(), survivals(model, split, attempts), strict=True)
+        for attack, standing in zip(same, masks, strict=True)
+    }
+    return {attack: left[attack] for attack in attacks}
 
 
 class Validator:

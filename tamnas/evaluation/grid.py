@@ -4,13 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from tamnas.attacks.registry import Attack
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.attacks.survival import Attempt
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.compute import ComputeParams, load_compute
@@ -19,18 +19,19 @@ from tamnas.config.plan import EvaluateStagePlan
 from tamnas.config.sections import EvalParams, NumericsParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
-from tamnas.evaluation.accuracy import accuracy, evaluate_attacks, fast_copy, survivals
+from tamnas.evaluation.accuracy import correct, evaluate_pgd, fast_copy, share, survivals
+from tamnas.evaluation.attacked import Hits, attack_model, attack_rows, hits
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
-from tamnas.files import FORMAT, file_digest, write_csv, write_json, write_text
+from tamnas.files import FORMAT, file_digest, write_csv, write_json
 from tamnas.networks.trained import load_network, trained_record
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace, unfinished_marks
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import prepared, seeded
 from tamnas.pipeline.progress import Progress
-from tamnas.pipeline.store import seal, unseal
+from tamnas.pipeline.store import kept
 from tamnas.records import Record, best
 from tamnas.seeding import torch_generator
 from tamnas.space.space import SearchSpace
@@ -65,47 +66,90 @@ class GridContext:
 
 
 def evaluate_network(spec: dict, context: GridContext) -> dict | None:
-    """A job: rows of one network, `grid` (one for clean images and one for each attack), `checks` and `attack`.
+    """A job: rows of one network: `grid` (clean images and each attack), `attacks`, `checks` and `attack`.
 
-    None if another evaluation would not end before the deadline.
+    None if the deadline came before its end; what is finished is kept.
     """
-    task, path = context.task, Path(spec["weights"])
-    # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
-    which = "final" if spec["final"] else "grid"
-    finished = task.folder / f"{path.stem}-{file_digest(path)[:16]}-{which}.json"
-    if finished.exists():
-        try:
-            return unseal(finished.read_bytes().decode())
-        except ValueError as error:
-            log.warning("%s: is damaged (%s); evaluating its network again", finished, error)
     try:
-        context.pace.require_time(f"evaluate {path.stem}")
+        return _evaluated(spec, context)
     except DeadlineError:
         return None
-    model, record = load_network(task.space, path, task.plan.weights, context.runtime)
-    model = fast_copy(model)
-    key = (spec["seed"], "evaluate", record.network.identity)
-    shares = {None: accuracy(model, context.test)}
-    shares |= evaluate_attacks(model, context.test, task.plan, task.plan.planned(spec["final"]), key)
-    network = {
-        "network": record.id,
-        "parameters": record.parameters,
-        "weights": task.plan.weights,
-        "epoch": record.score(task.plan.weights).epoch,
-        "final": spec["final"],
+
+
+def _evaluated(spec: dict, context: GridContext) -> dict:
+    task, test, path, final = context.task, context.test, Path(spec["weights"]), spec["final"]
+    # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
+    name = f"{path.stem}-{file_digest(path)[:16]}"
+
+    @cache
+    def loaded() -> tuple[nn.Module, Record]:
+        model, record = load_network(task.space, path, task.plan.weights, context.runtime)
+        return fast_copy(model), record
+
+    def before(what: str) -> None:
+        context.pace.require_time(f"evaluate {path.stem}: {what}")
+
+    def under_pgd() -> dict:
+        before("PGD")
+        return pgd_rows(*loaded(), test, task.plan, spec)
+
+    file = task.folder / f"{name}-{'final' if final else 'grid'}.json"
+    rows = kept(file, under_pgd, "evaluating its network")
+    masks, listed = rows.pop("masks"), task.plan.listed(final)
+    if not listed:
+        return rows | {"attacks": []}
+    model, record = loaded()
+    key, folder = _key(spec, record), task.folder / name
+    images = partial(_images, test)
+    outcomes = [attack_model(model, images, test.labels, attack, key, folder, before) for attack in listed]
+    clean, *left = (_mask(text, test.labels.device) for text in masks)
+    everything = torch.ones_like(clean)
+    others = [
+        Hits(attack, everything, clean & ~standing) for attack, standing in zip(task.plan.pgd(final), left, strict=True)
+    ]
+    others += [hit for outcome in outcomes for hit in hits(outcome, len(test))]
+    about = {name: rows["grid"][0][name] for name in NETWORK}
+    rows["grid"] += [about | grid_row(one.attack, task.plan, len(one.chosen), one.accuracy) for one in outcomes]
+    found = [row for outcome in outcomes for row in attack_rows(outcome, others)]
+    return rows | {"attacks": [{"network": record.id, **row} for row in found]}
+
+
+NETWORK = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
+
+
+def _images(test: Split, chosen: torch.Tensor) -> torch.Tensor:
+    return test.scaled(test.images[chosen])
+
+
+def _key(spec: dict, record: Record) -> tuple:
+    return spec["seed"], "evaluate", record.network.identity
+
+
+def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, spec: dict) -> dict:
+    """Rows of one network under all of PGD, and `masks`: which images are classified correctly without attack and under
+    each of `plan.pgd`, as text.
+    """
+    key, final = _key(spec, record), spec["final"]
+    masks = {None: correct(model, test)} | evaluate_pgd(model, test, plan, plan.pgd(final), key)
+    score = record.score(plan.weights)
+    about = (record.id, record.parameters, plan.weights, score.epoch, final)
+    network = dict(zip(NETWORK, about, strict=True))
+    checks = check_attack(model, test, plan, key) if final and plan.checks else []
+    rows = {
+        "grid": [network | grid_row(attack, plan, len(test), share(mask)) for attack, mask in masks.items()],
+        "checks": [{"network": record.id, **row} for row in checks],
+        "attack": [{"network": record.id, **row} for row in traced(model, test, plan, key)],
     }
-    grid = [network | grid_row(attack, task.plan, len(context.test), share) for attack, share in shares.items()]
-    checks = check_attack(model, context.test, task.plan, key) if spec["final"] and task.plan.checks else []
-    rows = {"grid": grid, "checks": checks, "attack": traced(model, context.test, task.plan, key)}
-    for part in ("checks", "attack"):
-        rows[part] = [{"network": record.id, **row} for row in rows[part]]
-    write_text(finished, seal(rows))
-    return rows
+    return rows | {"masks": ["".join("01"[bit] for bit in mask.tolist()) for mask in masks.values()]}
+
+
+def _mask(text: str, device: torch.device) -> torch.Tensor:
+    return torch.tensor([bit == "1" for bit in text], device=device)
 
 
 def grid_row(attack: Attack | None, plan: EvalParams, images: int, share: float) -> dict:
-    """What grid.csv says of one attack; None: clean images. `steps` and `success` are PGD's alone."""
-    pgd = attack is None or attack.kind == "pgd"
+    """What grid.csv says of one attack; None: clean images. `steps` and `success` are the grid's alone."""
+    pgd = attack is None or type(attack) is Pgd
     return {
         "attack": attack.key if attack else "clean",
         "eps": format_fraction(attack.eps) if attack else "0/255",
@@ -159,12 +203,18 @@ def check_attack(model: nn.Module, test: Split, plan: EvalParams, key: tuple) ->
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of the networks of one training seed: rows of every attack, check and step of one attack, metrics per network."""
+    """Of the networks of one training seed: rows of every attack, of what each of `eval.attacks` did (`attack_rows`),
+    of every check and of every step of one attack; metrics per network.
+    """
 
     grid: list[dict]
+    attacks: list[dict]
     checks: list[dict]
     attack: list[dict]
     metrics: dict
+
+
+PARTS = ("grid", "attacks", "checks", "attack")
 
 
 def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, Evaluation]:
@@ -182,11 +232,12 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
             {"weights": str(path), "final": record.id in final, "seed": own}
             for path, record in zip(paths, records, strict=True)
         ]
+    longest_first = sorted(range(len(specs)), key=lambda index: not specs[index]["final"])
     found: dict[int, dict] = {}
     with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
-        for index, rows in jobs.run_jobs(evaluate_network, specs):
+        for index, rows in jobs.run_jobs(evaluate_network, [specs[index] for index in longest_first]):
             if rows is not None:
-                found[index] = rows
+                found[longest_first[index]] = rows
                 network = rows["grid"][0]["network"]
                 for line in trace_signs(rows["attack"]).values():
                     log.warning("warning: %s: %s", network, line)
@@ -197,8 +248,9 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     for own in dict.fromkeys(spec["seed"] for spec in specs):
         planned = [index for index, spec in enumerate(specs) if spec["seed"] == own]
         mine = [found[index] for index in planned if index in found]
-        grid, checks, attack = ([row for rows in mine for row in rows[part]] for part in ("grid", "checks", "attack"))
-        evaluated[own] = Evaluation(grid, checks, attack, _metrics(grid, unfinished_marks(len(mine), len(planned))))
+        parts = {part: [row for rows in mine for row in rows[part]] for part in PARTS}
+        metrics = _metrics(parts["grid"], unfinished_marks(len(mine), len(planned)))
+        evaluated[own] = Evaluation(**parts, metrics=metrics)
     return evaluated
 
 
@@ -216,8 +268,10 @@ def evaluate_and_write(
     for seed, evaluation in found.items():
         out = seeded(results, seed)
         write_csv(out / "grid.csv", evaluation.grid)
-        if evaluation.checks:
-            write_csv(out / "checks.csv", evaluation.checks)
+        for name in ("attacks", "checks"):
+            (out / f"{name}.csv").unlink(missing_ok=True)
+            if rows := getattr(evaluation, name):
+                write_csv(out / f"{name}.csv", rows)
         write_csv(out / "attack.csv", evaluation.attack)
         write_json(out / "metrics.json", evaluation.metrics)
         write_csv(out / "costs.csv", cost_rows(networks[seed], space, size))

@@ -15,13 +15,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tamnas.files import FORMAT, repository
+from tamnas.files import FORMAT, repository, write_text
 
 log = logging.getLogger(__name__)
 VARIABLE = "TAMNAS_CHECKPOINTS"
@@ -50,6 +51,21 @@ def unseal(line: str):
     if not isinstance(sealed["plain"], str) or hashlib.sha256(sealed["plain"].encode()).hexdigest() != sealed["sha256"]:
         raise ValueError("its checksum does not match")
     return json.loads(sealed["plain"])
+
+
+def kept(path: Path, compute: Callable[[], Any], what: str) -> Any:
+    """What `compute` gives, JSON-able: from the file `path` where an earlier run left it there, else computed and left.
+
+    `what` says in a warning what a damaged file costs.
+    """
+    if path.exists():
+        try:
+            return unseal(path.read_bytes().decode())
+        except ValueError as error:
+            log.warning("%s: is damaged (%s); %s again", path, error, what)
+    plain = compute()
+    write_text(path, seal(plain))
+    return plain
 
 
 def key_of(parts: Mapping) -> str:

@@ -27,7 +27,7 @@ def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float 
         return Value(paper=paper)
     mean = fmean(found)
     spread = (stdev(found), len(found)) if len(found) > 1 else None
-    interval = wilson(mean, network.test.images)
+    interval = wilson(mean, network.test.count(attack))
     return Value(mean, paper, interval=interval, spread=spread, at_chance=network.at_chance)
 
 
@@ -41,5 +41,5 @@ def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: A
     if len(found) > 1:
         return paired([a - b for a, b in found])
     ((first, second),), ((a, b),) = pairs, found
-    interval = newcombe(a, b, first.test.images, second.test.images)
+    interval = newcombe(a, b, first.test.count(attack), second.test.count(attack))
     return Paired(interval.value, interval.low, interval.high, None, 1)

@@ -24,9 +24,13 @@ class Test:
 
     @property
     def pgd(self) -> dict[Pgd, float]:
-        """Of PGD alone, by radius and step count."""
-        found = [attack for attack in self.grid if attack.kind == "pgd"]
+        """Of the grid's PGD alone, which runs on all images, by radius and step count."""
+        found = [attack for attack in self.grid if type(attack) is Pgd]
         return {attack: self.grid[attack] for attack in sorted(found, key=lambda attack: (attack.eps, attack.steps))}
+
+    def count(self, attack: Attack | None) -> int:
+        """How many images an attack ran on; None: clean accuracy."""
+        return getattr(attack, "images", None) or self.images
 
 
 @dataclass(frozen=True)

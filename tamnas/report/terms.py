@@ -51,7 +51,9 @@ def attack_notes(plan: EvalParams) -> list[str]:
     """The setting of each attack beside the grid's."""
     notes = []
     for attack in plan.attacks:
-        own = [(name, value) for name, value in attack.plain().items() if name not in ("kind", "eps")]
+        own = [
+            (name, value) for name, value in attack.plain().items() if name not in ("kind", "eps", "networks", "images")
+        ]
         settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
         notes.append(f"{attack.text}: {settings or 'no settings'}.")
     return notes

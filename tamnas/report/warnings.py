@@ -55,7 +55,7 @@ def suspicious(test: Test) -> list[str]:
         f"accuracy under {attack.text} ({100 * share:.2f}%) is above clean accuracy ({100 * test.clean:.2f}%): "
         f"{MASKING}."
         for attack, share in {**pgd, **test.grid}.items()
-        if share > test.clean + tolerance
+        if test.count(attack) == test.images and share > test.clean + tolerance
     ]
     for steps in sorted({attack.steps for attack in pgd}):
         line = [(format_fraction(attack.eps), share) for attack, share in pgd.items() if attack.steps == steps]

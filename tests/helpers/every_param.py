@@ -10,7 +10,8 @@ from fractions import Fraction
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from tamnas.attacks.registry import Attack, Pgd
+from tamnas.attacks.listed import EvalPgd
+from tamnas.attacks.registry import EvalAttack
 from tamnas.config.fields import Section
 from tamnas.config.params import Params
 from tests.helpers.bad_params import DATASET, INF, MODE, NAN, edited
@@ -39,7 +40,7 @@ OPTIONAL = {
         for key, value in (("milestones", []), ("factor", 0.1))
     },
     "eval.final": [PGD | {"steps": 20}],
-    "eval.attacks": [PGD | {"steps": 7}],
+    "eval.attacks": [PGD | {"steps": 7, "networks": "all", "images": 100, "batch_size": 50}],
     "eval.checks.attack": PGD,
     "retrain.validation.attack": PGD,
     f"legonet.pooled_mode.{DATASET}": MODE,
@@ -81,8 +82,8 @@ def value_at(raw: dict, path: tuple) -> Any:
 
 def kept(annotation: Any) -> Any:
     """Without `| None` and the limits of `Annotated`; for an attack of any kind, the one that FULL has."""
-    if annotation is Attack:
-        return Pgd
+    if annotation is EvalAttack:
+        return EvalPgd
     if get_origin(annotation) is Annotated:
         return kept(get_args(annotation)[0])
     options = [option for option in get_args(annotation) if option is not NoneType]

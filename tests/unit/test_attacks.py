@@ -8,42 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
 from tamnas.attacks.ascent import pgd, project, under_attack
 from tamnas.attacks.survival import Attempt, survivors
 from tamnas.attacks.yopo import perturb
+from tests.helpers.attacked import CLASSES, SIZE, samples, trained_network
 
-CLASSES, SIZE = 4, 8
 EPS, STEP = 16 / 255, 4 / 255
 LEAP = 2 * EPS  # from border to border: iterates that fool the network are left again
 
 
-def samples(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy images of four fixed patterns, in [0, 1] and often at its borders."""
-    patterns = torch.rand(CLASSES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(99))
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(CLASSES, (n,), generator=generator)
-    noise = torch.randn(n, 3, SIZE, SIZE, generator=generator)
-    return (0.5 + 0.35 * (patterns[y] - 0.5) + 0.25 * noise).clamp(0, 1), y
-
-
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
-    """A small convolutional network, trained for a few steps: neither robust nor helpless."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
-        nn.Conv2d(12, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Flatten(), nn.Linear(256, CLASSES),
-    )  # fmt: skip
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for seed in range(60):
-        x, y = samples(64, seed)
-        optimiser.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimiser.step()
-    return model.eval()
+    return trained_network()
 
 
 @pytest.fixture(scope="module")

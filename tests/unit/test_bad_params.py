@@ -76,6 +76,8 @@ def test_every_value_of_params_yaml_has_its_cases(kind):
         single = value[0] if isinstance(value, list) and value else value
         if kind == "wrong type":
             assert key in told
+        elif kind == "misspelt" and path == ("eval", "attacks", 0, "kind"):  # without it nothing is known of an attack
+            continue
         elif kind == "misspelt" and path[:-1] not in (("data",), ("modes",), ("run", "rows")):  # the user's names
             assert key + key[-1] in told
         elif kind == "out of range" and (is_number(single) or (isinstance(single, str) and "/255" in single)):

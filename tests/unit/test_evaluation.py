@@ -17,10 +17,11 @@ from tamnas.evaluation import accuracy as evaluation
 from tamnas.evaluation.accuracy import (
     Validator,
     accuracy,
-    evaluate_attacks,
+    evaluate_pgd,
     pgd_accuracy,
     robust_accuracies,
     robust_accuracy,
+    share,
     survivals,
 )
 from tamnas.evaluation.grid import GridTask, check_attack, evaluate_kind
@@ -194,17 +195,18 @@ def test_the_grid_and_the_final_attacks_are_merged():
 def test_the_grid_equals_every_attack_alone(model, split, success):
     grid = plan(success=success, final=({"eps": "8/255", "steps": 5},), step_divisor=2.0)
     own = Pgd(eps="8/255", steps=4, step_size="1/255")
-    attacks = [*grid.planned(final=True), own]
-    shares = evaluate_attacks(model, split, grid, attacks, (0, "key"))
+    attacks = [*grid.pgd(final=True), own]
+    shares = {attack: share(mask) for attack, mask in evaluate_pgd(model, split, grid, attacks, (0, "key")).items()}
     expected = pgds(("4/255", 1), ("4/255", 3), (EPS, 1), (EPS, 3), (EPS, 5))
     assert list(shares) == [*expected, own]
-    for attack, share in shares.items():
+    for attack, robust in shares.items():
         eps, step_size = float(attack.eps), float(attack.step_size or attack.eps / 2)
         noise = torch_generator(0, "key", str(attack.eps))
         alone = robust_accuracy(model, split, Attempt(eps, step_size, (attack.steps,), success, noise))
-        assert share == alone
+        assert robust == alone
     # it does not depend on which others there are
-    assert evaluate_attacks(model, split, grid, expected[3:4], (0, "key")) == {expected[3]: shares[expected[3]]}
+    (mask,) = evaluate_pgd(model, split, grid, expected[3:4], (0, "key")).values()
+    assert share(mask) == shares[expected[3]]
     assert shares[expected[0]] > shares[expected[4]]
 
 
@@ -219,7 +221,7 @@ def test_evaluation_leaves_the_model_as_found(model, split, which, training):
     {
         "accuracy": lambda: accuracy(model, split),
         "robust": lambda: pgd_accuracy(model, split, attack, (0,)),
-        "grid": lambda: evaluate_attacks(model, split, plan(), plan().planned(False), (0,)),
+        "grid": lambda: evaluate_pgd(model, split, plan(), plan().pgd(False), (0,)),
         "validator": lambda: Validator(split, ValidationParams(attack=attack, start=0.0), 2, (0,))(model, 1),
     }[which]()
     assert [part.training for part in model.modules()] == modes

@@ -15,6 +15,7 @@ ROOMS = """
     space
     config.fields  search.objectives  data.archives  data.arrays  data.folders
     attacks.attack  data.sources
+    attacks.listed
     attacks.registry
     config
     records  pipeline

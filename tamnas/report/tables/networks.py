@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tamnas.attacks.registry import Attack
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.paper import Published, published
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.intervals import wilson
@@ -40,7 +40,7 @@ def network_values(
     columns = [CLEAN, *map(attack_column, attacks)]
     beside = paper.grid if paper else {}
     papers = [paper.clean if paper else None]
-    papers += [beside.get((attack.eps * 255, attack.steps)) if attack.kind == "pgd" else None for attack in attacks]
+    papers += [beside.get((attack.eps * 255, attack.steps)) if type(attack) is Pgd else None for attack in attacks]
     if network:
         cells = [accuracy_value(network, *pair) for pair in zip((None, *attacks), papers, strict=True)]
     else:

@@ -1,0 +1,163 @@
+"""One attack of `eval.attacks` on one model: part by part, batch by batch, each kept, so that a killed run goes on."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import tamnas.attacks.packaged  # noqa: F401 (an attack names its routine as text; this makes it code of the stage)
+from tamnas.attacks.ascent import under_attack
+from tamnas.attacks.registry import Attack, EvalAttack
+from tamnas.errors import InputError
+from tamnas.evaluation.accuracy import share
+from tamnas.pipeline.store import kept, key_of
+from tamnas.seeding import torch_generator
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An attack on the images `chosen` (N,), indices: which were `correct` before, and which each part fooled.
+
+    Masks of (N,) bool. A part runs on what those before it left.
+    """
+
+    attack: EvalAttack
+    chosen: Tensor
+    correct: Tensor
+    parts: tuple[tuple[EvalAttack, Tensor], ...]
+
+    def left(self) -> list[Tensor]:
+        """What stands after each part."""
+        standing, found = self.correct, []
+        for _, fooled in self.parts:
+            standing = standing & ~fooled
+            found.append(standing)
+        return found
+
+    @property
+    def accuracy(self) -> float:
+        return share(self.left()[-1])
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Which of all images of a test set an attack (a part of an ensemble) was `given`, and fooled: (images,) bool."""
+
+    attack: Attack
+    given: Tensor
+    fooled: Tensor
+
+
+def balanced(labels: Tensor, count: int | None) -> Tensor:
+    """Indices of a fixed subset with as many images of each class, in order: of each class the first ones.
+
+    A smaller subset is part of a larger one. Where a class runs short the others fill up; None: all.
+    """
+    if count is None:
+        return torch.arange(len(labels), device=labels.device)
+    classes = int(labels.max()) + 1
+    place = nn.functional.one_hot(labels, classes).cumsum(0).gather(1, labels[:, None]).squeeze(1) - 1
+    return (place * classes + labels).argsort()[:count].sort().values
+
+
+def attack_model(
+    model: nn.Module,
+    images: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    attack: EvalAttack,
+    key: tuple,
+    folder: Path | None = None,
+    before_batch: Callable[[str], None] = lambda what: None,
+) -> Outcome:
+    """An attack on its images of a test set: on what the parts before left, in batches of `attack.batch_size`.
+
+    `images` gives those of some indices as float32 in [0, 1], `labels` are all of the set. Every part and batch begins
+    with the same random numbers, derived from `key` and the radius, as in AutoAttack's own driver, and torch's global
+    generator is left as found. `folder` keeps each batch under the attack's own digest; who keeps it for other models,
+    images or keys must name another one. `before_batch` is told what is to be computed. Raises InputError.
+    """
+    if attack.images and attack.images > len(labels):
+        raise InputError(f"attack {attack.kind}: images is {attack.images}; there are {len(labels)} test images")
+    chosen = balanced(labels, attack.images)
+    y = labels[chosen]
+    digest = key_of(attack.plain() | {"networks": None})
+    with under_attack(model), torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
+        with torch.no_grad():
+            batches = torch.arange(len(y), device=y.device).split(attack.batch_size)
+            logits = torch.cat([model(images(chosen[batch])) for batch in batches])
+        if logits.shape[1] < attack.least_classes:
+            raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {logits.shape[1]}")
+        correct = logits.argmax(1) == y
+        standing, parts = correct.clone(), []
+        for index, part in enumerate(attack.parts):
+            before = standing.clone()
+            survived = standing.nonzero().squeeze(1)
+            for number, batch in enumerate(survived.split(attack.batch_size) if len(survived) else ()):
+                what = f"{part.text}, batch {number + 1}"
+
+                def survivors(part=part, batch=batch, what=what) -> list[bool]:
+                    before_batch(what)
+                    generator = torch_generator(*key, str(attack.eps), device=labels.device)
+                    return _survivors(part, model, images(chosen[batch]), y[batch], generator).tolist()
+
+                path = folder and folder / f"{digest}-{index}-{number}.json"
+                found = kept(path, survivors, f"running {what}") if path else survivors()
+                standing[batch] = torch.tensor(found, device=y.device)
+            parts.append((part, before & ~standing))
+    return Outcome(attack, chosen, correct, tuple(parts))
+
+
+def _survivors(attack: EvalAttack, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    standing = attack.survivors(model, x, y, generator)
+    if standing.shape != y.shape or standing.dtype != torch.bool:
+        raise InputError(
+            f"attack {attack.kind}: survivors gave {standing.dtype} of shape {tuple(standing.shape)}; "
+            f"allowed: one bool for each of {len(y)} images"
+        )
+    return standing
+
+
+def hits(outcome: Outcome, images: int) -> list[Hits]:
+    """What each part did, of all the `images` of the test set."""
+
+    def spread(mask: Tensor) -> Tensor:
+        whole = torch.zeros(images, dtype=torch.bool, device=mask.device)
+        whole[outcome.chosen] = mask
+        return whole
+
+    given = spread(torch.ones_like(outcome.correct))
+    return [Hits(part, given, spread(fooled)) for part, fooled in outcome.parts]
+
+
+def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
+    """What one attack did beside all `others` (its own parts among them), on its own images; accuracies are shares.
+
+    A row for clean images; one for each of the others of the same radius that ran on all these images, `beside`; one
+    for each part, with what is left after it; and the `worst` case, in which an image is lost if any attack up to this
+    radius fools it. `missed`, of parts that need no gradients: images they fooled and no attack with gradients did.
+    """
+    chosen, eps = outcome.chosen, outcome.attack.eps
+    known = [hit for hit in others if hit.attack.eps <= eps and bool(hit.given[chosen].all())]
+    with_gradients = _any_fools([hit for hit in known if getattr(hit.attack, "needs_gradients", True)], chosen)
+
+    def row(role: str, name: str, standing: Tensor, missed: int | None = None) -> dict:
+        own = {"attack": outcome.attack.key, "images": len(chosen), "role": role, "name": name}
+        return own | {"accuracy": share(standing), "missed": missed}
+
+    rows = [row("clean", "clean", outcome.correct)]
+    rows += [
+        row("beside", hit.attack.key, outcome.correct & ~hit.fooled[chosen])
+        for hit in known
+        if not isinstance(hit.attack, EvalAttack) and hit.attack.eps == eps
+    ]
+    for (part, fooled), standing in zip(outcome.parts, outcome.left(), strict=True):
+        missed = None if part.needs_gradients else int((fooled & ~with_gradients).sum())
+        rows.append(row("part", part.name, standing, missed))
+    return [*rows, row("worst", "worst", outcome.correct & ~_any_fools(known, chosen))]
+
+
+def _any_fools(found: list[Hits], chosen: Tensor) -> Tensor:
+    none = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
+    return torch.stack([none, *(hit.fooled[chosen] for hit in found)]).any(0)

@@ -1,0 +1,255 @@
+"""Entries of `eval.attacks` against direct calls of the package, killed and resumed, and on masked gradients."""
+
+import copy
+import sys
+from fractions import Fraction
+
+import pyautoattack
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.square import SquareAttack
+from torch import nn
+
+from tamnas.attacks import packaged
+from tamnas.attacks.ascent import under_attack
+from tamnas.attacks.attack import EvalAttack, Pgd
+from tamnas.attacks.listed import ApgdCe, ApgdDlr, AutoAttack, EvalPgd, Fab, PgdCw, Square
+from tamnas.errors import InputError
+from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, balanced, hits
+from tamnas.seeding import torch_generator
+from tests.helpers.attacked import CLASSES, Scaled, samples, trained_network
+
+EPS, KEY = Fraction(16, 255), (0, "key")
+SEED = torch_generator(*KEY, str(EPS)).initial_seed()
+
+
+QUERIES = 300
+
+
+@pytest.fixture(autouse=True)
+def fewer_queries(monkeypatch):
+    """Of the Square Attack, for time's sake: 300 for the 5,000 of the standard version."""
+
+    def square(*args, n_queries, **more):
+        assert n_queries == 5000
+        return SquareAttack(*args, n_queries=QUERIES, **more)
+
+    monkeypatch.setattr("pyautoattack.autoattack.SquareAttack", square)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return trained_network()
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    return samples(30, 1000)
+
+
+def run(attack: EvalAttack, network: nn.Module, data, **more) -> Outcome:
+    x, y = data
+    return attack_model(network, lambda chosen: x[chosen], y, attack, KEY, **more)
+
+
+@pytest.mark.parametrize("batch_size", [250, 13])
+def test_autoattack_equals_the_package_called_directly(network, data, batch_size):
+    """Every image after every attack, batches of survivors included; the package's driver for the classes there are."""
+    ours = run(AutoAttack(eps=EPS, batch_size=batch_size), network, data)
+    theirs = pyautoattack.AutoAttack(copy.deepcopy(network), eps=float(EPS), seed=SEED)
+    theirs.apgd_targeted.n_target_classes = theirs.fab.n_target_classes = CLASSES - 1
+    theirs.square.n_queries = QUERIES
+    traced = sys.gettrace()  # the package's check for dynamic defences takes it away
+    attacks, left = theirs.attacks_to_run, []
+    theirs.version = "custom"
+    for count in range(1, len(attacks) + 1) if batch_size == 13 else [len(attacks)]:
+        theirs.attacks_to_run = attacks[:count]
+        _, labels = theirs.run_standard_evaluation(*data, batch_size=batch_size)
+        left.append(labels == data[1])
+    sys.settrace(traced)
+    expected = ours.left() if batch_size == 13 else ours.left()[-1:]
+    assert all(torch.equal(one, other) for one, other in zip(left, expected, strict=True))
+    assert 0 < ours.accuracy < ours.correct.float().mean()
+
+
+def test_apgd_and_square_equal_direct_calls_bit_for_bit(network, data):
+    x, y = data
+    eps, seed = float(EPS), 7
+    direct = {
+        "apgd_ce": APGDAttack(network, n_restarts=1, eps=eps, seed=seed, device="cpu"),
+        "square": SquareAttack(network, eps=eps, n_queries=QUERIES, seed=seed, device="cpu", resc_schedule=False),
+    }
+    for kind, attack in direct.items():
+        channels_last = x.to(memory_format=torch.channels_last)
+        with under_attack(network):
+            ours = packaged.adversarial(kind, network, channels_last, y, eps, seed)
+        assert torch.equal(ours, attack.perturb(x, y))
+        assert (ours - x).abs().max() <= eps + 1e-6
+        assert 0 <= ours.min() <= ours.max() <= 1
+        assert not torch.equal(ours, packaged.adversarial(kind, network, x, y, eps, seed + 1))
+
+
+@pytest.mark.parametrize(
+    "attack", [ApgdCe(eps=EPS), ApgdDlr(eps=EPS), Fab(eps=EPS), Square(eps=EPS), PgdCw(eps=EPS, steps=5)]
+)
+def test_a_part_stays_in_the_ball_and_leaves_all_as_found(network, data, attack):
+    model = copy.deepcopy(network).train()
+    model[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    outcome = run(attack, model, (data[0][:6], data[1][:6]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [part.training for part in model[:3]] == [True, False, True]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    ((part, fooled),) = outcome.parts
+    assert part == attack
+    assert not (fooled & ~outcome.correct).any()
+
+
+def test_one_image_and_none(network, data):
+    x, y = data
+    right = int((network(x).argmax(1) == y).nonzero()[0])
+    for chosen in ([right], [right, right]):
+        outcome = run(AutoAttack(eps="1/2550", batch_size=1), network, (x[chosen], y[chosen]))
+        assert outcome.accuracy == 1
+    wrong = (network(x).argmax(1) + 1) % CLASSES
+    outcome = run(AutoAttack(eps=EPS), network, (x, wrong))  # nothing to attack: no part is called
+    assert outcome.accuracy == 0
+    assert not any(fooled.any() for _, fooled in outcome.parts)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_attack_goes_on_with_the_next_batch(network, data, tmp_path):
+    data, attack, planned = (data[0][:9], data[1][:9]), AutoAttack(eps="8/255", batch_size=4), []
+    whole = run(attack, network, data, before_batch=planned.append)
+    done, killed, outcome = [], 0, None
+
+    def kill(what: str) -> None:
+        """Every third time."""
+        if len(done) % 3 == 2:
+            done.append(None)
+            raise KilledError
+        done.append(what)
+
+    while outcome is None:
+        try:
+            outcome = run(attack, network, data, folder=tmp_path, before_batch=kill)
+        except KilledError:
+            killed += 1
+            if killed == 2:
+                damaged = min(tmp_path.iterdir())
+                damaged.write_bytes(damaged.read_bytes()[:-9])
+    done = [what for what in done if what]
+    assert sorted(done) == sorted([*planned, planned[0]])  # the damaged batch twice, all others once
+    assert killed > 2
+    assert torch.equal(outcome.left()[-1], whole.left()[-1])
+    done.clear()
+    run(attack, network, data, folder=tmp_path, before_batch=done.append)
+    assert not done
+    for other in (Square(eps="8/255"), Square(eps="9/255")):
+        run(other, network, data, folder=tmp_path, before_batch=done.append)
+        assert done
+        done.clear()
+
+
+def test_the_total_is_never_above_the_weakest_of_its_parts(network, data):
+    total = run(AutoAttack(eps=EPS), network, data)
+    accuracies = [left.float().mean().item() for left in total.left()]
+    assert accuracies == sorted(accuracies, reverse=True)
+    # alone, with the same random numbers, the first part is the same
+    alone = run(ApgdCe(eps=EPS), network, data)
+    assert torch.equal(alone.left()[0], total.left()[0])
+    assert total.accuracy <= alone.accuracy
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_as_many_targets_as_there_are_classes(classes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
+    x = torch.rand(8, 3, 4, 4)
+    y = model(x).argmax(1)
+    for attack in (Fab(eps=EPS), AutoAttack(eps=EPS)):
+        if classes >= attack.least_classes:
+            assert run(attack, model, (x, y)).correct.all()
+        else:
+            with pytest.raises(InputError, match=f"autoattack needs {attack.least_classes} classes; there are"):
+                run(attack, model, (x, y))
+
+
+# -- masked gradients -----------------------------------------------------------------------------
+
+
+def test_a_large_scale_masks_the_cross_entropy_and_neither_the_margin_nor_autoattack(network, data):
+    masked = Scaled(network, 1e4)
+    left = {
+        name: (run(attack, network, data).accuracy, run(attack, masked, data).accuracy)
+        for name, attack in {
+            "pgd": EvalPgd(eps=EPS, steps=20), "cw": PgdCw(eps=EPS, steps=20), "autoattack": AutoAttack(eps=EPS)
+        }.items()
+    }  # fmt: skip
+    assert left["pgd"][1] > left["pgd"][0] + 0.2
+    assert left["cw"][1] == pytest.approx(left["cw"][0], abs=0.05)
+    assert left["autoattack"][1] == pytest.approx(left["autoattack"][0], abs=0.05)
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), data=st.data())
+def test_a_balanced_subset(labels, data):
+    labels = torch.tensor(labels)
+    count = data.draw(st.integers(1, len(labels)))
+    chosen = balanced(labels, count)
+    assert len(chosen) == count
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    held, there = (torch.bincount(one, minlength=6) for one in (labels[chosen], labels))
+    short = held[(held < there)]  # of classes with images left, none has two fewer than another class
+    assert len(short) == 0 or held.max() <= short.min() + 1
+    if count > 1:
+        assert set(balanced(labels, count - 1).tolist()) < set(chosen.tolist())
+    assert torch.equal(balanced(labels, None), torch.arange(len(labels)))
+
+
+def test_more_images_than_there_are(network, data):
+    with pytest.raises(InputError, match="attack square: images is 31; there are 30 test images"):
+        run(Square(eps=EPS, images=31), network, data)
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def test_rows_of_an_attack_beside_others_by_hand():
+    bits = lambda text: torch.tensor([bit == "1" for bit in text])  # noqa: E731
+    attack = AutoAttack(eps="8/255")
+    parts = [
+        (part, bits(text)) for part, text in zip(attack.parts, ("010000", "000000", "001000", "000100"), strict=True)
+    ]
+    outcome = Outcome(attack, torch.tensor([0, 1, 2, 3, 5, 6]), bits("111110"), tuple(parts))
+    pgd = [
+        Hits(Pgd(eps=eps, steps=steps), bits("1111111"), bits(fooled))
+        for eps, steps, fooled in (("4/255", 9, "1000000"), ("8/255", 9, "1001000"), ("9/255", 9, "1111111"))
+    ]
+    rows = attack_rows(outcome, [*pgd, *hits(outcome, 7)])
+    assert [(row["role"], row["name"], round(6 * row["accuracy"]), row["missed"]) for row in rows] == [
+        ("clean", "clean", 5, None),
+        ("beside", "pgd9_8_255", 3, None),
+        ("part", "APGD-CE", 4, None),
+        ("part", "APGD-DLR targeted", 4, None),
+        ("part", "FAB targeted", 3, None),
+        ("part", "Square", 2, 0),  # the one it fooled PGD did, too
+        ("worst", "worst", 1, None),
+    ]
+    (square,) = [row for row in attack_rows(outcome, hits(outcome, 7)) if row["name"] == "Square"]
+    assert square["missed"] == 1
+    # an attack that ran on some of these images alone says nothing of the worst case
+    some = Hits(Square(eps="8/255"), bits("1111110"), bits("1111110"))
+    assert attack_rows(outcome, [some, *hits(outcome, 7)]) == attack_rows(outcome, hits(outcome, 7))
