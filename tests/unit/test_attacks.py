@@ -283,7 +283,7 @@ def test_survivors_when_nobody_stands(model, data):
         (lambda x: x, 8, "eps is 8; allowed: a share of the pixel range, such as 8 / 255"),
         (lambda x: x, -0.1, "eps is -0.1"),
     ],
-    ids=str,
+    ids=["of 255", "bytes", "centred", "nan", "large eps", "negative eps"],
 )
 def test_what_is_no_share_of_the_pixel_range_is_refused(trained, data, change, eps, words):
     x, y = change(data[0]), data[1]
