@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 NOT_NEEDED = {"dvc"}
+NAME = r"[A-Za-z0-9._-]+"  # in front of versions and conditions
 
 
 def missing(names: list[str]) -> set[str]:
@@ -28,13 +29,14 @@ def missing(names: list[str]) -> set[str]:
             absent.add(name)
             continue
         # Requirements with a condition are extras, or for other systems and older Pythons.
-        waiting += [re.match(r"[A-Za-z0-9._-]+", need)[0] for need in needs if ";" not in need]
+        waiting += [re.match(NAME, need)[0] for need in needs if ";" not in need]
     return absent
 
 
 def main() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    found = sorted(missing([name for name in project["dependencies"] if name not in NOT_NEEDED]))
+    names = [re.match(NAME, needed)[0] for needed in project["dependencies"]]
+    found = sorted(missing([name for name in names if name not in NOT_NEEDED]))
     if found:
         version = ".".join(map(str, sys.version_info[:3]))
         print(f"error: {sys.executable} (Python {version}) lacks: {' '.join(found)}", file=sys.stderr)
