@@ -181,14 +181,14 @@ def test_a_stop_in_the_search_skips_what_needs_it(finished_run, folder):
 
 def test_a_stop_in_evaluation_keeps_what_is_evaluated(finished_run, folder):
     done_until("never", folder, finished_run)
-    # PGD and one batch of another attack on the final network, PGD on the next
-    unfinished = stopped_run("evaluate n", 3)
+    # PGD on the final network, of whose eight images none is left for another attack, and on the next
+    unfinished = stopped_run("evaluate n", 2)
     assert unfinished[0] == f"evaluate_scratch@{ROW}: evaluate scratch {ROW}: 2 of 3 networks until the deadline"
     metrics = result_of(folder, "evaluate_scratch", "metrics.json")
     ids = [network["id"] for network in result_of(folder, "retrain_scratch", "validation.json")["networks"]]
     assert (metrics["complete"], metrics["planned"]) == (False, 3)
     assert list(metrics["networks"]) in (ids[:2], [ids[0], ids[2]])  # the final one first, then in order
-    assert sum("apgdce_8_255_n20" in shares for shares in metrics["networks"].values()) == 1
+    assert sum("apgdce_8_255_n8" in shares for shares in metrics["networks"].values()) == 1
     page = (folder / "reports" / "README.md").read_text()
     assert f"{ROW}: networks trained from scratch: 2 of 3 networks: the run was stopped at its deadline." in page
     evaluated = {path: path.stat().st_mtime_ns for path in folder.glob(f".checkpoints/evaluate_scratch/{ROW}/*/*.json")}

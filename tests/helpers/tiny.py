@@ -41,7 +41,7 @@ def tiny_params() -> dict:
     for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"], raw["baselines"]["training"]):
         recipe.update(epochs=3, batch_size=32)
     raw["eval"].update(eps=["4/255", "8/255"], steps=[1, 3], final=[{"eps": "8/255", "steps": 4}])
-    raw["eval"]["attacks"] = [{"kind": "apgd_ce", "eps": "8/255", "images": 20}]
+    raw["eval"]["attacks"] = [{"kind": "apgd_ce", "eps": "8/255", "images": 8}]
     raw["compute"] = dict(IN_PROCESS)
     return raw
 

@@ -59,9 +59,9 @@ def test_the_grid_is_complete_and_consistent(finished_run):
     grid = pd.read_csv(results(finished_run, "evaluate_scratch", ROW, "seed-0", "grid.csv"))
     trained = json.loads(results(finished_run, "retrain_scratch", ROW, "seed-0", "validation.json").read_text())
     assert set(grid["network"]) == {network["id"] for network in trained["networks"]}
-    listed = grid["attack"] == "apgdce_8_255_n20"
+    listed = grid["attack"] == "apgdce_8_255_n8"
     assert listed.sum() == 1  # of the final network alone
-    assert (grid["images"] == listed.map({True: 20, False: 40})).all()
+    assert (grid["images"] == listed.map({True: 8, False: 40})).all()
     for _, cells in grid[~listed].groupby("network"):
         clean = cells.loc[cells["steps"] == 0, "accuracy"].item()
         assert (cells["accuracy"] <= clean).all()
