@@ -36,6 +36,7 @@ lint: env
 # dvc.lock, parameters and code agree. `dvc repro plan` first: plan/ and code/ are not in git, and without
 # them the dry run would compare nothing (docs/pipeline.md).
 check: env
+	@test -e .git || { echo "error: this download has no git, and so no commit to check against" >&2; exit 2; }
 	$(DVC) repro --quiet plan
 	git diff --exit-code dvc.lock
 	$(DVC) repro --allow-missing --dry | tee -a /dev/stderr | grep -q "up to date"

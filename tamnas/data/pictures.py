@@ -58,8 +58,7 @@ def read_pictures(
             start, part = parts[index]
             pixels[start : start + len(part)], traits[start : start + len(part)] = own_pixels, own_traits
             problems += [(start + place, problem) for place, problem in own_problems]
-            for _ in part:
-                progress.step()
+            progress.step(len(part))
     if problems:
         named = [problem for _, problem in sorted(problems)]
         more = f"; and {len(named) - NAMED:,} more" if len(named) > NAMED else ""

@@ -142,6 +142,5 @@ class Validator:
             model = fast_copy(model)
             robust = pgd_accuracy(model, self.split, self.plan.attack, (*self.key, "validation"))
         predicted = predictions(model, self.split)
-        clean = int((predicted == self.split.labels).sum()) / len(self.split)
-        classes = len(predicted.unique())
+        clean, classes = share(predicted == self.split.labels), len(predicted.unique())
         return {"validation_clean": clean, "validation_robust": robust, "validation_classes": classes}

@@ -191,7 +191,7 @@ def check_attack(model: nn.Module, test: Split, plan: EvalParams, key: tuple) ->
 
     def row(check: str, radius: Fraction, success: str, starts: int, standing: torch.Tensor) -> dict:
         attack = {"eps": format_fraction(radius), "steps": checks.attack.steps, "success": success, "restarts": starts}
-        return {"check": check, **attack, "images": len(test), "accuracy": int(standing.sum()) / len(test)}
+        return {"check": check, **attack, "images": len(test), "accuracy": share(standing)}
 
     return [
         row("any", eps, "any", 1, any_),

@@ -41,7 +41,6 @@ def is_narrow(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()  # which writes a kernel of its own
     )
 
 

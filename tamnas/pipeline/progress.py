@@ -29,12 +29,12 @@ class Progress:
         self.done = self._first = done
         self._bar.update(done)
 
-    def step(self, **figures) -> None:
-        """One more unit is done; `figures` are shown beside it, floats with four digits."""
-        self.done += 1
+    def step(self, units: int = 1, **figures) -> None:
+        """So many more units are done; `figures` are shown beside it, floats with four digits."""
+        self.done += units
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        self._bar.update(units)
         now = time.monotonic()
         due = now - self._last >= LINE_SECONDS or self.done == self.total
         if due and self.show and self._bar.disable:

@@ -22,16 +22,19 @@ log = logging.getLogger(__name__)
 def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iterator[Path]:
     """The stage instance's checkpoint folder, locked, with its wall time logged at the end.
 
-    The folder's key covers the plan, the stage's code and the contents of its inputs in dvc.yaml but those `apart`.
+    The folder's key covers the plan, the stage's code and the contents of its inputs in dvc.yaml but those `apart`, by
+    which the stage names its files in the folder.
     A DivergenceError inside leaves `DIVERGED` among the results. Raises InputError if an input is missing.
     """
     if hasattr(plan, "numerics"):
         use_instructions(plan.numerics.instruction_set)
     own = instance(stage, plan.name, plan.dataset)
-    inputs = {str(path): file_digest(path) for path in own.inputs if path not in apart}
-    key = key_of({"plan": plan.key(), "inputs": inputs, "code": code_digest(own.stage.script)})
+    digests = {str(path): file_digest(path) for path in own.inputs}
+    beside = {str(path): digests.pop(str(path)) for path in apart}
+    key = key_of({"plan": plan.key(), "inputs": digests, "code": code_digest(own.stage.script)})
     noted = divergence_noted(stage, plan.name, own.results)
-    with checkpoint_folder(stage, plan.name, key) as folder, timed(stage, plan.name), noted:
+    shared = f"-{key_of(beside)}" if beside else ""
+    with checkpoint_folder(stage, plan.name, key, apart=shared) as folder, timed(stage, plan.name), noted:
         yield folder
 
 

@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,15 @@ def locked(stage: str, instance: str, root: Path = LOCKS, what: str = "this stag
 
 
 @contextmanager
-def checkpoint_folder(stage: str, instance: str, key: str, root: Path | None = None) -> Iterator[Path]:
+def checkpoint_folder(stage: str, instance: str, key: str, root: Path | None = None, apart: str = "") -> Iterator[Path]:
     """The checkpoint folder of a stage instance under a key; both are locked.
 
+    Processes that differ in `apart` share the folder at one time: they name their files in it by what these depend on.
     Of the instance's other keys the last `KEPT` stay, or as many of them as take up `KEPT_BYTES`.
     """
     root = root or checkpoints_root()
     same = "the same with the same inputs, in another workspace perhaps"
-    with locked(stage, instance), locked(f"{stage}/{instance}", key, root, same):
+    with locked(stage, instance), locked(f"{stage}/{instance}", key + apart, root, same):
         folder = root / stage / instance / key
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # the last one used
@@ -116,7 +117,10 @@ def _forget_old(folder: Path) -> None:
     for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
         files, bytes_ = files + 1, bytes_ + sum(file.stat().st_size for file in other.rglob("*") if file.is_file())
         if files > KEPT or bytes_ > KEPT_BYTES:
-            lock = FileLock(other.with_name(f"{other.name}.lock"))
-            with suppress(Timeout), lock.acquire(timeout=0):  # else another process goes on with it
+            locks = list(other.parent.glob(f"{other.name}*.lock"))
+            with suppress(Timeout), ExitStack() as held:  # Timeout: another process goes on with it
+                for path in locks:
+                    held.enter_context(FileLock(path).acquire(timeout=0))
                 shutil.rmtree(other)
-                Path(lock.lock_file).unlink()  # whoever waits for it finds it gone, and makes a new one
+                for path in locks:
+                    path.unlink()  # whoever waits for it finds it gone, and makes a new one

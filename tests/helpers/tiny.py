@@ -24,6 +24,14 @@ ROOT = Path(__file__).parents[2]
 ROW = "digits-base"
 REPORTED = ("reports/README.md", "reports/claims.md", "reports/metrics.json", "reports/tables", "reports/plots")
 IN_PROCESS = {"engine": "inline", "workers": 1, "device": "cpu", "checkpoint_seconds": 0}  # saves as often as it can
+CONTROLS_ON = {
+    "random_networks": True,
+    "random_search": True,
+    "legonet": {"reversed": True, "random": 2},
+    "finetune_lr": [0.01],
+    "finetune_equal_budget": True,
+    "common_attack": {"eps": "4/255", "attack_steps": 2},
+}
 
 
 def tiny_params() -> dict:

@@ -17,19 +17,8 @@ from tamnas.report.figures import style
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import to_csv
 from tamnas.space.architecture import Architecture
-from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_network
-from tests.helpers.tiny import ROW, tiny_params, write_params
-
-PAPER = SearchSpace.paper()
-SMALL = SearchSpace(
-    num_classes=2, stem_channels=4, channels=(8,), repeats=(2,), strides=(2,), head=(4, 8, 4), blocks=(0, 6, 20),
-    ratios=(0.5, 1.0, 2.0),
-)  # fmt: skip  # 54 architectures
-ON = {
-    "random_networks": True, "random_search": True, "legonet": {"reversed": True, "random": 2}, "finetune_lr": [0.01],
-    "finetune_equal_budget": True, "common_attack": {"eps": "4/255", "attack_steps": 2},
-}  # fmt: skip
+from tests.helpers.tiny import CONTROLS_ON, ROW, tiny_params, write_params
 
 
 def everything(folder: Path) -> dict:
@@ -43,7 +32,7 @@ def everything(folder: Path) -> dict:
     raw["search"]["attack"]["steps"] = raw["retrain"]["validation"]["attack"]["steps"] = 2
     raw["eval"].update(eps=["8/255"], steps=[2], final=[])
     raw["eval"]["checks"].update(attack={"eps": "8/255", "steps": 2}, restarts=2)
-    raw["seeds"], raw["controls"] = [1], {**ON, "legonet": {"reversed": True, "random": 1}}
+    raw["seeds"], raw["controls"] = [1], {**CONTROLS_ON, "legonet": {"reversed": True, "random": 1}}
     write_params(folder, raw)
     return raw
 

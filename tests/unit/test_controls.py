@@ -21,7 +21,7 @@ from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
 from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
 from tamnas.space.space import SearchSpace
-from tests.helpers.tiny import ROOT, ROW, tiny_params, write_params
+from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, tiny_params, write_params
 from tests.helpers.toy_search import fitness_of, planned
 
 PAPER = SearchSpace.paper()
@@ -29,10 +29,6 @@ SMALL = SearchSpace(
     num_classes=2, stem_channels=4, channels=(8,), repeats=(2,), strides=(2,), head=(4, 8, 4), blocks=(0, 6, 20),
     ratios=(0.5, 1.0, 2.0),
 )  # fmt: skip  # 54 architectures
-ON = {
-    "random_networks": True, "random_search": True, "legonet": {"reversed": True, "random": 2}, "finetune_lr": [0.01],
-    "finetune_equal_budget": True, "common_attack": {"eps": "4/255", "attack_steps": 2},
-}  # fmt: skip
 
 
 def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePlan]:
@@ -170,7 +166,7 @@ def test_controls_that_are_off_ask_for_nothing():
 
 
 def test_every_control_trains_what_it_says():
-    plan = plans(ON, seeds=[3, 5])[ROW]
+    plan = plans(CONTROLS_ON, seeds=[3, 5])[ROW]
     jobs = jobs_of(plan)
     assert len({job.network.id for job in jobs}) == len(jobs)
     assert pickle.loads(pickle.dumps(jobs)) == jobs  # workers take them
@@ -203,7 +199,7 @@ def test_every_control_trains_what_it_says():
 
 def test_random_draws_do_not_depend_on_other_controls():
     alone = jobs_of(plans({"random_networks": True})[ROW])
-    among = [job for job in jobs_of(plans(ON)[ROW]) if job.label.control == "random_networks"]
+    among = [job for job in jobs_of(plans(CONTROLS_ON)[ROW]) if job.label.control == "random_networks"]
     assert alone == among
     more = jobs_of(plans({"legonet": {"random": 3}})[ROW])
     assert jobs_of(plans({"legonet": {"random": 2}})[ROW]) == more[:2]
@@ -220,7 +216,7 @@ def test_what_the_row_does_anyway_is_not_trained_again():
 
 
 def test_pooled_jobs():
-    plan = plans(ON, seeds=[3])["digits"]
+    plan = plans(CONTROLS_ON, seeds=[3])["digits"]
     space = SearchSpace.from_params(plan)
     jobs = pooled_jobs(plan, space.sample(np.random.default_rng(0)))
     assert Counter(job.label.control for job in jobs) == {"lego_reversed": 1, "lego_random": 2, "seeds": 2}
