@@ -43,13 +43,15 @@ class Raw:
 class Source:
     """`read` gives the raw arrays of the dataset with a name, or raises InputError; the rest says what it needs.
 
-    `own_splits` are those beside training images that the source may have; others are drawn from these.
+    `own_splits` are those beside training images that the source may have; others are drawn from these. `terms`: under
+    which the images may be used; networks that learnt from them are released with it.
     """
 
     read: Callable[[str, Any], Raw]
     needs_path: bool = False
     downloads: bool = False
     own_splits: Sequence[str] = ("validation", "test")
+    terms: str = "those of the images' owner, which whoever releases a network has to name"
 
 
 SOURCES: dict[str, Source] = {}
@@ -82,7 +84,11 @@ def watch(name: str, data: Any, link: Path) -> str:
     return f"-> {path}"
 
 
-@source(own_splits=())
+@source(
+    own_splits=(),
+    terms="Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998): "
+    "CC BY 4.0",
+)
 def digits(name: str, data: Any) -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""
     from sklearn.datasets import load_digits
@@ -113,7 +119,11 @@ def imagefolder(name: str, data: Any) -> Raw:
     return Raw(*splits["train"], splits.get("test"), 255, classes, splits.get("validation"), notes)
 
 
-@source(downloads=True, own_splits=["test"])
+@source(
+    downloads=True,
+    own_splits=["test"],
+    terms="CIFAR-10 (A. Krizhevsky, 2009): published without a licence, to be cited; images collected from the web",
+)
 def cifar10(name: str, data: Any) -> Raw:
     """torchvision's CIFAR-10: batches unpacked in `path`, else the archive there, else a download to it.
 
@@ -156,7 +166,11 @@ def _cifar10_batches(folder: Path, name: str) -> Raw:
     return Raw(train.data, np.array(train.targets), (test.data, np.array(test.targets)), 255, tuple(train.classes))
 
 
-@source(downloads=True, own_splits=["test"])
+@source(
+    downloads=True,
+    own_splits=["test"],
+    terms="SVHN (Y. Netzer and others, 2011): for non-commercial use only, to be cited",
+)
 def svhn(name: str, data: Any) -> Raw:
     """torchvision's SVHN, cropped digits, without `extra`; the digit 0, which the files label 10, is class 0."""
     from torchvision.datasets import SVHN
