@@ -17,6 +17,10 @@ env: .venv/ready
 	  { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON=python3.11 or newer" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	printf '%s\n' '#!/bin/sh' '# The tamnas of the checkout that this is called in.' \
+	  'test -f tamnas/__main__.py || { echo "error: call tamnas from the root of a checkout" >&2; exit 2; }' \
+	  'exec "$$(dirname "$$0")/python" -m tamnas "$$@"' > $(BIN)/tamnas
+	chmod +x $(BIN)/tamnas
 	touch $@
 
 # Two workers; a file's tests stay together, for what they share. `test-all` adds what takes minutes by itself: the whole

@@ -5,7 +5,7 @@
 Figures go to benchmarks/results/<cpu or the GPU's name>/; the page is made from all that lie there,
 after every benchmark. A benchmark that cannot run (torchattacks or the row's images are not there)
 or fails is told and left out, and the exit code is 1. On a GPU, use a row of the paper's geometry
-(`python -m tamnas.pipeline.profiles h200` first). --rehearse: tiny sizes, to see that everything runs; writes
+(`tamnas profile h200` first). --rehearse: tiny sizes, to see that everything runs; writes
 to a temporary folder. --page: measure nothing, write the page anew.
 """
 

@@ -11,7 +11,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-NOT_NEEDED = {"dvc"}
+NOT_NEEDED = {"dvc", "rich"}
 NAME = r"[A-Za-z0-9._-]+"  # in front of versions and conditions
 
 

@@ -4,12 +4,11 @@
 #   gpu/run.sh PROFILE [KEY=VALUE ...] -- RUNNER-OPTIONS
 #
 # With the Python of gpu/python.sh: applies the profile with the settings to params.yaml, and starts
-# `python -m tamnas.pipeline.runner`. The same command again goes on where the last one stopped. docs/gpu.md has whole
-# commands.
+# `tamnas run`. The same command again goes on where the last one stopped. docs/gpu.md has whole commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 profile=$1
 shift
 settings=()
@@ -26,6 +25,6 @@ if cmp -s params.yaml logs/params.applied.yaml; then
 else
   cp params.yaml logs/params.base.yaml
 fi
-gpu/python.sh -m tamnas.pipeline.profiles "$profile" "${settings[@]}"
+gpu/python.sh -m tamnas profile "$profile" "${settings[@]}"
 cp params.yaml logs/params.applied.yaml
-exec gpu/python.sh -m tamnas.pipeline.runner "$@"
+exec gpu/python.sh -m tamnas run "$@"

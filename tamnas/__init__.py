@@ -5,6 +5,15 @@ reading parameters or printing a table needs none of it.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers, who see no `__getattr__`
+    from tamnas.config.resolve import load_params as load_params
+    from tamnas.networks.subnet import Subnet as Subnet
+    from tamnas.networks.supernet import Supernet as Supernet
+    from tamnas.release.network import load as load
+    from tamnas.space.architecture import Architecture as Architecture
+    from tamnas.space.space import SearchSpace as SearchSpace
 
 __version__ = "0.1.0"
 
@@ -25,6 +34,7 @@ _HOMES = {
     "SearchSpace": "space.space",
     "Subnet": "networks.subnet",
     "Supernet": "networks.supernet",
+    "load": "release.network",
     "load_params": "config.resolve",
 }
 __all__ = [*_HOMES, "__version__"]

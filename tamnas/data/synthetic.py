@@ -1,6 +1,6 @@
 """Small generated stand-ins for CIFAR-10 and SVHN: for trying the whole study and for tests, not for any claim.
 
-    python -m tamnas.data.synthetic [FOLDER]      # default: data/raw/smoke, where the profile `smoke` looks
+    tamnas synthetic [FOLDER]    # default: data/raw/smoke, where the profile `smoke` looks
 
 Writes cifar10.npz and svhn.npz in the layout of the source `npz`: 8 x 8 colour images in ten classes. A class is
 a smooth colour pattern; its images are shifted by up to a pixel, dimmed, and noisy. Small networks leave chance within
@@ -63,7 +63,3 @@ def main(folder: Path) -> None:
 
     for path in one_line_errors(write)(folder):
         click.echo(path)
-
-
-if __name__ == "__main__":
-    main()

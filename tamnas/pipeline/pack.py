@@ -1,9 +1,9 @@
 """A run in one archive: results, reports, plans, the networks' weights; and back again.
 
-    python -m tamnas.pipeline.pack unpack FOLDER [--best] # into the working directory, a checkout
-    python -m tamnas.pipeline.pack keep FOLDER TARGET     # what stays of a run: docs/results/<name>
+    tamnas unpack FOLDER [--best]    # into the working directory, a checkout
+    tamnas keep FOLDER TARGET        # what stays of a run: docs/results/<name>
 
-`python -m tamnas.pipeline.runner --pack FOLDER` writes run.tar.gz, and manifest.json: which commit ran where,
+`tamnas run --pack FOLDER` writes run.tar.gz, and manifest.json: which commit ran where,
 for how long, what is not finished, and the sha256 of the archive.
 """
 
@@ -224,12 +224,7 @@ def _run_page(manifest: dict, times: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.group(help=__doc__.replace("\n\n", "\n\n\b\n"))
-def main() -> None:
-    pass
-
-
-@main.command("unpack", help="Extract a packed run into the working directory, over what is there.")
+@click.command(help="Extract a packed run into the working directory, over what is there.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--best", "only_best", is_flag=True, help="Of each row's start points keep the best subnet, to retrain it."
@@ -242,14 +237,10 @@ def unpack_command(folder: Path, only_best: bool) -> None:
     click.echo(f"{manifest['files']} files of commit {manifest['commit']}; `python -m stages.tables` makes the reports")
 
 
-@main.command("keep", help="Write reports, parameters, small results and run.md of a packed run to TARGET.")
+@click.command(help="Write reports, parameters, small results and run.md of a packed run to TARGET.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @one_line_errors
 def keep_command(folder: Path, target: Path) -> None:
     keep(folder, target)
     click.echo(f"{target}: written")
-
-
-if __name__ == "__main__":
-    main()

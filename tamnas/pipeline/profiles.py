@@ -1,7 +1,7 @@
 """Apply a profile: merge an overlay from profiles/ into params.yaml, keeping its comments.
 
-    python -m tamnas.pipeline.profiles paper-cifar10 [--set KEY=VALUE ...]
-    git checkout params.yaml                  # undoes it
+    tamnas profile paper-cifar10 [--set KEY=VALUE ...]
+    git checkout params.yaml    # undoes it
 
 `--set data.cifar10.path=/data` changes one value more; VALUE is YAML. Prints every value that
 changes. Unknown keys are refused and nothing is written then. Mappings
@@ -110,7 +110,3 @@ def main(name: str, settings: tuple[str, ...]) -> None:
     for line in changes:
         click.echo(line)
     click.echo(f"{len(changes)} values of params.yaml changed; `git checkout params.yaml` undoes it")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The stages in order, in one process, without DVC: for machines that have torch and no DVC.
 
-    python -m tamnas.pipeline.runner [--until STAGE] [--only STAGE ...] [--checkpoints FOLDER]
-                            [--deadline SECONDS|TIME [--reserve SECONDS]] [--pack FOLDER]
+    tamnas run [--until STAGE] [--only STAGE ...] [--checkpoints FOLDER]
+               [--deadline SECONDS|TIME [--reserve SECONDS]] [--pack FOLDER]
 
 Same stage functions, same files, same bits as `dvc repro`; every stage runs (what is finished
 is picked up from the checkpoints). Reads params.yaml; the working directory is the root of all
@@ -163,7 +163,3 @@ def main(until, only, deadline, reserve, checkpoints, folder, pack_checkpoints, 
         log.warning("not finished:\n%s", "\n".join(f"  {line}" for line in unfinished))
         if any("training diverged" in line for line in unfinished):
             raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from tamnas.config.plan import DatasetPlan, RowPlan, load_study
+from tamnas.config.plan import DatasetPlan, RowPlan, StudyPlan, load_study
 from tamnas.config.sections import EvalParams
 from tamnas.controls import RUN
 from tamnas.errors import InputError
@@ -31,9 +31,9 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 
-def collect() -> list[Dataset]:
-    """All datasets of the plan. Raises InputError naming the first file that is missing."""
-    study = load_study()
+def collect(study: StudyPlan | None = None) -> list[Dataset]:
+    """All datasets of the plan, that of plan/ if none is given. Raises InputError naming the first file that is missing."""
+    study = study or load_study()
     return [_dataset(plan, [study.rows[row] for row in plan.pooled.rows]) for plan in study.datasets.values()]
 
 

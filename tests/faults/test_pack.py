@@ -12,8 +12,7 @@ from click.testing import CliRunner
 
 from tamnas.errors import InputError
 from tamnas.pipeline import runner
-from tamnas.pipeline.pack import head, keep, pack, unpack
-from tamnas.pipeline.pack import main as pack_main
+from tamnas.pipeline.pack import head, keep, pack, unpack, unpack_command
 from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, tiny_params, write_params
 
 HEAD = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
@@ -51,7 +50,7 @@ def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_pa
     (tmp_path / "packed").mkdir()
     pack(tmp_path / "packed", HEAD)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(pack_main, ["unpack", "packed", "--best"])
+    result = CliRunner().invoke(unpack_command, ["packed", "--best"])
     assert result.exit_code == 0, result.output
     raw = tiny_params()
     raw["network"].update(strides=[1, 2, 2], activation="silu")

@@ -52,14 +52,13 @@ def test_real_commands(folder, name):
     assert [path for path in sorted(folder.rglob("*")) if ".locks" not in path.parts] == before
 
 
-@pytest.mark.parametrize("module", ["tamnas.pipeline.runner", "tamnas.pipeline.profiles"])
-def test_other_commands(folder, module):
+@pytest.mark.parametrize("arguments", [["run"], ["profile", "smoke"]])
+def test_other_commands(folder, arguments):
     raw = tiny_params()
     raw["seed"] = -1
     write_params(folder, raw)
-    arguments = ["smoke"] if module == "tamnas.pipeline.profiles" else []
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True,
+        [sys.executable, "-m", "tamnas", *arguments], cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     write_params(folder, two_rows())
     synthetic.write(folder / synthetic.FOLDER)
-    command = [sys.executable, "-m", "tamnas.pipeline.runner"]
+    command = [sys.executable, "-m", "tamnas", "run"]
     subprocess.run(command, cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     return folder
 

@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
         recipe["epochs"], recipe["schedule"]["warmup"] = 1, 0
     raw["compute"] = {"engine": "processes", "workers": 2, "device": "cpu"}  # workers must know the plugin, too
     write_params(folder, raw)
-    run = [sys.executable, "-m", "tamnas.pipeline.runner"]
+    run = [sys.executable, "-m", "tamnas", "run"]
     done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder

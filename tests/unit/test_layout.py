@@ -25,9 +25,10 @@ ROOMS = """
     training  search
     legonet  controls
     report
-    pipeline.stage  pipeline.pack  pipeline.profiles
+    pipeline.stage  pipeline.pack  pipeline.profiles  release
     pipeline.runner
-    stages
+    cli  stages
+    __main__
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.strip().splitlines()) for room in line.split()}
 

@@ -135,7 +135,7 @@ def test_no_process_of_a_run_opens_a_connection(tmp_path):
     write_params(tmp_path, raw)
     (tmp_path / "sitecustomize.py").write_text(OFFLINE)
     done = subprocess.run(
-        [sys.executable, "-m", "tamnas.pipeline.runner"], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "tamnas", "run"], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,85 @@
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from tamnas.cli.output import json_option, print_json, print_table
+from tamnas.errors import InputError
+from tamnas.pipeline.command import one_line_errors
+
+if TYPE_CHECKING:
+    from tamnas.release.card import Card, Figure
+    from tamnas.report.intervals import Interval
+    from tamnas.report.tables.table import Table
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@json_option
+@one_line_errors
+def compare(a: str, b: str, as_json: bool) -> None:
+    """Put two networks or two runs side by side: A, B, and B minus A, with 95% intervals.
+
+    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n06). A run is a folder with
+    plan/ and results/, such as another checkout; its final networks are compared by name. Differences are taken as those of
+    independent samples of images (Newcombe): for two networks on the same images that is on the safe side.
+    """
+    from tamnas.release.references import cards
+
+    left, right = cards(a), cards(b)
+    if len(left) == len(right) == 1:
+        pairs = list(zip(left.values(), right.values(), strict=True))
+    else:
+        pairs = [(card, right[name]) for name, card in left.items() if name in right]
+    if not pairs:
+        raise InputError(f"{a} and {b} have no network in common: {', '.join(left)}; {', '.join(right)}")
+    if as_json:
+        return print_json([_comparison(*pair) for pair in pairs])
+    for first, second in pairs:
+        print_table(_table(first, second, a, b))
+
+
+def _differences(first: "Card", second: "Card") -> Iterator[tuple["Figure", "Figure", "Interval"]]:
+    """(figure of the first, of the second, second minus first) of each attack that both know."""
+    from tamnas.report.intervals import newcombe
+
+    for figure in first.figures:
+        if other := second.by_attack.get(figure.attack):
+            yield figure, other, newcombe(other.accuracy, figure.accuracy, other.images, figure.images)
+
+
+def _comparison(first: "Card", second: "Card") -> dict:
+    differences = [
+        {"attack": one.attack, "a": one.json(), "b": other.json(), "difference": vars(difference)}
+        for one, other, difference in _differences(first, second)
+    ]
+    return {"a": first.name, "b": second.name, "same_images": _same_images(first, second), "accuracies": differences}
+
+
+def _same_images(first: "Card", second: "Card") -> bool:
+    return first.test_sha256 == second.test_sha256
+
+
+def _table(first: "Card", second: "Card", a: str, b: str) -> "Table":
+    from tamnas.report.tables.table import Column, Table
+
+    columns = Column("what", ""), Column("a", f"A: {first.name}"), Column("b", f"B: {second.name}")
+    difference = Column("difference", "B minus A")
+    lines = [
+        dict(zip((*columns, difference), (what, f"{one:,}", f"{other:,}", f"{other - one:+,}"), strict=True))
+        for what, one, other in (
+            ("parameters", first.parameters, second.parameters),
+            ("multiply-accumulates", first.macs, second.macs),
+        )
+    ]
+    lines += [
+        {columns[0]: f"{one.attack} (%)", columns[1]: one.text, columns[2]: other.text, difference: points.points}
+        for one, other, points in _differences(first, second)
+    ]
+    notes = [
+        f"A: {a}, {first.title}. B: {b}, {second.title}. n = {first.images['test']:,} and {second.images['test']:,}."
+    ]
+    if not _same_images(first, second):
+        notes.append("The two were measured on different test images.")
+    return Table.of("comparison", f"{first.name} and {second.name}", lines, notes)

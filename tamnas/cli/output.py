@@ -1,0 +1,75 @@
+"""What commands print: tables with bars for people, JSON for scripts."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+from rich.bar import Bar
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from tamnas.report.tables.table import Column, Table, Value
+
+if TYPE_CHECKING:
+    from tamnas.release.card import Card
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+WIDTH = 24  # of a bar, in characters
+
+
+def print_json(plain) -> None:
+    click.echo(json.dumps(plain, indent=1))
+
+
+def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> None:
+    """With the notes below; `bars`: a last column with its title, a bar for each row."""
+    drawn = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in table.columns:
+        drawn.add_column(escape(column.title), justify="left" if column.kind == "text" else "right")
+    if bars:
+        drawn.add_column(escape(bars[0]))
+    for index, row in enumerate(table.cells()):
+        cells = [" ".join([f"[bold]{escape(text)}[/]" if best else escape(text), *map(escape, more)])
+                 for _, text, more, best in row]  # fmt: skip
+        drawn.add_row(*cells, *([bars[1][index]] if bars else []))
+    console = Console(highlight=False)
+    console.print(drawn)
+    for note in table.notes:
+        console.print(escape(note), style="dim")
+
+
+def interval_bars(values: Sequence[Value]) -> tuple[str, list[Bar]]:
+    """(title, a bar over the interval of each accuracy), on an axis that starts at ten percent below the lowest."""
+    start = int(10 * min(value.interval[0] for value in values)) / 10
+    bars = [Bar(1 - start, value.interval[0] - start, value.interval[1] - start, width=WIDTH) for value in values]
+    return f"{100 * start:.0f} to 100%", bars
+
+
+def bars_up_to(most: float, values: Sequence[float]) -> tuple[str, list[Bar]]:
+    """(title, a bar as long as each value), on an axis from 0 to `most`."""
+    return f"of {most:g}", [Bar(most, 0, value, width=WIDTH) for value in values]
+
+
+def print_cards(title: str, cards: "Sequence[Card]") -> None:
+    """A line for each network: clean, under the attack that stands for robustness, and under the worst."""
+    lines = []
+    for card in cards:
+        worst = min(card.figures, key=lambda figure: figure.accuracy)
+        lines.append(
+            {
+                Column("name", "Name"): card.name,
+                Column("title", "What it is"): card.title,
+                Column("parameters", "Parameters", "count"): card.parameters,
+                Column("clean", "Clean (%)", "percent"): card.figures[0].value,
+                Column("robust", "Robust (%)", "percent"): card.by_attack[card.reference].value,
+                Column("worst", "Worst (%)", "percent"): worst.value,
+                Column("attack", "of"): worst.attack,
+            }
+        )
+    by = " or ".join(dict.fromkeys(card.reference for card in cards))
+    table = Table.of(
+        "networks", title, lines, [f"Robust: {by}. In brackets: 95% intervals over test images."] if cards else []
+    )
+    print_table(table)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import click
+
+from tamnas.errors import InputError
+from tamnas.files import shown
+from tamnas.pipeline.command import one_line_errors
+
+
+@click.command()
+@click.argument("names", metavar="[NETWORK]...", nargs=-1)
+@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), default="models", show_default=True)
+@one_line_errors
+def release(names: tuple[str, ...], folder: Path) -> None:
+    """Write networks of the finished run here to models/: the final ones, or each NETWORK.
+
+    Final are, of each dataset: of its best row by validation the best subnet from scratch (DATASET/searched), the best
+    fine-tuned one (finetuned) and Lego-Net (lego); the pooled Lego-Net (lego-pooled); every hand-made network. Others
+    are called ROW/ID, or ROW/ID-finetuned. Each becomes one safetensors file, with its architecture, its training and
+    its accuracies in the header, and a page that says the same.
+
+    Reads plan/, results/ and runs/.
+    """
+    from tamnas.release.references import networks_of, run_of
+    from tamnas.release.trained import finals, write_release
+
+    run = run_of(Path())
+    known = networks_of(run)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{shown(unknown[0])}: is no network of this run; there are: {', '.join(known)}")
+    for name in names or [final.name for dataset in run for final in finals(dataset)]:
+        path, card = write_release(*known[name], folder)
+        click.echo(f"{path}: {card.title}, {path.stat().st_size / 2**20:.2f} MiB")

@@ -1,0 +1,194 @@
+"""What is known of a released network: how it is built, from what it learnt, how well it does. Needs no torch.
+
+A released network is one safetensors file; its card lies in the file's header, and as Markdown beside it.
+"""
+
+import json
+from io import StringIO
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any
+
+from pydantic import Field
+from ruamel.yaml import YAML
+from safetensors import SafetensorError, safe_open
+
+from tamnas.config.fields import Section, validated
+from tamnas.config.sections import DataParams, NetworkParams, Positive, SpaceParams, TrainingPlan
+from tamnas.data.sources import SOURCES
+from tamnas.errors import InputError
+from tamnas.files import require_format, shown
+from tamnas.pipeline.code import ROOT
+from tamnas.records import NetworkSpec
+from tamnas.report.intervals import wilson
+from tamnas.report.tables.table import Column, Table, Value, beside, markdown, show
+from tamnas.space.space import SearchSpace
+
+_INSTALLED = Path(__file__).parents[1] / "models"
+MODELS = _INSTALLED if _INSTALLED.is_dir() else ROOT / "models"  # in a wheel, in a checkout
+
+
+class Figure(Section):
+    """An accuracy on so many test images, a share in [0, 1]; `attack` in words, "none" for clean images."""
+
+    attack: str
+    images: Positive
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95%, Wilson's."""
+        return wilson(self.accuracy, self.images)
+
+    @property
+    def value(self) -> Value:
+        return Value(self.accuracy, interval=self.interval)
+
+    @property
+    def text(self) -> str:
+        """`96.94 [94.6, 98.3]`, in percent."""
+        return " ".join([show(self.value, "percent"), *beside(self.value, "percent")])
+
+    def json(self) -> dict:
+        return self.plain() | {"interval": self.interval}
+
+
+class Card(Section):
+    """`name` such as `digits/lego`; `spec` is built in the space of `network` and `space`.
+
+    `levels`: training images are whole numbers from 0 to it, divided by it; networks take floats in [0, 1].
+    `test_sha256`: of the images that `figures` were measured on; `setting`: how, a line each; `reference`: the attack
+    of one of them, which stands for robustness.
+    """
+
+    name: str
+    title: str
+    tamnas: str
+    spec: dict[str, Any]
+    network: NetworkParams
+    space: SpaceParams
+    parameters: Positive
+    macs: Positive
+    dataset: str
+    data: dict[str, Any]
+    levels: Positive
+    classes: tuple[str, ...]
+    images: dict[str, Positive]
+    test_sha256: str
+    training: TrainingPlan
+    weights: str
+    seed: int
+    figures: tuple[Figure, ...]
+    reference: str
+    setting: tuple[str, ...]
+
+    @property
+    def by_attack(self) -> dict[str, Figure]:
+        return {figure.attack: figure for figure in self.figures}
+
+    @property
+    def network_spec(self) -> NetworkSpec:
+        return NetworkSpec.from_plain(self.spec)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace.from_params(self, num_classes=len(self.classes))
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that it takes."""
+        return self.data_params.size
+
+    @property
+    def data_params(self) -> DataParams:
+        return validated(DataParams, self.data, f"{self.name}: data")
+
+    @property
+    def terms(self) -> str:
+        """Under which the images it learnt from may be used."""
+        return SOURCES[self.data["source"]].terms
+
+    def json(self) -> dict:
+        """All of it, with intervals and terms."""
+        figures = [figure.json() for figure in self.figures]
+        return self.plain() | {"figures": figures, "licence": "MIT", "terms": self.terms}
+
+
+def released() -> dict[str, Path]:
+    """The file of each network in models/, by name."""
+    return {path.relative_to(MODELS).with_suffix("").as_posix(): path for path in sorted(MODELS.rglob("*.safetensors"))}
+
+
+def locate(name: str) -> Path:
+    """The file of a released network: by its name, or a path that ends in `.safetensors`. Raises InputError."""
+    if name.endswith(".safetensors"):
+        return Path(name)
+    known = released()
+    if name not in known:
+        raise InputError(f"{shown(name)}: is no released network; there are: {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def read_card(path: Path) -> Card:
+    """The card of a released network's file; weights stay unread. Raises InputError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["tamnas"])
+            version, meta = header["format"], json.loads(header["meta"])
+    except OSError as error:
+        raise InputError(f"{shown(path)}: cannot be read ({error.__class__.__name__})") from None
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise InputError(f"{shown(path)}: is damaged or not a tamnas file") from None
+    require_format(path, version, "use the version that wrote it")
+    return card_of(path, meta)
+
+
+def card_of(path: Path, meta: dict) -> Card:
+    """From the header of a file that tamnas wrote. Raises InputError if that was no release."""
+    if "card" not in meta:
+        raise InputError(f"{shown(path)}: holds no released network; `tamnas release` makes one of a finished run")
+    return validated(Card, meta["card"], shown(path))
+
+
+def figures_table(card: Card, title: str) -> Table:
+    """Each attack with the accuracy that it leaves."""
+    lines = [
+        {
+            Column("attack", "Attack"): figure.attack,
+            Column("images", "Test images", "count"): figure.images,
+            Column("accuracy", "Accuracy (%)", "percent"): figure.value,
+        }
+        for figure in card.figures
+    ]
+    return Table.of("figures", title, lines, card.setting)
+
+
+def card_page(card: Card) -> str:
+    """The card in Markdown."""
+    lines = [
+        f"# {card.name}\n",
+        f"{card.title[0].upper()}{card.title[1:]}.\n",
+        f'    model = tamnas.load("{card.name}")    # (N, 3, {card.size}, {card.size}) float32 in [0, 1] -> '
+        f"(N, {len(card.classes)}) logits\n",
+        "## Network\n",
+        *([f"- Architecture (block@ratio per layer): `{arch}`"] if (arch := card.network_spec.architecture) else []),
+        f"- {card.parameters:,} parameters, {card.macs:,} multiply-accumulates for an image",
+        f"- Classes: {', '.join(card.classes)}",
+        "- Licence: MIT, as the code",
+        "\n## Images\n",
+        f"- {card.dataset}, {card.size} x {card.size}, values 0 to {card.levels} divided by {card.levels}: "
+        + ", ".join(f"{count:,} {split}" for split, count in card.images.items()),
+        f"- Terms: {card.terms}",
+        "\n" + markdown(figures_table(card, "Test accuracy")).replace("# ", "## ", 1),
+        f"In brackets: 95% Wilson intervals over test images. One network, trained once, with seed {card.seed}.\n",
+        "## Training\n",
+        indented_yaml(card.training.plain()),
+        f"Written by `tamnas release`, tamnas {card.tamnas}.\n",
+    ]
+    return "\n".join(lines)
+
+
+def indented_yaml(plain: dict) -> str:
+    text = StringIO()
+    YAML(pure=True).dump(plain, text)
+    return indent(text.getvalue(), "    ")

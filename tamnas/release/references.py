@@ -1,0 +1,49 @@
+"""The networks that a word on the command line stands for: released ones, those of a run."""
+
+from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
+
+from tamnas.config.plan import STUDY, StudyPlan, load_study, stage_plans
+from tamnas.config.resolve import load_params, resolve_all
+from tamnas.errors import InputError
+from tamnas.files import shown
+from tamnas.release.card import Card, locate, read_card, released
+from tamnas.release.trained import Trained, finals, networks
+from tamnas.report.collect import collect
+from tamnas.report.study import Dataset
+
+
+def run_of(folder: Path) -> list[Dataset]:
+    """The run whose results lie in `folder`; without plans, as in a fresh clone, what params.yaml says. Raises
+    InputError.
+    """
+    with chdir(folder):
+        return collect(load_study() if STUDY.is_file() else _planned())
+
+
+def _planned() -> StudyPlan:
+    return stage_plans(resolve_all(load_params()))[STUDY]
+
+
+def networks_of(datasets: Sequence[Dataset]) -> dict[str, tuple[Trained, Dataset]]:
+    """Every network of a run by its name, and whose it is."""
+    return {network.name: (network, dataset) for dataset in datasets for network in networks(dataset)}
+
+
+def cards(word: str) -> dict[str, Card]:
+    """The card of a released network, or of its file, or of a network of the run here; of all final networks of the run
+    in a folder. Raises InputError.
+    """
+    if Path(word).is_dir():
+        return {final.name: final.card(dataset) for dataset in run_of(Path(word)) for final in finals(dataset)}
+    if word.endswith(".safetensors") or word in released():
+        return {word: read_card(locate(word))}
+    known = networks_of(run_of(Path()))
+    if word not in known:
+        raise InputError(
+            f"{shown(word)}: is no released network ({', '.join(released()) or 'none'}), no network of the run here "
+            f"({', '.join(known) or 'none'}) and no folder of a run"
+        )
+    network, dataset = known[word]
+    return {word: network.card(dataset)}
