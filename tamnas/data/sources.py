@@ -86,8 +86,8 @@ def watch(name: str, data: Any, link: Path) -> str:
 
 @source(
     own_splits=(),
-    terms="Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998): "
-    "CC BY 4.0",
+    terms="Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, "
+    "1998): CC BY 4.0",
 )
 def digits(name: str, data: Any) -> Raw:
     """scikit-learn's 1,797 handwritten digits (UCI), 8x8, 17 grey levels, three equal channels."""

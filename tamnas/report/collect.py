@@ -32,7 +32,7 @@ from tamnas.space.space import SearchSpace
 
 
 def collect(study: StudyPlan | None = None) -> list[Dataset]:
-    """All datasets of the plan, that of plan/ if none is given. Raises InputError naming the first file that is missing."""
+    """All datasets of a study, that of plan/ if none is given. Raises InputError naming the first missing file."""
     study = study or load_study()
     return [_dataset(plan, [study.rows[row] for row in plan.pooled.rows]) for plan in study.datasets.values()]
 
