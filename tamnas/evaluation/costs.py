@@ -48,7 +48,12 @@ def latency(model: nn.Module, size: int) -> float:
     """Median milliseconds of one `size` x `size` image on one CPU thread, BatchNorm folded, channels-last."""
     fast = Folded(model).network.cpu().to(memory_format=MEMORY_FORMAT)
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(memory_format=MEMORY_FORMAT)
-    timer = Timer("fast(image)", globals={"fast": fast, "image": image}, num_threads=1)
+    return milliseconds(fast, image)
+
+
+def milliseconds(model: nn.Module, image: torch.Tensor) -> float:
+    """Median over `RUNS` passes of `image`, on one thread of torch."""
+    timer = Timer("model(image)", globals={"model": model, "image": image}, num_threads=1)
     with torch.inference_mode():
         timer.timeit(WARM_UP)
         return 1000 * median(timer.timeit(1).median for _ in range(RUNS))

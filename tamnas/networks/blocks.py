@@ -67,7 +67,7 @@ class NonLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.theta(x), self.phi(x), self.g(x)
         if min(x.shape[2:]) >= 2:
-            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
+            key, value = F.max_pool2d(key, 2, 2), F.max_pool2d(value, 2, 2)
         # (N, C, H, W) -> (N, H*W, C); attention in fp32 at least, whatever autocast says
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)

@@ -26,7 +26,7 @@ ROOMS = """
     legonet  controls
     report
     pipeline.stage  pipeline.pack  pipeline.profiles  release
-    pipeline.runner
+    pipeline.runner  export
     cli  stages
     __main__
 """
