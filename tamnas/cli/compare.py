@@ -34,6 +34,9 @@ def compare(a: str, b: str, as_json: bool) -> None:
         pairs = [(card, right[name]) for name, card in left.items() if name in right]
     if not pairs:
         raise InputError(f"{a} and {b} have no network in common: {', '.join(left)}; {', '.join(right)}")
+    for first, second in pairs:
+        if first.dataset != second.dataset:
+            raise InputError(f"{a} was measured on {first.dataset}, {b} on {second.dataset}; allowed: the same dataset")
     if as_json:
         return print_json([_comparison(*pair) for pair in pairs])
     for first, second in pairs:

@@ -25,9 +25,10 @@ def print_json(plain) -> None:
 
 def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> None:
     """With the notes below; `bars`: a last column with its title, a bar for each row."""
-    drawn = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in table.columns:
-        drawn.add_column(escape(column.title), justify="left" if column.kind == "text" else "right")
+    drawn = RichTable(box=None, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        justify = "left" if column.kind == "text" else "right"
+        drawn.add_column(escape(column.title), justify=justify, no_wrap=index == 0)  # names stay whole
     if bars:
         drawn.add_column(escape(bars[0]))
     for index, row in enumerate(table.cells()):
@@ -35,9 +36,10 @@ def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> 
                  for _, text, more, best in row]  # fmt: skip
         drawn.add_row(*cells, *([bars[1][index]] if bars else []))
     console = Console(highlight=False)
+    console.print(escape(table.title), style="bold", soft_wrap=True)
     console.print(drawn)
     for note in table.notes:
-        console.print(escape(note), style="dim")
+        console.print(escape(note), style="dim", soft_wrap=True)
 
 
 def interval_bars(values: Sequence[Value]) -> tuple[str, list[Bar]]:
@@ -60,7 +62,6 @@ def print_cards(title: str, cards: "Sequence[Card]") -> None:
         lines.append(
             {
                 Column("name", "Name"): card.name,
-                Column("title", "What it is"): card.title,
                 Column("parameters", "Parameters", "count"): card.parameters,
                 Column("clean", "Clean (%)", "percent"): card.figures[0].value,
                 Column("robust", "Robust (%)", "percent"): card.by_attack[card.reference].value,

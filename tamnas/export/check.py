@@ -1,5 +1,6 @@
 """Whether an exported network is the one that was trained, and how well it stands up to attack itself."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -66,8 +67,8 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
     generator = torch_generator("export", "pgd")
     x_adv = pgd(model, x, y, eps=eps, step_size=eps / 4, steps=STEPS, generator=generator)
     square = Square(eps=EPS, images=min(attacked, len(y)))
-    key = ("export", "square")
-    outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, key)
+    with _one_thread():
+        outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, ("export", "square"))
     n, transfer = len(y), f"PGD-{STEPS} at 8/255, made on the original"
 
     def figure(attack: str, answers: Tensor) -> Figure:
@@ -91,6 +92,17 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
         processor(),
         path.stat().st_size,
     )
+
+
+@contextmanager
+def _one_thread():
+    """As the exported network has: between its passes torch's threads would wait for each other thousands of times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

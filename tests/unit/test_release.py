@@ -1,0 +1,178 @@
+"""Released networks: what is in them, that they compute what the run's networks compute, and what is refused."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tamnas
+from tamnas.data.loader import load_split
+from tamnas.errors import InputError
+from tamnas.evaluation.accuracy import accuracy
+from tamnas.networks.trained import load_network
+from tamnas.pipeline import checkpoint
+from tamnas.pipeline.device import Runtime
+from tamnas.release.card import MODELS, read_card, released
+from tamnas.release.network import images, read
+from tamnas.report.collect import collect
+from tests.helpers.command import output, refusal
+from tests.helpers.tiny import ROOT, ROW, contents
+
+FINAL = {"searched", "finetuned", "lego", "lego-pooled", "resnet20"}
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def models(finished_run, tmp_path_factory) -> Path:
+    """The final networks of the finished run, released."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished_run)
+        output("release", "--to", folder)
+    return folder
+
+
+@pytest.fixture
+def lego(models) -> Path:
+    return models / "digits" / "lego.safetensors"
+
+
+def test_all_final_networks_are_released(models):
+    assert {path.stem for path in models.rglob("*.safetensors")} == FINAL
+    assert {path.stem for path in models.rglob("*.md")} == FINAL
+
+
+def test_releasing_again_gives_the_same_bytes(models, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    output("release", "--to", tmp_path)
+    assert contents(tmp_path, "digits") == contents(models, "digits")
+
+
+def test_a_released_network_computes_what_the_runs_does(lego, finished_run, space, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    card, x = read_card(lego), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    path = Path("runs") / ROW / "legonet" / "lego.safetensors"
+    original, _ = load_network(card.search_space, path, card.weights, Runtime(torch.device("cpu")))
+    assert torch.equal(tamnas.load(str(lego))(x), original(x))
+
+
+def test_the_card_has_the_runs_figures(lego, finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    (dataset,) = collect()
+    card, test = read_card(lego), dataset.best_row.lego.network.test
+    figures = {attack: (figure.accuracy, figure.images) for attack, figure in card.by_attack.items()}
+    assert figures == {"none": (test.clean, 40)} | {
+        attack.text: (share, test.count(attack)) for attack, share in test.grid.items()
+    }
+    page = lego.with_suffix(".md").read_text(encoding="utf-8")
+    assert all(figure.text in page for figure in card.figures)
+    for words in ("MIT", "CC BY 4.0", f"{card.macs:,}", str(card.network_spec.architecture), "epochs: 3"):
+        assert words in page
+
+
+def test_the_cards_clean_accuracy_is_that_of_its_images(lego, finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    model, card = read(lego)
+    (test,) = images(card, "test")
+    assert torch.equal(test.images, load_split(Path("data/digits.npz"), "test").images)
+    assert accuracy(model, test) == card.figures[0].accuracy
+
+
+def test_any_network_of_the_run_can_be_released(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    (dataset,) = collect()
+    subnet = dataset.rows[0].finetune[-1]
+    output("release", f"{ROW}/{subnet.id}-finetuned", "--to", tmp_path)
+    card = read_card(tmp_path / ROW / f"{subnet.id}-finetuned.safetensors")
+    assert card.network_spec.architecture == subnet.architecture
+    assert card.figures[0].accuracy == subnet.test.clean
+    assert f"{ROW}/n99: is no network of this run; there are: " in refusal("release", f"{ROW}/n99")
+
+
+@pytest.mark.parametrize("name", released())
+def test_committed_networks_hold_what_their_cards_say(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without data/: the digits come from scikit-learn
+    model, card = read(released()[name])
+    assert card.name == name
+    assert not model.training
+    assert sum(parameter.numel() for parameter in model.parameters()) == card.parameters
+    (test,) = images(card, "test")
+    assert len(test) == card.images["test"]
+    assert accuracy(model, test) == pytest.approx(card.figures[0].accuracy, abs=1e-9)
+
+
+def test_committed_networks_are_small_and_have_a_card():
+    paths = released().values()
+    assert paths
+    assert max(path.stat().st_size for path in paths) < 1.5 * MIB
+    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 12 * MIB
+    assert {path.with_suffix(".md") for path in paths} == set(MODELS.rglob("*.md"))
+    for path in MODELS.rglob("*.md"):
+        assert f"# {path.relative_to(MODELS).with_suffix('').as_posix()}\n" in path.read_text(encoding="utf-8")
+
+
+def test_the_authors_autoattack_takes_a_released_network_as_it_is(lego, finished_run, monkeypatch):
+    import pyautoattack
+
+    monkeypatch.chdir(finished_run)
+    model, card = read(lego)
+    (test,) = images(card, "test")
+    x, y = test.scaled(test.images)[:8].contiguous(), test.labels[:8]
+    attack = pyautoattack.AutoAttack(model, eps=8 / 255, seed=0, version="custom", attacks=["apgd-ce"])
+    traced = sys.gettrace()  # the package's check for dynamic defences takes it away
+    x_adv, *_ = attack.run_standard_evaluation(x, y)
+    sys.settrace(traced)
+    assert x_adv.shape == x.shape
+    assert 0 < float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
+
+
+def changed(lego: Path, target: Path, **card) -> Path:
+    """A copy whose card says otherwise, with a good checksum."""
+    tensors, meta = checkpoint.load(lego)
+    checkpoint.write_weights(target, tensors, {"card": meta["card"] | card})
+    return target
+
+
+def test_damaged_and_foreign_files_are_one_line(lego, finished_run, tmp_path):
+    cut, flipped = tmp_path / "cut.safetensors", tmp_path / "flipped.safetensors"
+    blob = lego.read_bytes()
+    cut.write_bytes(blob[: len(blob) // 2])
+    flipped.write_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
+    stage = finished_run / "runs" / ROW / "legonet" / "lego.safetensors"
+    fewer = changed(lego, tmp_path / "fewer.safetensors", classes=list("0123456"))
+    wrong = changed(lego, tmp_path / "wrong.safetensors", levels=-1)
+    shutil.copy(ROOT / "LICENSE", tmp_path / "text.safetensors")
+    cases = {
+        cut: "is damaged or not a tamnas file",
+        flipped: "is damaged: its checksum does not match",
+        tmp_path / "none.safetensors": "cannot be read",
+        tmp_path / "text.safetensors": "is damaged or not a tamnas file",
+        stage: "holds no released network",
+        fewer: "has shape (10,); this network's has (7,)",
+        wrong: "levels is -1",
+    }
+    for path, words in cases.items():
+        with pytest.raises(InputError) as error:
+            tamnas.load(str(path))
+        assert words in str(error.value)
+        assert path.name in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="is no released network; there are: digits/"):
+        tamnas.load("digits/leg")
+
+
+def test_other_images_than_the_cards_are_refused(lego, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    other = changed(lego, tmp_path / "other.safetensors", test_sha256="0" * 64)
+    with pytest.raises(InputError, match=r"data/digits\.npz: holds other test images"):
+        images(read_card(other), "test")
+
+
+def test_public_names_are_typed():
+    assert (Path(tamnas.__file__).parent / "py.typed").is_file()
+    text = Path(tamnas.__file__).read_text(encoding="utf-8")
+    for name in tamnas.__all__[:-1]:
+        assert f" import {name} as {name}\n" in text
+        assert getattr(tamnas, name).__module__.startswith("tamnas.")

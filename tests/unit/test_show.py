@@ -1,0 +1,106 @@
+"""`tamnas show`, `compare` and `models`: what they print is what the run's results say."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tamnas.files import read_json
+from tamnas.report.collect import collect
+from tamnas.report.intervals import newcombe
+from tests.helpers.command import answer, output, refusal
+from tests.helpers.tiny import ROW
+
+
+@pytest.fixture
+def here(finished_run, monkeypatch) -> Path:
+    """The finished run, the working directory."""
+    monkeypatch.chdir(finished_run)
+    monkeypatch.setenv("COLUMNS", "200")
+    return finished_run
+
+
+def test_the_run_is_shown_by_its_final_networks(here):
+    (dataset,) = collect()
+    cards = answer("show")
+    assert [card["name"] for card in cards] == [
+        "digits/searched", "digits/finetuned", "digits/lego", "digits/lego-pooled", "digits/resnet20",
+    ]  # fmt: skip
+    assert cards[0]["figures"][0]["accuracy"] == dataset.best_row.best.test.clean
+    text = output("show")
+    assert all(card["name"] in text and f"{card['parameters']:,}" in text for card in cards)
+
+
+def test_a_fresh_clone_has_no_plans_and_is_shown_all_the_same(here, tmp_path, monkeypatch):
+    for name in ("results", "params.yaml"):
+        (shutil.copytree if (here / name).is_dir() else shutil.copy)(here / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert answer("show") == answer("show", here)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "results"]
+
+
+def test_the_front_of_a_row_is_shown_with_a_bar_for_each_subnet(here):
+    front = read_json(here / "results" / "digits" / "search" / ROW / "fronts.json")["front"]
+    assert sorted(one["id"] for one in answer("show", ROW)) == sorted(one["id"] for one in front)
+    lines = output("show", ROW).splitlines()
+    for one in front:
+        (line,) = [line for line in lines if line.split()[:1] == [one["id"]]]
+        assert f"{one['parameters']:,}" in line
+        assert f"{100 * one['robust']:.2f} [" in line
+        assert set(line) & set("▏▎▍▌▋▊▉█▐▕")
+
+
+def test_a_network_is_shown_with_its_layers_and_every_attack(here):
+    (dataset,) = collect()
+    network = dataset.rows[0].scratch[0]
+    text = output("show", f"{ROW}/{network.id}")
+    assert sum(line.split()[:1] == [str(layer)] for layer in range(3) for line in text.splitlines()) == 3
+    for attack in network.test.grid:
+        assert attack.text in text
+    assert f"{network.costs.macs:,} multiply-accumulates" in text
+
+
+def test_two_networks_are_compared_with_intervals(here):
+    (dataset,) = collect()
+    first, second = dataset.rows[0].scratch[:2]
+    (pair,) = answer("compare", f"{ROW}/{first.id}", f"{ROW}/{second.id}")
+    clean = pair["accuracies"][0]
+    expected = newcombe(second.test.clean, first.test.clean, 40, 40)
+    assert clean["attack"] == "none"
+    assert clean["difference"] == vars(expected)
+    assert len(pair["accuracies"]) == 1 + len(first.test.grid)
+    assert pair["same_images"]
+    text = output("compare", f"{ROW}/{first.id}", f"{ROW}/{second.id}")
+    assert expected.points in text
+    assert f"{second.parameters - first.parameters:+,}" in text
+
+
+def test_two_runs_are_compared_network_by_network(here):
+    pairs = answer("compare", here, ".")
+    assert [pair["a"] for pair in pairs] == [card["name"] for card in answer("show")]
+    assert all(line["difference"]["value"] == 0 for pair in pairs for line in pair["accuracies"])
+
+
+def test_networks_of_other_images_are_told_apart(here):
+    """The tiny run's digits are another draw than the committed run's."""
+    best = collect()[0].rows[0].best.id
+    (pair,) = answer("compare", "digits/lego", f"{ROW}/{best}")
+    assert "different test images" in output("compare", "digits/lego", f"{ROW}/{best}")
+    assert not pair["same_images"]
+
+
+def test_what_is_nothing_is_one_line(here):
+    assert "nowhere: is no released network (digits/" in refusal("show", "nowhere")
+    assert "digits/nothing: is no released network" in refusal("compare", "digits/lego", "digits/nothing")
+
+
+def test_released_networks_are_listed(here):
+    cards = answer("models")
+    assert {"digits/lego", "digits/searched"} <= {card["name"] for card in cards}
+    for card in cards:
+        assert card["licence"] == "MIT"
+        assert card["terms"].endswith("CC BY 4.0")
+        for figure in card["figures"]:
+            low, high = figure["interval"]
+            assert low <= figure["accuracy"] <= high
+        assert card["name"] in output("models")
