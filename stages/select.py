@@ -30,7 +30,9 @@ def main(row: str) -> None:
         chosen = [front[index] for index in spread(len(front), plan.max_subnets)]
         context = load_context(plan, weights(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
         inherited = inherited_weights(context, chosen)
-        networks = [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]
+        networks = [
+            {"id": network["id"], "architecture": network["architecture"], "baseline": None} for network in chosen
+        ]
         start = {"format": FORMAT, "networks": networks}
         write_json(weights(row, "start-scratch.json"), start)
         checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited, start)

@@ -95,16 +95,16 @@ def run_search(plan: SearchStagePlan, weights: Path, data: Path, compute: Comput
         return search(SearchSpace.from_params(plan), plan.search, memo, seed), memo.known
 
 
-def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
+def individuals(result: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
     """One row per individual of every generation, in the order of their birth."""
     return [
         {"generation": generation, "individual": index, "architecture": str(arch), **fitness[arch].row}
-        for generation, archs in enumerate(found.generations)
+        for generation, archs in enumerate(result.generations)
         for index, arch in enumerate(archs)
     ]
 
 
-def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
+def fronts(result: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
     """The final population's first front, and the archive's, JSON-able; ids by growing size."""
 
     def rows(archs: Sequence[Architecture], prefix: str) -> list[dict]:
@@ -113,4 +113,4 @@ def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
             for index, arch in enumerate(archs, 1)
         ]
 
-    return {"format": FORMAT, "front": rows(found.front, "n"), "archive_front": rows(found.archive_front, "a")}
+    return {"format": FORMAT, "front": rows(result.front, "n"), "archive_front": rows(result.archive_front, "a")}
