@@ -22,11 +22,11 @@ def main(row: str) -> None:
         from tamnas.search.evolution import fronts, individuals, run_search
 
         supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
-        found, fitness = run_search(plan, supernet, prepared(plan.dataset), compute, memo)
+        result, fitness = run_search(plan, supernet, prepared(plan.dataset), compute, memo)
         folder = results(plan.dataset, "search", row)
-        write_csv(folder / "individuals.csv", individuals(found, fitness))
-        write_csv(folder / "hypervolume.csv", found.hypervolume)
-        write_json(folder / "fronts.json", fronts(found, fitness))
+        write_csv(folder / "individuals.csv", individuals(result, fitness))
+        write_csv(folder / "hypervolume.csv", result.hypervolume)
+        write_json(folder / "fronts.json", fronts(result, fitness))
 
 
 if __name__ == "__main__":

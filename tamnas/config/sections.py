@@ -86,8 +86,8 @@ class NetworkParams(Section):
     def _check(self):
         lengths = len(self.channels), len(self.repeats), len(self.strides)
         if len(set(lengths)) > 1:
-            found = "{}, {} and {}".format(*lengths)
-            raise ValueError(f"channels, repeats and strides have {found} entries; allowed: one per stage each")
+            shown = "{}, {} and {}".format(*lengths)
+            raise ValueError(f"channels, repeats and strides have {shown} entries; allowed: one per stage each")
         return self
 
 

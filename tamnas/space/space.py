@@ -166,13 +166,13 @@ class SearchSpace:
         """
         self.require_feasible(budget, ratios)
         low, high = bounds(budget)
-        found: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         for _ in range(_MAX_BATCHES):
             genes = self._uniform_genes(generator, max(_BATCH if budget else 0, count), ratios)
             counts = self.genes_parameters(genes)
-            found += list(genes[(counts >= low) & (counts <= high)][: count - len(found)])
-            if len(found) == count:
-                return np.stack(found)
+            rows += list(genes[(counts >= low) & (counts <= high)][: count - len(rows)])
+            if len(rows) == count:
+                return np.stack(rows)
         smallest, largest = self.parameter_range(ratios)
         raise InputError(
             f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "
