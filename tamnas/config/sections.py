@@ -78,7 +78,7 @@ class NetworkParams(Section):
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
     strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
-    head: HeadParams
+    head: HeadParams | None
     activation: Literal["relu", "silu"] = "relu"
     width: Annotated[float, Field(gt=0, le=16)] = 1
 
