@@ -97,16 +97,18 @@ class Card(Section):
     @property
     def size(self) -> int:
         """Pixels a side of the images that it takes."""
-        return self.data_params.size
+        return self.data["size"]
 
     @property
     def data_params(self) -> DataParams:
+        """How to prepare the images again. Raises InputError for a source that needs a path, which no card keeps."""
         return validated(DataParams, self.data, f"{self.name}: data")
 
     @property
     def terms(self) -> str:
         """Under which the images it learnt from may be used."""
-        return SOURCES[self.data["source"]].terms
+        whose = self.data["images"] or self.data["source"]
+        return SOURCES[whose.removesuffix("-subset")].terms
 
     def json(self) -> dict:
         """All of it, with intervals and terms."""

@@ -170,6 +170,18 @@ def test_other_images_than_the_cards_are_refused(lego, finished_run, tmp_path, m
         images(read_card(other), "test")
 
 
+@pytest.mark.parametrize(("whose", "words"), [("cifar10", "CIFAR-10"), ("svhn-subset", "SVHN"), (None, "owner")])
+def test_a_network_of_a_users_own_files_is_used_without_them(lego, tmp_path, monkeypatch, whose, words):
+    data = read_card(lego).data | {"source": "npz", "images": whose}
+    path = changed(lego, tmp_path / "own.safetensors", data=data)
+    monkeypatch.chdir(tmp_path)
+    model, card = read(path)
+    assert model(torch.rand(1, 3, card.size, card.size)).shape == (1, 10)
+    assert words in card.terms
+    with pytest.raises(InputError, match=r"data/digits\.npz: is missing"):
+        images(card, "test")
+
+
 def test_public_names_are_typed():
     assert (Path(tamnas.__file__).parent / "py.typed").is_file()
     text = Path(tamnas.__file__).read_text(encoding="utf-8")
