@@ -107,7 +107,7 @@ class Card(Section):
     @property
     def terms(self) -> str:
         """Under which the images it learnt from may be used."""
-        whose = self.data["images"] or self.data["source"]
+        whose = self.data.get("images") or self.data["source"]
         return SOURCES[whose.removesuffix("-subset")].terms
 
     def json(self) -> dict:
