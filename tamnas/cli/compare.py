@@ -77,7 +77,12 @@ def _table(first: "Card", second: "Card", a: str, b: str) -> "Table":
         )
     ]
     lines += [
-        {columns[0]: f"{one.attack} (%)", columns[1]: one.text, columns[2]: other.text, difference: points.points}
+        {
+            columns[0]: "clean (%)" if one.attack == "none" else f"{one.attack} (%)",
+            columns[1]: one.text,
+            columns[2]: other.text,
+            difference: points.points,
+        }
         for one, other, points in _differences(first, second)
     ]
     notes = [

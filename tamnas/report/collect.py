@@ -115,6 +115,10 @@ def _read_row(plan: RowPlan) -> RowResults:
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
     finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
+    for name in ("archive", "population"):
+        if name not in fronts:
+            path = folder("search") / "fronts.json"
+            raise InputError(f"{path}: has no {name!r}: another version wrote it; `dvc repro` makes it again")
     fronts = {name: _read_searched(fronts[name]) for name in ("archive", "population")}
     return RowResults(
         plan=plan,
