@@ -34,7 +34,11 @@ def _imports(file: Path) -> tuple[Path, ...]:
     beside = {path.name: path for path in file.parent.iterdir() if path.is_file() and path.suffix != ".py"}
     names: set[str] = set()
     files: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []  # never run
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
