@@ -124,7 +124,7 @@ def test_latency_is_the_median_pass_on_one_thread(monkeypatch):
 
         def timeit(self, number):
             self.run()
-            seen.append((number, self.globals["fast"], self.globals["image"], self.threads))
+            seen.append((number, self.globals["model"], self.globals["image"], self.threads))
             return SimpleNamespace(median=2)
 
     monkeypatch.setattr(costs, "Timer", Stopped)
