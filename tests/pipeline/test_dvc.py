@@ -301,6 +301,13 @@ def test_training_stages_do_not_depend_on_reports_or_raw_parameters():
             assert not any("report" in file or file in late for file in files), script
 
 
+def test_the_legend_of_plots_tells_revisions_apart():
+    """Where a layer has points, its legend shows them and not the dashes, so that all revisions look the same."""
+    template = json.loads((ROOT / ".dvc" / "plots" / "by_run.json").read_text())
+    dashed = [layer for layer in template["layer"] if "strokeDash" in layer.get("encoding", {})]
+    assert [(layer["mark"], layer["encoding"]["strokeDash"]["field"]) for layer in dashed] == [("line", "rev")]
+
+
 # -- real commands ------------------------------------------------------------------------------
 
 
