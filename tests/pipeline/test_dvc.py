@@ -245,6 +245,8 @@ def own_images(repo: Path) -> Path:
 
 def test_other_images_rerun_what_reads_them(repo):
     picture = own_images(repo)
+    (repo / "pictures").rename(repo / "first")
+    (repo / "pictures").symlink_to("first")
     plan_and_list_code(repo)
     with opened(repo) as found:
         found.commit(force=True)
@@ -253,6 +255,11 @@ def test_other_images_rerun_what_reads_them(repo):
     assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= runs(repo)
     picture.write_bytes(bytes(reversed(picture.read_bytes())))
     assert runs(repo) == set()  # contents count, not times
+    shutil.copytree(repo / "first", repo / "second")
+    (repo / "second" / "a" / "0000.png").unlink()
+    (repo / "pictures").unlink()
+    (repo / "pictures").symlink_to("second")
+    assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= runs(repo)
 
 
 # -- code ---------------------------------------------------------------------------------------
