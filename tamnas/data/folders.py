@@ -115,7 +115,7 @@ class _Listing:
         if folders := [path for path in self.links if path.is_dir()]:
             lines.append(
                 f"folders that are links: {len(folders):,}, such as {shown(folders[0].relative_to(self.root))}; DVC "
-                "sees what lies there, but not that a link comes to lead elsewhere: `dvc repro --force prepare@NAME` then"
+                "sees what lies there, but not that a link comes to lead elsewhere: `dvc repro --force prepare@NAME`"
             )
         return lines
 
