@@ -34,12 +34,14 @@ class DataParams(Section):
     `validation` and `test` null take the source's whole split of that name, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
     on the validation images too and selects on the test split. `path` may hold ~ and $VARIABLES. `url` is a folder on
-    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes.
+    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes. `images`:
+    whose a user's files hold, so that reports set the published values beside them.
     """
 
     source: str
     path: str | None = None
     url: str | None = None
+    images: Literal["cifar10", "svhn", "svhn-subset"] | None = None
     classes: Annotated[int, Field(ge=2, le=2**16)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
@@ -62,9 +64,18 @@ class DataParams(Section):
         if self.url is not None and not source.downloads:
             able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
             raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
+        if self.images and source.downloads:
+            raise ValueError(f"images: is {self.images!r}; the source {self.source} says itself whose it holds")
+        if self.images and self.classes != 10:
+            raise ValueError(f"images: is {self.images!r}, which has 10 classes, not {self.classes}")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
             raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
+
+    @property
+    def whose(self) -> str | None:
+        """Whose images these are: of the source itself or as `images` says; None: nobody's that the paper used."""
+        return self.source if SOURCES[self.source].downloads else self.images
 
 
 class HeadParams(Section):
@@ -78,7 +89,7 @@ class NetworkParams(Section):
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
     strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
-    head: HeadParams
+    head: HeadParams | None
     activation: Literal["relu", "silu"] = "relu"
     width: Annotated[float, Field(gt=0, le=16)] = 1
 
@@ -215,25 +226,32 @@ class SupernetPlan(Section):
     joint: JointPhasePlan
 
 
-class Nsga2Params(Section):
+FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population
+
+
+class EvolutionParams(Section):
     """The search; `stagnation` generations without hypervolume gain end it, null for never."""
 
+    algorithm: Literal["nsga2", "smsemoa"] = "nsga2"
     population: Annotated[int, Field(ge=2, le=100_000)]
     offspring: Annotated[int, Field(ge=1, le=100_000)]
     generations: Positive
     tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
-    mutation_unit: Literal["gene", "individual"] = "gene"
+    mutation_unit: Literal["gene", "individual"] = "individual"
     objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
     crossover_probability: Share
     budget: ParameterRange | None = None
     bn_calibration_images: Count
     stagnation: Positive | None = None
+    predictor: Literal["extra_trees"] | None = None
 
     @model_validator(mode="after")
     def _check(self):
         if self.tournament > self.population:
             raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
+        if self.algorithm == "smsemoa" and self.tournament != 2:
+            raise ValueError(f"tournament: {self.tournament}; SMS-EMOA's are of 2")
         distinct(objectives=self.objectives)
         for name in self.objectives:
             if name not in OBJECTIVES:
@@ -241,7 +259,7 @@ class Nsga2Params(Section):
         return self
 
 
-class SearchPlan(Nsga2Params):
+class SearchPlan(EvolutionParams):
     attack: Pgd
 
 
@@ -262,6 +280,7 @@ class TrainingPlan(Section):
 
 
 class RetrainPlan(Section):
+    front: FrontName
     max_subnets: Positive | None
     validation: ValidationParams
     scratch: TrainingPlan

@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table
-from tamnas.report.terms import BOLD, counted, selection_images, tau_text
+from tamnas.report.terms import BOLD, counted, data_text, selection_images, tau_text
 
 
 def search_table(dataset: Dataset) -> Table:
@@ -35,8 +35,8 @@ def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float 
     return {
         Column("row", "Row"): row.name,
         Column("evaluated", "Subnets evaluated", "count"): last["evaluated"],
-        Column("front", "Front", "count"): len(row.front),
-        Column("archive_front", "Front of all evaluated", "count"): len(row.archive_front),
+        Column("front", "Front", "count"): len(row.fronts["population"]),
+        Column("archive_front", "Front of all evaluated", "count"): len(row.fronts["archive"]),
         Column("hypervolume", "Hypervolume", "number", "max"): float(last["hypervolume"]),
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"): float(
             last["archive_hypervolume"]
@@ -82,7 +82,7 @@ def scratch_minus_finetune(row: RowResults, attack: Attack) -> dict[str, Paired]
 def _data(dataset: Dataset) -> str:
     reference = dataset.plan.validation.attack.text
     return (
-        f"Dataset {dataset.name}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
+        f"{data_text(dataset)}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
         f"otherwise, robust under {reference} after training."
     )
 
