@@ -9,9 +9,17 @@ from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Column, show
 
-NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
-         "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
-         "robnet-small": "RobNet-small"}  # fmt: skip
+NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet8": "ResNet-8",
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "wrn34_2": "WRN-34-2",
+    "shufflenetv2": "ShuffleNetV2",
+    "mobilenetv3": "MobileNetV3",
+    "robnet-medium": "RobNet-medium",
+    "robnet-small": "RobNet-small",
+}
 SIZE = Column("parameters", "Parameters", "millions", "min")
 CLEAN = Column("clean", "Clean (%)", "percent", "max")
 # Without a best: heads of searched and of hand-made networks are not the same thing.
