@@ -101,7 +101,7 @@ LITERAL, TRADES10 = "(a) literal TRADES-YOPO-5-3", "(b) TRADES-10"
 ROW = "training step at 32x32, batch 128, params.yaml's geometry"
 PAPER = "training step at 32x32, batch 128, the paper's geometry"
 TARGETS = (
-    Target(f"{ROW}: over the literal TRADES-YOPO loop", "CPU", "x", _step("training_step_32", LITERAL, "row", 128), 1.6),
+    Target(f"{ROW}: over the literal loop", "CPU", "x", _step("training_step_32", LITERAL, "row", 128), 1.6),
     Target(f"{ROW}: over TRADES-10", "CPU", "x", _step("training_step_32", TRADES10, "row", 128), 3),
     Target(f"{PAPER}: over the literal loop", "CPU", "x", _step("training_step_paper", LITERAL, "paper", 128), 1.6),
     Target(f"{PAPER}: over TRADES-10", "CPU", "x", _step("training_step_paper", TRADES10, "paper", 128), 3),
