@@ -14,8 +14,8 @@ from tamnas.attacks.listed import EvalPgd
 class Attempt:
     """One PGD attack: its radius and step size in [0, 1], after how many steps to look, which iterates count.
 
-    With `success="any"` a sample falls with the first iterate (random start included) that fools
-    the network and is not attacked further; with `"last"` only the final iterate counts.
+    With `success="any"` a sample falls with the first iterate (random start included) that fools the network and is not
+    attacked further, nor is one whose iterates begin to repeat; with `"last"` only the final iterate counts.
     """
 
     eps: float
@@ -42,8 +42,8 @@ def survivors(
     """
     n, device = len(x), x.device
     if starts is None:
-        starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
-    standing = [torch.zeros(len(one.steps), n, dtype=torch.bool, device=device) for one in attempts]
+        starts = [uniform_start(x, attempt.eps, attempt.generator) for attempt in attempts]
+    standing = [torch.zeros(len(attempt.steps), n, dtype=torch.bool, device=device) for attempt in attempts]
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=x.dtype, device=device).repeat_interleave(n)[:, None, None, None]
@@ -52,33 +52,40 @@ def survivors(
         "x": torch.cat([x] * len(attempts)),
         "target": y.repeat(len(attempts)),
         "eta": torch.cat(list(starts)),
-        "eps": column([one.eps for one in attempts]),
-        "step_size": column([one.step_size for one in attempts]),
+        "eps": column([attempt.eps for attempt in attempts]),
+        "step_size": column([attempt.step_size for attempt in attempts]),
     }
-    attempt = torch.arange(len(attempts), device=device).repeat_interleave(n)
+    attempt_index = torch.arange(len(attempts), device=device).repeat_interleave(n)
     image = torch.arange(n, device=device).repeat(len(attempts))
-    last = torch.tensor([max(one.steps) for one in attempts], device=device)
-    falls = torch.tensor([one.success == "any" for one in attempts], device=device)
+    last = torch.tensor([max(attempt.steps) for attempt in attempts], device=device)
+    falls = torch.tensor([attempt.success == "any" for attempt in attempts], device=device)
+    settled = torch.zeros(len(attempts), n, dtype=torch.bool, device=device)
+    kept = state["eta"]  # after the last number of steps that was a power of two: Brent's search for cycles
     with under_attack(model):
-        for step in range(max(max(one.steps) for one in attempts) + 1):
-            if all(step >= max(one.steps) for one in attempts):
+        for step in range(max(max(attempt.steps) for attempt in attempts) + 1):
+            if all(step >= max(attempt.steps) for attempt in attempts):
                 with torch.no_grad():
                     logits = model(state["x"] + state["eta"])
             else:
                 state["eta"], logits = ascend(model, objective, **state)
             correct = logits.argmax(1) == state["target"]
-            for index, one in enumerate(attempts):
-                if step in one.steps:
-                    mine = attempt == index
-                    standing[index][one.steps.index(step), image[mine]] = correct[mine]
-            going_on = (last[attempt] > step) & (correct | ~falls[attempt])
+            for index, attempt in enumerate(attempts):
+                if step in attempt.steps:
+                    mine = attempt_index == index
+                    standing[index][attempt.steps.index(step), image[mine]] = correct[mine]
+            # An iterate depends on the one before alone: where one comes back, all that follow were seen, and failed.
+            repeats = correct & falls[attempt_index] & (state["eta"] == kept).flatten(1).all(1)
+            settled[attempt_index, image] = repeats
+            if step & (step + 1) == 0:
+                kept = state["eta"]
+            going_on = (last[attempt_index] > step) & (correct | ~falls[attempt_index]) & ~repeats
             left = going_on.nonzero().squeeze(1)  # once: on a GPU each look for them waits for it
             if len(left) < len(image):
                 state = {name: tensor[left] for name, tensor in state.items()}
-                attempt, image = attempt[left], image[left]
+                attempt_index, image, kept = attempt_index[left], image[left], kept[left]
             if len(image) == 0:
                 break
-    return standing
+    return [mask | stays for mask, stays in zip(standing, settled, strict=True)]
 
 
 OBJECTIVES = {"pgd": cross_entropy_sum, "pgd_cw": margin_sum}

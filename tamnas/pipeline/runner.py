@@ -62,38 +62,38 @@ class Fates:
     behind_errors: list[Instance] = field(default_factory=list)  # what failed, and what needs it
     training_is_over: bool = False
 
-    def skips(self, one: Instance) -> bool:
+    def skips(self, instance: Instance) -> bool:
         """Whether it lacks an input. The reports take what there is, unless something failed."""
-        behind = any(needs(one, other) for other in self.behind_errors)
-        lacking = [other.name for other in [*self.absent, *self.behind_errors] if needs(one, other)]
-        skipped = behind or (bool(lacking) and one.stage.per != "run")
+        behind = any(needs(instance, other) for other in self.behind_errors)
+        lacking = [other.name for other in [*self.absent, *self.behind_errors] if needs(instance, other)]
+        skipped = behind or (bool(lacking) and instance.stage.per != "run")
         if skipped:
-            self._note(one, f"skipped, it needs {', '.join(lacking)}")
-            (self.behind_errors if behind else self.absent).append(one)
+            self._note(instance, f"skipped, it needs {', '.join(lacking)}")
+            (self.behind_errors if behind else self.absent).append(instance)
         return skipped
 
-    def settle(self, one: Instance, error: BaseException | None) -> None:
+    def settle(self, instance: Instance, error: BaseException | None) -> None:
         """How its call ended. Raises WorkerError if its process was killed."""
         match error:
             case None:
                 return
             case DeadlineError():
-                self._note(one, str(error))
+                self._note(instance, str(error))
                 self.training_is_over = True
                 if not error.partial:
-                    self.absent.append(one)
+                    self.absent.append(instance)
             case DivergenceError():
-                self._note(one, f"training diverged: {error}")
-                self.absent.append(one)
+                self._note(instance, f"training diverged: {error}")
+                self.absent.append(instance)
             case BrokenProcessPool():
                 raise WorkerError(KILLED) from None
             case _:
-                self._note(one, f"failed: {error}")
+                self._note(instance, f"failed: {error}")
                 self.errors.append(error)
-                self.behind_errors.append(one)
+                self.behind_errors.append(instance)
 
-    def _note(self, one: Instance, what: str) -> None:
-        self.unfinished.append(f"{one.name}: {what}")
+    def _note(self, instance: Instance, what: str) -> None:
+        self.unfinished.append(f"{instance.name}: {what}")
         log.warning("stage %s", self.unfinished[-1])
 
 
@@ -103,14 +103,14 @@ def run(
     """Run everything, or what `until` and `only` leave. Returns a line per stage instance that is not finished.
 
     `until` is a stage, `only` holds stages; plans are always written. `parallel` stage instances run at once. Results
-    that a stage left earlier are removed before it runs or is skipped, as DVC does. When one fails, all that does not
-    need it still runs; then its error is raised.
+    that a stage left earlier are removed before it runs or is skipped, as DVC does. When a stage fails, all that
+    does not need it still runs; then its error is raised.
     """
     names = list(stages())
     wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
     params = load_params()
     planned = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
-    chosen = [one for one in planned if one.stage.name in wanted]
+    chosen = [instance for instance in planned if instance.stage.name in wanted]
     order, fates = order_of(chosen), Fates()
     ready: list[Instance] = []
     running: dict[Future, Instance] = {}
@@ -118,44 +118,44 @@ def run(
         while order.is_active():
             ready = sorted([*ready, *order.get_ready()], key=chosen.index)
             while ready and len(running) < parallel:
-                one = ready.pop(0)
-                if one.results is not None:
-                    shutil.rmtree(one.results, ignore_errors=True)
-                if fates.skips(one):
-                    order.done(one)
+                instance = ready.pop(0)
+                if instance.results is not None:
+                    shutil.rmtree(instance.results, ignore_errors=True)
+                if fates.skips(instance):
+                    order.done(instance)
                     continue
-                log.info("stage %s", one.name)
-                moment = _deadline(one, limits, fates.training_is_over)
-                running[executor.submit(_call_until, one.name, one, moment)] = one
+                log.info("stage %s", instance.name)
+                moment = _deadline(instance, limits, fates.training_is_over)
+                running[executor.submit(_call_until, instance.name, instance, moment)] = instance
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                one = running.pop(future)
-                fates.settle(one, future.exception())
-                order.done(one)
+                instance = running.pop(future)
+                fates.settle(instance, future.exception())
+                order.done(instance)
     if fates.errors:
         raise fates.errors[0]
     return fates.unfinished
 
 
-def _deadline(one: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
+def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
     """Of a stage instance, in seconds since 1970."""
-    if limits is None or one.stage.name in UNTIMED:
+    if limits is None or instance.stage.name in UNTIMED:
         return None
-    is_training = not one.stage.name.startswith("evaluate")
-    return time.time() if is_training and training_is_over else limits.of(one.stage.name)
+    is_training = not instance.stage.name.startswith("evaluate")
+    return time.time() if is_training and training_is_over else limits.of(instance.stage.name)
 
 
-def _call_until(one: Instance, moment: float | None) -> None:
+def _call_until(instance: Instance, moment: float | None) -> None:
     set_deadline(moment)
     try:
-        call(one)
+        call(instance)
     finally:
         set_deadline(None)
         release_gpu_memory()
 
 
-def call(one: Instance) -> None:
+def call(instance: Instance) -> None:
     """Run a stage instance in this process."""
-    importlib.import_module(f"stages.{one.stage.script.stem}").main.run(*one.arguments)
+    importlib.import_module(f"stages.{instance.stage.script.stem}").main.run(*instance.arguments)
 
 
 def parse_deadline(text: str, now: float) -> float:
