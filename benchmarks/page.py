@@ -165,7 +165,9 @@ def page(results: Path) -> str:
         "# How fast tamnas is\n",
         "Written by `python -m benchmarks.all`. What a ratio compares took turns in one run; figures are medians over "
         "the rounds named below each table. On a shared CPU the ratios mean something and the milliseconds do not. "
-        "What was tried, kept and dropped is in [log.md](log.md). Tables of the CPU: two cores of a shared machine.\n",
+        "What was tried, kept and dropped is in [log.md](log.md). Tables of the CPU: two cores of a shared machine. "
+        "One thread a process: another number gives other bits, and cores are better used by rows beside each other "
+        "([pipeline.md](pipeline.md#rows-beside-each-other)).\n",
     ]
     if any("rounds" not in result for result in every):
         parts.append(
