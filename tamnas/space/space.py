@@ -30,7 +30,8 @@ class SearchSpace:
     """Geometry, allowed blocks and ratios, and everything that follows from them.
 
     `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
-    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay.
+    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `head` None: pooling and the
+    classifier alone, in which the search decides about nearly all parameters.
     """
 
     num_classes: int = 10
@@ -39,7 +40,7 @@ class SearchSpace:
     channels: tuple[int, ...] = (48, 96, 192)
     repeats: tuple[int, ...] = (4, 8, 4)
     strides: tuple[int, ...] = (2, 2, 2)
-    head: tuple[int, int, int] = (176, 920, 1024)
+    head: tuple[int, int, int] | None = (176, 920, 1024)
     activation: str = "relu"
     blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
@@ -82,7 +83,7 @@ class SearchSpace:
             channels=network.channels,
             repeats=network.repeats,
             strides=network.strides,
-            head=(head.conv, head.hidden, head.out),
+            head=head and (head.conv, head.hidden, head.out),
             activation=network.activation,
             blocks=params.space.blocks,
             ratios=params.space.ratios,
@@ -127,6 +128,8 @@ class SearchSpace:
 
     @cached_property
     def head_parameters(self) -> int:
+        if self.head is None:
+            return (self.layers[-1].cout + 1) * self.num_classes
         conv, hidden, out = self.head
         linear = (conv + 1) * hidden + (hidden + 1) * out + (out + 1) * self.num_classes  # with biases
         return self.layers[-1].cout * conv + 2 * conv + se_parameters(hidden) + linear
