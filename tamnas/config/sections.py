@@ -20,7 +20,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet8", "resnet20", "resnet32", "wrn34_2")
+PAPER_BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
+BASELINES = (*PAPER_BASELINES, "resnet8")
 
 
 class AugmentParams(Section):

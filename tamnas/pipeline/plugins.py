@@ -1,11 +1,20 @@
 """A user's own choice blocks, sources, objectives and attacks: the modules of plugins/ beside tamnas/."""
 
 from importlib import import_module
+from pathlib import Path
 
+from tamnas.config.fields import read_yaml
 from tamnas.pipeline.code import PLUGINS
+from tamnas.pipeline.instructions import use_instructions
 
 
 def load_plugins() -> None:
-    """Import each of them, so that what they register is there before parameters are read."""
-    for file in sorted(PLUGINS.glob("*.py")):
+    """Import each of them, so that what they register is there before parameters are read.
+
+    One may import torch, so torch is told first with which instructions it computes. Raises InputError.
+    """
+    files = sorted(PLUGINS.glob("*.py"))
+    if files and Path("params.yaml").exists():
+        use_instructions((read_yaml(Path("params.yaml")).get("numerics") or {}).get("instruction_set", "avx2"))
+    for file in files:
         import_module(f"{PLUGINS.name}.{file.stem}")

@@ -1,17 +1,22 @@
 """An objective of a user's own: from a module in plugins/ to what a search minimises and writes."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from tamnas.config.fields import write_yaml
 from tamnas.config.plan import row_stages
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
 from tamnas.networks.supernet import Supernet
 from tamnas.pipeline import plugins
+from tamnas.pipeline.code import ROOT
+from tamnas.pipeline.instructions import AVX2
 from tamnas.search.evolution import fronts, individuals, search
 from tamnas.search.fitness import Fitness, SearchContext, evaluate_subnet
 from tamnas.search.front import hypervolume
@@ -97,3 +102,19 @@ def test_a_subnet_is_measured_by_it(plugin):
     assert values["wide"] == sum(ratio > 1 for ratio in arch.ratios) > 0
     assert values["parameters"] == space.parameters(arch)
     assert all(0 <= values[name] <= 1 for name in ("clean", "robust"))
+
+
+@pytest.mark.parametrize("setting", ["avx2", "native"])
+def test_one_may_import_torch(tmp_path, setting):
+    """In a process as a stage's, which no test has told its instructions."""
+    (tmp_path / "own_plugins").mkdir()
+    (tmp_path / "own_plugins/torches.py").write_text("import torch\n")
+    write_yaml(tmp_path / "params.yaml", {"numerics": {"instruction_set": setting}})
+    code = (
+        "import pathlib, sys; from tamnas.pipeline import instructions, plugins; sys.path.append('.');"
+        "plugins.PLUGINS = pathlib.Path('own_plugins'); plugins.load_plugins(); assert 'torch' in sys.modules;"
+        f"instructions.use_instructions({setting!r})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in AVX2} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

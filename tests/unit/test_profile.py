@@ -9,7 +9,7 @@ from dvc.utils.serialize import modify_yaml
 from tamnas.config.fields import read_yaml
 from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, resolve_all
-from tamnas.config.sections import BASELINES
+from tamnas.config.sections import PAPER_BASELINES
 from tamnas.errors import InputError
 from tamnas.pipeline import profiles as profile
 from tamnas.space.space import SearchSpace
@@ -68,7 +68,7 @@ def test_dvc_may_empty_any_lists(project):
 def test_the_paper_profile_is_the_papers_study(project):
     profile.apply("paper")
     resolved = resolve_all(load_params("params.yaml"))
-    assert all(resolved[dataset].baselines.names == BASELINES for dataset in ("cifar10", "svhn"))
+    assert all(resolved[dataset].baselines.names == PAPER_BASELINES for dataset in ("cifar10", "svhn"))
     plans = [plan for plan in resolved.values() if isinstance(plan, RowPlan)]
     assert len(plans) == 15
     assert sorted({plan.dataset: sum(p.dataset == plan.dataset for p in plans) for plan in plans}.items()) == [

@@ -13,7 +13,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.config.sections import BASELINES
+from tamnas.config.sections import PAPER_BASELINES
 from tamnas.report.claims.transfer import retrained_alike
 from tamnas.report.claims.verdicts import (
     FAILS,
@@ -275,7 +275,7 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, f"needs {need}")
     finding = _beats(dataset, [(name_of(network.id), network) for network in tiny])
     trained = {network.id for network in dataset.baselines}
-    absent = [name_of(name) for name in BASELINES if name not in trained and name != LARGE]
+    absent = [name_of(name) for name in PAPER_BASELINES if name not in trained and name != LARGE]
     shown = ", ".join(name_of(network.id) for network in tiny)
     left_out = f"; judged on {shown} alone, not run: {', '.join(absent)}" if absent else ""
     return Finding(finding.verdict, finding.numbers + left_out)
