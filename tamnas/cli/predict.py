@@ -19,11 +19,11 @@ def predict(images: tuple[str, ...], network: str, robustness: bool, as_json: bo
     resized. Digits are light strokes on black.
     """
     from tamnas.data.pictures import read_pictures
-    from tamnas.data.prepare import INLINE
+    from tamnas.data.prepare import IN_PROCESS
     from tamnas.release.card import locate, read_card
 
     size = read_card(locate(network)).size
-    pixels, notes = read_pictures([Path(image) for image in images], size, network, INLINE)  # bad ones before torch
+    pixels, notes = read_pictures([Path(image) for image in images], size, network, IN_PROCESS)  # bad ones before torch
 
     import torch
 
