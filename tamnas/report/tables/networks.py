@@ -96,12 +96,12 @@ def lego_networks(dataset: Dataset) -> list[Entry]:
 
 def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
-    attacks = final_attacks(dataset)
     entries = [(name_of(name), one, published(dataset.name, name)) for name, one in hand_made(dataset).items()]
     entries += [one for one in lego_networks(dataset) if one[0].startswith("Lego")]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.name, plan.mode)))
+    attacks = final_attacks(dataset, [network for _, network, _ in entries if network])
     lines, costs = comparison(dataset, entries, attacks)
     notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
     return Table.of(
