@@ -136,12 +136,14 @@ def hits(outcome: Outcome, images: int) -> list[Hits]:
 
 
 def missed(parts: Sequence[Hits], others: Iterable[Hits]) -> int:
-    """How many images an attack of these parts leaves although one of a smaller radius fools them.
+    """How many images an attack of these parts leaves although the same one fools them within a smaller radius.
 
     Of the others those count that ran on all of its images.
     """
     chosen, eps = parts[0].given.nonzero().squeeze(1), parts[0].attack.eps
-    smaller = [hit for hit in others if hit.attack.eps < eps and bool(hit.given[chosen].all())]
+    names = {part.attack.name for part in parts}
+    same = [hit for hit in others if hit.attack.name in names and bool(hit.given[chosen].all())]
+    smaller = [hit for hit in same if hit.attack.eps < eps]
     return int((_any_fools(smaller, chosen) & ~_any_fools(parts, chosen)).sum())
 
 
@@ -151,11 +153,12 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
     A row for clean images; one for each of the others of the same radius that ran on all these images, `beside`; one
     for each part, with what is left after it; and the `worst` case, in which an image is lost if any attack up to this
     radius fools it. `missed`: of a row beside, images that it fools and this attack leaves; of a part that needs no
-    gradients, images that it fools and no attack with gradients does.
+    gradients, images that it fools and no attack with gradients does, if one of this radius ran.
     """
     chosen, eps = outcome.chosen, outcome.attack.eps
     known = [hit for hit in others if hit.attack.eps <= eps and bool(hit.given[chosen].all())]
-    with_gradients = _any_fools([hit for hit in known if getattr(hit.attack, "needs_gradients", True)], chosen)
+    with_gradients = [hit for hit in known if getattr(hit.attack, "needs_gradients", True)]
+    comparable = any(hit.attack.eps == eps for hit in with_gradients)
 
     def row(role: str, name: str, standing: Tensor, missed: int | None = None) -> dict:
         own = {"attack": outcome.attack.key, "images": len(chosen), "role": role, "name": name}
@@ -168,7 +171,8 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
         if hit.alone and hit.attack.eps == eps and hit.attack != outcome.attack
     ]
     for (part, fooled), standing in zip(outcome.parts, outcome.left(), strict=True):
-        unseen = None if part.needs_gradients else int((fooled & ~with_gradients).sum())
+        blind = comparable and not part.needs_gradients
+        unseen = int((fooled & ~_any_fools(with_gradients, chosen)).sum()) if blind else None
         rows.append(row("part", part.name, standing, unseen))
     return [*rows, row("worst", "worst", outcome.correct & ~_any_fools(known, chosen))]
 

@@ -135,10 +135,10 @@ def above(share: float, count: int, images: int) -> bool:
 
 
 def radius_sign(name: str, missed: int | None, images: int) -> str | None:
-    """Of an attack that leaves `missed` images which fall within a smaller radius (`tamnas.evaluation.attacked`)."""
+    """Of an attack that leaves so many images which it fools within a smaller radius (`evaluation.attacked.missed`)."""
     if not above(NOISE, missed or 0, images):
         return None
-    return f"{name} leaves {missed:,} of {images:,} images that an attack of a smaller radius fools: {MASKING}."
+    return f"{name} leaves {missed:,} of {images:,} images that it fools within a smaller radius: {MASKING}."
 
 
 def ensemble_signs(rows: Sequence[Mapping], texts: Mapping[str, str]) -> Iterator[str]:

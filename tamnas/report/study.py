@@ -32,7 +32,7 @@ class WorstCase(EvalAttack):
 class Test:
     """One trained network on test images: accuracy without attack, and under each attack as it is planned.
 
-    `missed`: images that an attack leaves and one of a smaller radius fools. `parts`: of each entry of `eval.attacks`
+    `missed`: images that an attack leaves and fools within a smaller radius. `parts`: of each entry of `eval.attacks`
     its rows of attacks.csv (`tamnas.evaluation.attacked.attack_rows`).
     """
 

@@ -278,6 +278,10 @@ def test_rows_of_an_attack_beside_others_by_hand():
     ]
     (square,) = [row for row in attack_rows(outcome, hits(outcome, 7)) if row["name"] == "Square"]
     assert square["missed"] == 1
+    # alone, or beside attacks with gradients of a smaller radius, it says nothing of gradients
+    alone = Outcome(Square(eps="8/255"), outcome.chosen, outcome.correct, (parts[3],))
+    for others in (hits(alone, 7), [pgd[0], *hits(alone, 7)]):
+        assert [row["missed"] for row in attack_rows(alone, others) if row["role"] == "part"] == [None]
     # an attack that ran on some of these images alone says nothing of the worst case
     some = Hits(Square(eps="8/255"), bits("1111110"), bits("1111110"))
     assert attack_rows(outcome, [some, *hits(outcome, 7)]) == attack_rows(outcome, hits(outcome, 7))
@@ -287,8 +291,15 @@ def test_rows_of_an_attack_beside_others_by_hand():
         Hits(Square(eps="8/255"), given, given, False),
     ]
     assert [row["name"] for row in attack_rows(outcome, others) if row["role"] == "beside"] == ["pgdcw3_8_255"]
-    # missed: what a smaller radius fools and the attack does not; not what only one of its own or a larger radius does
-    assert missed(hits(outcome, 7), pgd) == 1
-    assert missed([pgd[1]], pgd) == missed([pgd[0]], pgd) == missed([pgd[2]], pgd) == 0
-    assert missed([Hits(Square(eps="8/255"), given, ~given)], [*pgd, some]) == 1
-    assert missed([Hits(Square(eps="9/255"), given, ~given)], [*pgd, some]) == 2
+
+
+def test_images_that_a_smaller_radius_finds_and_a_larger_one_misses_by_hand():
+    def square(eps: int, fooled: str, given: str = "1111") -> Hits:
+        return Hits(Square(eps=f"{eps}/255"), *(torch.tensor([bit == "1" for bit in text]) for text in (given, fooled)))
+
+    small, own, large = square(4, "1100"), square(8, "1010"), square(9, "1111")
+    assert [missed([hit], [small, own, large]) for hit in (small, own, large)] == [0, 1, 0]
+    assert missed([own, square(8, "0100")], [small]) == 0  # of two parts, one finds it
+    assert missed([square(8, "0000", "1100")], [small]) == 2
+    assert missed([own], [square(4, "1100", "1101")]) == 0  # did not run on all of these images
+    assert missed([own], [Hits(PgdCw(eps="4/255", steps=3), small.given, small.fooled)]) == 0  # another attack

@@ -248,7 +248,7 @@ def test_a_smaller_radius_that_finds_more():
     assert radius_sign("PGD-30 at 8/255", None, 360) is None
     assert radius_sign("PGD-30 at 8/255", 3, 360) is None
     line = radius_sign("PGD-30 at 8/255", 4, 360)
-    assert line.startswith("PGD-30 at 8/255 leaves 4 of 360 images that an attack of a smaller radius fools")
+    assert line.startswith("PGD-30 at 8/255 leaves 4 of 360 images that it fools within a smaller radius")
 
 
 def test_traces_of_before_say_what_they_can():
