@@ -39,16 +39,16 @@ def collect() -> list[Dataset]:
 
 
 def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
-    found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
+    evaluated = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
-    complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
-    controls, run = _read_controls(plan, None), [row for row in plans if found[row.row]]
+    complete = all(evaluated.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
+    controls, run = _read_controls(plan, None), [row for row in plans if evaluated[row.row]]
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
         card=_card(plan.dataset),
         rows=[_read_row(row) for row in run],
-        missing=[row for row in plans if not found[row.row]],
+        missing=[row for row in plans if not evaluated[row.row]],
         pooled=_read_lego(plan, None, controls) if complete else None,
         baselines=controls.attach(_read_baselines(plan), "baselines"),
         controls=controls,
@@ -70,7 +70,7 @@ def _read_baselines(plan: DatasetPlan) -> list[TrainedNetwork]:
     """Those that the plan names, in its order, and that have been run."""
     if not _evaluated(plan.dataset, "baselines", None, plan.seed):
         return []
-    networks = {one.id: one for one in _read_trained(plan, "baselines", "evaluate_baselines", None)}
+    networks = {network.id: network for network in _read_trained(plan, "baselines", "evaluate_baselines", None)}
     return [networks[name] for name in plan.baselines.names if name in networks]
 
 
@@ -116,12 +116,11 @@ def _read_row(plan: RowPlan) -> RowResults:
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
     finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
-    front = _read_searched(fronts["front"])
+    fronts = {name: _read_searched(fronts[name]) for name in ("archive", "population")}
     return RowResults(
         plan=plan,
         space=SearchSpace.from_params(plan),
-        front=front,
-        archive_front=_read_searched(fronts["archive_front"]),
+        fronts=fronts,
         hypervolume=read_csv(folder("search") / "hypervolume.csv"),
         selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
@@ -131,7 +130,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
-        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in front),
+        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in fronts[plan.retrain.front]),
     )
 
 
@@ -150,12 +149,12 @@ def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResul
 
 
 def _read_searched(networks: Sequence[dict]) -> list[Searched]:
-    found = []
+    searched = []
     for network in networks:
         values = {name: value for name, value in network.items() if name not in ("id", "architecture")}
         base = [values[name] for name in ("parameters", "clean", "robust")]
-        found.append(Searched(network["id"], Architecture.from_plain(network["architecture"]), *base, values))
-    return found
+        searched.append(Searched(network["id"], Architecture.from_plain(network["architecture"]), *base, values))
+    return searched
 
 
 def _read_lego(plan: RowPlan | DatasetPlan, row: str | None, controls: ControlResults) -> LegoNet:

@@ -34,7 +34,7 @@ def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
         if row.lego:
             networks.append((f"{row.name}: Lego-Net", row.lego.network))
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
-    networks += [(name_of(one.id), one) for one in dataset.baselines]
+    networks += [(name_of(network.id), network) for network in dataset.baselines]
     attacks = [dataset.key_attack, *listed_attacks(dataset, [network for _, network in networks])]
     heads = ["Network", "Parameters", "Clean (%)", *(f"{attack.text} (%)" for attack in attacks)]
     lines = [
@@ -67,8 +67,8 @@ def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
 
 def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
     """(dataset, how many warnings, the first) for the top of the page; none of datasets without warnings."""
-    found = [(dataset.name, warnings(dataset)) for dataset in datasets]
-    return [(name, counted(len(lines), "warning"), lines[0]) for name, lines in found if lines]
+    warned = [(dataset.name, warnings(dataset)) for dataset in datasets]
+    return [(name, counted(len(lines), "warning"), lines[0]) for name, lines in warned if lines]
 
 
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
         ("Selection", by_validation(dataset)),
     ]
     for row, measured in in_order(dataset):
-        why = ", training diverged" if any(one.name == row.row for one in dataset.diverged) else ""
+        why = ", training diverged" if any(divergence.name == row.row for divergence in dataset.diverged) else ""
         lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run{why}"))
     if plan.baselines.names:
         names, training = ", ".join(map(name_of, plan.baselines.names)), plan.baselines.training
@@ -94,13 +94,19 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
+ALGORITHMS = {"nsga2": "NSGA-II", "smsemoa": "SMS-EMOA"}
+FRONTS = {"archive": "all evaluated", "population": "the final population"}
+
+
 def _row_setting(plan: RowPlan) -> str:
     supernet, search, retrain = plan.supernet, plan.search, plan.retrain
-    front = "the front" if retrain.max_subnets is None else f"the front, at most {retrain.max_subnets}"
+    front = f"the front of {FRONTS[retrain.front]}"
+    front += "" if retrain.max_subnets is None else f", at most {retrain.max_subnets}"
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
         f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
-        f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
+        f"Search: {ALGORITHMS[search.algorithm]}, {search.population} individuals, "
+        f"{counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
         f"{_training_setting(retrain.scratch)}; fine-tuned "

@@ -47,8 +47,8 @@ class Test:
     @property
     def pgd(self) -> dict[Pgd, float]:
         """Of the grid's PGD alone, which runs on all images, by radius and step count."""
-        found = [attack for attack in self.grid if type(attack) is Pgd]
-        return {attack: self.grid[attack] for attack in sorted(found, key=lambda attack: (attack.eps, attack.steps))}
+        attacks = [attack for attack in self.grid if type(attack) is Pgd]
+        return {attack: self.grid[attack] for attack in sorted(attacks, key=lambda attack: (attack.eps, attack.steps))}
 
     def count(self, attack: Attack | None) -> int:
         """How many images an attack ran on; None: clean accuracy."""
@@ -122,13 +122,14 @@ class ControlResults:
     networks: Sequence[TrainedNetwork]
 
     def of(self, control: str) -> list[TrainedNetwork]:
-        return [one for one in self.networks if one.label["control"] == control]
+        return [network for network in self.networks if network.label["control"] == control]
 
     def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
-        repeats = [one for one in self.of("seeds") if one.label["kind"] == kind]
+        repeats = [network for network in self.of("seeds") if network.label["kind"] == kind]
         return [
-            replace(one, repeats=[again.test for again in repeats if again.label["of"] == one.id]) for one in networks
+            replace(network, repeats=[again.test for again in repeats if again.label["of"] == network.id])
+            for network in networks
         ]
 
 
@@ -136,14 +137,13 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `random_search`: hypervolume lines as the search's, empty if not run. `at_chance`: no subnet of the front was better
-    with inherited weights than predicting the largest class.
+    `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run.
+    `at_chance`: no subnet of the front was better with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
     space: SearchSpace
-    front: Sequence[Searched]
-    archive_front: Sequence[Searched]
+    fronts: Mapping[str, Sequence[Searched]]
     hypervolume: Sequence[Mapping[str, float]]
     selected: Sequence[Searched]
     block_curve: Sequence[Mapping[str, float]]
@@ -158,6 +158,11 @@ class RowResults:
     @property
     def name(self) -> str:
         return self.plan.row
+
+    @property
+    def front(self) -> Sequence[Searched]:
+        """The one whose subnets are retrained."""
+        return self.fronts[self.plan.retrain.front]
 
     @property
     def best(self) -> TrainedNetwork:

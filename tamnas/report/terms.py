@@ -157,7 +157,7 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
         f"the rest, stem included. MACs: multiply-accumulates of one {size}x{size} image in convolutions, linear "
         "layers and attention."
     ]
-    processors = sorted({one.costs.processor for one in networks if one.costs.processor})
+    processors = sorted({network.costs.processor for network in networks if network.costs.processor})
     if processors:
         notes.append(
             f"Latency: median time of one image on one thread ({', '.join(processors)}), BatchNorm folded into "

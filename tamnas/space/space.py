@@ -30,7 +30,8 @@ class SearchSpace:
     """Geometry, allowed blocks and ratios, and everything that follows from them.
 
     `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
-    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay.
+    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `head` None: pooling and the
+    classifier alone, in which the search decides about nearly all parameters.
     """
 
     num_classes: int = 10
@@ -39,7 +40,7 @@ class SearchSpace:
     channels: tuple[int, ...] = (48, 96, 192)
     repeats: tuple[int, ...] = (4, 8, 4)
     strides: tuple[int, ...] = (2, 2, 2)
-    head: tuple[int, int, int] = (176, 920, 1024)
+    head: tuple[int, int, int] | None = (176, 920, 1024)
     activation: str = "relu"
     blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
@@ -82,7 +83,7 @@ class SearchSpace:
             channels=network.channels,
             repeats=network.repeats,
             strides=network.strides,
-            head=(head.conv, head.hidden, head.out),
+            head=head and (head.conv, head.hidden, head.out),
             activation=network.activation,
             blocks=params.space.blocks,
             ratios=params.space.ratios,
@@ -127,6 +128,8 @@ class SearchSpace:
 
     @cached_property
     def head_parameters(self) -> int:
+        if self.head is None:
+            return (self.layers[-1].cout + 1) * self.num_classes
         conv, hidden, out = self.head
         linear = (conv + 1) * hidden + (hidden + 1) * out + (out + 1) * self.num_classes  # with biases
         return self.layers[-1].cout * conv + 2 * conv + se_parameters(hidden) + linear
@@ -166,13 +169,13 @@ class SearchSpace:
         """
         self.require_feasible(budget, ratios)
         low, high = bounds(budget)
-        found: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         for _ in range(_MAX_BATCHES):
             genes = self._uniform_genes(generator, max(_BATCH if budget else 0, count), ratios)
             counts = self.genes_parameters(genes)
-            found += list(genes[(counts >= low) & (counts <= high)][: count - len(found)])
-            if len(found) == count:
-                return np.stack(found)
+            rows += list(genes[(counts >= low) & (counts <= high)][: count - len(rows)])
+            if len(rows) == count:
+                return np.stack(rows)
         smallest, largest = self.parameter_range(ratios)
         raise InputError(
             f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "
@@ -180,16 +183,24 @@ class SearchSpace:
         )
 
     def distinct_genes(
-        self, generator: np.random.Generator, count: int, budget: Budget = None, tries: int = 100
+        self,
+        generator: np.random.Generator,
+        count: int,
+        budget: Budget = None,
+        known: Sequence[np.ndarray] = (),
+        tries: int = 100,
     ) -> np.ndarray:
-        """As `sample_genes`, but `count` different rows, or fewer where `tries` times as many draws hold no more."""
-        genes = np.empty((0, 2 * len(self.layers)), dtype=int)
+        """As `sample_genes`, but `count` different rows, none of which is in `known` (different rows, too).
+
+        Fewer where `tries` times as many draws hold no more.
+        """
+        genes = np.reshape(known, (-1, 2 * len(self.layers))).astype(int)
         for _ in range(tries):
             genes = np.concatenate((genes, self.sample_genes(generator, count, budget)))
             genes = genes[np.sort(np.unique(genes, axis=0, return_index=True)[1])]
-            if len(genes) >= count:
+            if len(genes) >= len(known) + count:
                 break
-        return genes[:count]
+        return genes[len(known) :][:count]
 
     def _uniform_genes(self, generator, count, ratios) -> np.ndarray:
         columns = np.array([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])

@@ -27,8 +27,7 @@ ROOMS = """
     report
     pipeline.stage  pipeline.pack  pipeline.profiles
     pipeline.runner
-    cli
-    stages
+    cli  stages
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.strip().splitlines()) for room in line.split()}
 

@@ -66,7 +66,9 @@ def claims_table(datasets: Sequence[Dataset]) -> Table:
     robust = ((dataset.name, dataset.key_attack.text) for dataset in datasets)
     notes += [f"Robust, {name}: {attack}, on test images where not said otherwise." for name, attack in robust]
     notes += [
-        f"Left out, {one.name}, being at chance: {', '.join(names)}." for one in datasets if (names := one.learnt()[1])
+        f"Left out, {dataset.name}, being at chance: {', '.join(names)}."
+        for dataset in datasets
+        if (names := dataset.learnt()[1])
     ]
     return Table.of("claims", "The paper's conclusions, judged by this run", lines, notes)
 
@@ -77,8 +79,8 @@ def caveats(dataset: Dataset) -> list[str]:
     networks = min((len(row.scratch) for row in dataset.rows), default=0)
     small = [counted(n, "test image")] if n < SMALL_IMAGES else []
     small += [f"{counted(networks, 'retrained subnet')} a mode"] if networks < SMALL_NETWORKS else []
-    found = [f"small sample ({', '.join(small)})"] if small else []
-    return found + ([f"not the paper's images (source {source})"] if source not in THE_PAPERS else [])
+    reasons = [f"small sample ({', '.join(small)})"] if small else []
+    return reasons + ([f"not the paper's images (source {source})"] if source not in THE_PAPERS else [])
 
 
 def claims_page(datasets: Sequence[Dataset]) -> str:

@@ -113,16 +113,16 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
     def draw(axes, row: RowResults, part: str) -> None:
         best_first = sorted(row.selected, key=lambda network: (-network.robust, network.id))
         last = max(1, len(best_first) - 1)
-        shades = {one.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, one in enumerate(best_first)}
+        shades = {network.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, network in enumerate(best_first)}
         if part == "before":
-            measured = [(one, one.robust, one.clean) for one in row.front]
+            measured = [(network, network.robust, network.clean) for network in row.front]
             axes.set_title("before training (inherited weights)")
         else:
-            shares = ((one, one.validation[row.plan.eval.weights]) for one in row.scratch)
-            measured = [(one, share["robust"], share["clean"]) for one, share in shares]
+            shares = ((network, network.validation[row.plan.eval.weights]) for network in row.scratch)
+            measured = [(network, share["robust"], share["clean"]) for network, share in shares]
             axes.set_title("after training from scratch")
-        errors = ((one, 100 * (1 - robust), 100 * (1 - clean)) for one, robust, clean in measured)
-        networks = [(one.id, one.parameters, point) for one, *point in errors]
+        errors = ((network, 100 * (1 - robust), 100 * (1 - clean)) for network, robust, clean in measured)
+        networks = [(network.id, network.parameters, point) for network, *point in errors]
         for name, count, point in sorted(networks, key=lambda network: (-network[1], network[0])):
             look = {"color": [shades.get(name, "white")], "edgecolors": style.BLACK, "linewidths": 0.6}
             axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **look)

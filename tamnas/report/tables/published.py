@@ -31,10 +31,15 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
     entries = [(name_of(row.label), _own_network(row, dataset), row) for row in printed.rows]
     if name == "X":
         known = {row.mode for row in printed.rows}
-        entries += [(name_of(one), more, None) for one, more in hand_made(dataset).items() if one not in known]
+        entries += [
+            (name_of(baseline), network, None)
+            for baseline, network in hand_made(dataset).items()
+            if baseline not in known
+        ]
         lines, costs = comparison(dataset, entries, attacks)
     else:
-        lines, costs = [{NETWORK: label} | network_values(one, attacks, paper) for label, one, paper in entries], []
+        lines = [{NETWORK: label} | network_values(network, attacks, paper) for label, network, paper in entries]
+        costs = []
     own = [by_validation(dataset)]
     if any(row.lego and _own_network(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
@@ -57,4 +62,4 @@ def _own_network(row: Published, dataset: Dataset) -> TrainedNetwork | None:
     if row.lego:
         return dataset.pooled.network if dataset.pooled and dataset.plan.pooled.mode == row.mode else None
     baseline = next((network for network in dataset.baselines if network.id == row.mode), None)
-    return baseline or next((one.best for one in dataset.rows if one.plan.mode == row.mode), None)
+    return baseline or next((searched.best for searched in dataset.rows if searched.plan.mode == row.mode), None)

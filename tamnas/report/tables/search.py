@@ -35,8 +35,8 @@ def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float 
     return {
         Column("row", "Row"): row.name,
         Column("evaluated", "Subnets evaluated", "count"): last["evaluated"],
-        Column("front", "Front", "count"): len(row.front),
-        Column("archive_front", "Front of all evaluated", "count"): len(row.archive_front),
+        Column("front", "Front", "count"): len(row.fronts["population"]),
+        Column("archive_front", "Front of all evaluated", "count"): len(row.fronts["archive"]),
         Column("hypervolume", "Hypervolume", "number", "max"): float(last["hypervolume"]),
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"): float(
             last["archive_hypervolume"]
@@ -58,9 +58,14 @@ def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]
     def mean(values: Sequence[float]) -> float:
         return round(100 * sum(values) / len(values), 2)
 
-    gaps = {"clean": mean([one.validation[weights]["clean"] - one.test.clean for one in row.scratch]), "robust": None}
-    if all(attack in one.test.grid for one in row.scratch):
-        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[attack] for one in row.scratch])
+    gaps = {
+        "clean": mean([network.validation[weights]["clean"] - network.test.clean for network in row.scratch]),
+        "robust": None,
+    }
+    if all(attack in network.test.grid for network in row.scratch):
+        gaps["robust"] = mean(
+            [network.validation[weights]["robust"] - network.test.grid[attack] for network in row.scratch]
+        )
     return gaps
 
 
@@ -92,8 +97,8 @@ def layers_table(dataset: Dataset) -> Table:
         for layer in sorted({line["layer"] for line in lego.counts}):
             line = {Column("scope", "Subnets of"): name, Column("layer", "Layer"): str(layer)}
             for gene in ("block", "ratio"):
-                own = [one for one in lego.counts if (one["layer"], one["gene"]) == (layer, gene)]
-                votes_each = ", ".join(f"{one['value']:g} ({one['count']})" for one in own)
+                own = [choice for choice in lego.counts if (choice["layer"], choice["gene"]) == (layer, gene)]
+                votes_each = ", ".join(f"{choice['value']:g} ({choice['count']})" for choice in own)
                 line[Column(f"{gene}s", f"{gene.title()}s (count)")] = votes_each
             lines.append(line)
     notes = [
