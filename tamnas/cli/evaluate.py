@@ -72,10 +72,10 @@ def evaluate(
     for line in notes:
         log.info("%s", line)
     network = read_model(model, runtime.device)
-    found = evaluated(
+    result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )
-    click.echo(json.dumps({"model": model, "data": data, **found.plain()}, indent=1) if as_json else found.text)
+    click.echo(json.dumps({"model": model, "data": data, **result.plain()}, indent=1) if as_json else result.text)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ class Accuracy:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95%, Wilson's score interval."""
-        found = binomtest(self.correct, self.images).proportion_ci(0.95, "wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(self.correct, self.images).proportion_ci(0.95, "wilson")
+        return float(interval.low), float(interval.high)
 
     @property
     def text(self) -> str:
@@ -101,25 +101,25 @@ class ModelEvaluation:
     def text(self) -> str:
         """A table, with alarms and notes below."""
         lines = {"clean": self.clean.text}
-        for one in self.attacks:
-            if one.clean.images < self.clean.images:
-                lines[f"clean on {one.clean.images:,} images"] = one.clean.text
-            lines[one.attack.text] = one.robust.text
-            lines |= {f"  after {name}": accuracy.text for name, accuracy in one.parts.items()}
-        worst = {(one.attack.eps, one.attack.images): one.worst for one in self.attacks}
+        for result in self.attacks:
+            if result.clean.images < self.clean.images:
+                lines[f"clean on {result.clean.images:,} images"] = result.clean.text
+            lines[result.attack.text] = result.robust.text
+            lines |= {f"  after {name}": accuracy.text for name, accuracy in result.parts.items()}
+        worst = {(result.attack.eps, result.attack.images): result.worst for result in self.attacks}
         lines |= {
             f"worst case at {format_fraction(eps)}" + (f" on {images:,} images" if images else ""): accuracy.text
             for (eps, images), accuracy in worst.items()
         }
         width = max(map(len, lines))
-        told = [*(f"alarm: {line}" for line in self.alarms), *(f"note: {line}" for line in self.notes)]
-        return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *told])
+        below = [*(f"alarm: {line}" for line in self.alarms), *(f"note: {line}" for line in self.notes)]
+        return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *below])
 
     def plain(self) -> dict:
         """JSON-able; accuracies are shares."""
-        attacks = [one.plain() for one in self.attacks]
-        told = {"alarms": list(self.alarms), "notes": list(self.notes)}
-        return {"clean": self.clean.plain(), "attacks": attacks, **told, "seed": self.seed}
+        attacks = [result.plain() for result in self.attacks]
+        lines = {"alarms": list(self.alarms), "notes": list(self.notes)}
+        return {"clean": self.clean.plain(), "attacks": attacks, **lines, "seed": self.seed}
 
 
 def evaluate(
@@ -141,10 +141,10 @@ def evaluate(
     call after a kill goes on. Raises InputError.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    images, labels = (torch.as_tensor(one).to(device) for one in (images, labels))
+    images, labels = (torch.as_tensor(array).to(device) for array in (images, labels))
     require_images(images, labels)
     images, labels = images.float().contiguous(), labels.long()
-    asked = [parse_attack(one, batch_size) if isinstance(one, str) else one for one in attacks]
+    attacks = [parse_attack(attack, batch_size) if isinstance(attack, str) else attack for attack in attacks]
     notes, alarms = [], []
     if any(module.training for module in model.modules()):
         notes.append("the model was in training mode; it is evaluated in eval mode.")
@@ -153,7 +153,7 @@ def evaluate(
         logits = torch.cat([called(model, part) for part in images.split(batch_size)])
         require_finite(logits)
         slope = gradient(model, images[:PROBED], labels[:PROBED])
-    chosen, left_out = _usable(asked, slope is not None)
+    chosen, left_out = _usable(attacks, slope is not None)
     alarms += filter(None, [probabilities_sign(logits)])
     key = (seed, "evaluate")
     if slope is not None:
@@ -180,7 +180,7 @@ def evaluate(
 def _usable(attacks: Sequence[EvalAttack], gradients: bool) -> tuple[list[EvalAttack], list[str]]:
     """Of `attacks` what can run, and a line for what cannot; an ensemble's parts count by themselves."""
     if not attacks:
-        raise InputError("attacks: none; needed: one at least")
+        raise InputError("attacks: none; allowed: one or more")
     chosen, notes = [], []
     for attack in attacks:
         able = [part for part in attack.parts if gradients or not part.needs_gradients]

@@ -162,8 +162,8 @@ def ensemble_signs(rows: Sequence[Mapping], texts: Mapping[str, str]) -> Iterato
         if above(NOISE, row["missed"] or 0, images):
             yield f"{texts[row['name']]} fools {row['missed']:,} of {images:,} images that {name} leaves: {MASKING}."
     left, strongest = parts[-1], min([*beside, parts[0]], key=lambda row: row["accuracy"])
-    found = round((strongest["accuracy"] - left["accuracy"]) * images) + (strongest["missed"] or 0)
-    if above(WEAKER, found, images):
+    alone = round((strongest["accuracy"] - left["accuracy"]) * images) + (strongest["missed"] or 0)
+    if above(WEAKER, alone, images):
         yield (
             f"{texts.get(strongest['name'], strongest['name'])} leaves {_percent(strongest['accuracy'])}, {name} "
             f"{_percent(left['accuracy'])} of the same {images:,} images: {MASKING}; read the latter."

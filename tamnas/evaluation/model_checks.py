@@ -39,8 +39,8 @@ def require_classifier(model: nn.Module, images: Tensor, labels: Tensor) -> None
     if not isinstance(logits, Tensor):
         raise InputError(f"the model gives {type(logits).__name__}; allowed: a tensor of logits (N, classes)")
     if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
-        found = f"{logits.dtype} of shape {tuple(logits.shape)}"
-        raise InputError(f"the model gives {found} for {len(x)} images; allowed: logits ({len(x)}, classes)")
+        kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
+        raise InputError(f"the model gives {kind} for {len(x)} images; allowed: logits ({len(x)}, classes)")
     if int(labels.max()) >= logits.shape[1]:
         raise InputError(f"labels up to {int(labels.max())}; the model gives {logits.shape[1]} logits")
     tolerance = TOLERANCE * max(1.0, float(logits.abs().max()))
@@ -79,5 +79,5 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
         loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
         if not loss.requires_grad:
             return None
-        (found,) = torch.autograd.grad(loss, x, allow_unused=True)
-    return found
+        (slope,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return slope

@@ -6,6 +6,7 @@ Reading any of these may run code that it holds, ONNX apart: use only what you t
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -88,7 +89,9 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
     log, level = logging.getLogger("torch.export"), logging.getLogger("torch.export").level
     try:
         log.setLevel(logging.CRITICAL)  # of a damaged file a page of warnings
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            program = torch.export.load(path)
     except Exception:
         raise InputError(f"model {path}: cannot be read as a torch.export file") from None
     finally:
@@ -120,8 +123,8 @@ def _onnx(path: Path, device: torch.device) -> nn.Module:
         raise InputError(f"model {path}: cannot be read as ONNX ({type(error).__name__})") from None
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"{one.name} {one.type}" for one in inputs)
-        raise InputError(f"model {path}: inputs {found}; allowed: one tensor(float), the images")
+        kinds = ", ".join(f"{tensor.name} {tensor.type}" for tensor in inputs)
+        raise InputError(f"model {path}: inputs {kinds}; allowed: one tensor(float), the images")
 
     def run(x: Tensor) -> Tensor:
         (logits, *_) = session.run(None, {inputs[0].name: x.detach().cpu().contiguous().numpy()})

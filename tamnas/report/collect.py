@@ -211,11 +211,11 @@ def _read_test(lines: Sequence[dict], attacked: Sequence[dict], plan: EvalParams
     planned = {attack.key: attack for attack in plan.planned(final=True)}
     own = {planned[line["attack"]]: line for line in lines if line["attack"] in planned}
     rows = {attack: [row for row in attacked if row["attack"] == attack.key] for attack in plan.attacks}
-    parts = {attack: found for attack, found in rows.items() if found}
+    parts = {attack: own_rows for attack, own_rows in rows.items() if own_rows}
     grid = {attack: line["accuracy"] for attack, line in own.items()}
-    for attack, found in parts.items():
+    for attack, own_rows in parts.items():
         (worst,) = WorstCase.beside([attack])
-        grid[worst] = next(row["accuracy"] for row in found if row["role"] == "worst")
+        grid[worst] = next(row["accuracy"] for row in own_rows if row["role"] == "worst")
     missed = {attack: line["missed"] for attack, line in own.items() if line.get("missed")}  # not kept before
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"], missed, parts)
 

@@ -78,7 +78,9 @@ def suspicious(test: Test) -> list[str]:
                 f"at {radius} {few} leaves {100 * first:.2f}%, {many} {100 * final:.2f}%: the "
                 "shorter attack has not converged; read the longer one."
             )
-    lines += filter(None, (radius_sign(one.text, count, test.count(one)) for one, count in test.missed.items()))
+    lines += filter(
+        None, (radius_sign(attack.text, count, test.count(attack)) for attack, count in test.missed.items())
+    )
     texts = {attack.key: attack.text for attack in test.grid}
     return lines + [line for rows in test.parts.values() for line in ensemble_signs(rows, texts)]
 

@@ -50,14 +50,14 @@ def _added(test: Test, attack: EvalAttack, names: Sequence[str]) -> dict[Column,
         if row["role"] == "part":
             added[row["name"]] = round((before - row["accuracy"]) * images)
             before = row["accuracy"]
-    found = {
+    counts = {
         Column(re.sub(r"[^a-z0-9]+", "_", name.lower()), f"{'then' if index else 'fooled'} by {name}", "count"): count
         for index, (name, count) in enumerate(added.items())
     }
     text = f"{attack.name} at {format_fraction(attack.eps)}"
     about = {Column("attack", "Attack"): text, Column("images", "Images", "count"): images}
     ends = accuracy("part", "Left (%)") | accuracy("worst", "Worst case (%)")
-    return about | accuracy("clean", "Clean (%)") | accuracy("pgd", "PGD (%)") | found | ends
+    return about | accuracy("clean", "Clean (%)") | accuracy("pgd", "PGD (%)") | counts | ends
 
 
 def attack_checks_table(dataset: Dataset) -> Table:
