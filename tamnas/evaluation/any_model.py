@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from tamnas.attacks.trace import attack_trace
 from tamnas.config.fields import format_fraction
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
-from tamnas.evaluation.attacked import attack_model, attack_rows, hits, missed
+from tamnas.evaluation.attacked import Outcome, attack_model, attack_rows, hits, missed
 from tamnas.evaluation.health import ensemble_signs, radius_sign, trace_signs
 from tamnas.evaluation.model_checks import (
     PROBED,
@@ -140,12 +141,12 @@ def evaluate(
     without gradients meets only what needs none. `checkpoints`: a folder that keeps what is finished, so that the same
     call after a kill goes on. Raises InputError.
     """
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     images, labels = (torch.as_tensor(array).to(device) for array in (images, labels))
     require_images(images, labels)
-    images, labels = images.float().contiguous(), labels.long()
+    images, labels, key = images.float().contiguous(), labels.long(), (seed, "evaluate")
     attacks = [parse_attack(attack, batch_size) if isinstance(attack, str) else attack for attack in attacks]
-    notes, alarms = [], []
+    notes = []
     if any(module.training for module in model.modules()):
         notes.append("the model was in training mode; it is evaluated in eval mode.")
     with under_attack(model), torch.no_grad():
@@ -154,8 +155,7 @@ def evaluate(
         require_finite(logits)
         slope = gradient(model, images[:PROBED], labels[:PROBED])
     chosen, left_out = _usable(attacks, slope is not None)
-    alarms += filter(None, [probabilities_sign(logits)])
-    key = (seed, "evaluate")
+    alarms = list(filter(None, [probabilities_sign(logits)]))
     if slope is not None:
         alarms += _trace_signs(model, Split(images, labels, 1), max(attack.eps for attack in chosen), key)
     content = {"images": _sha256(images), "labels": _sha256(labels), "logits": _sha256(logits), "seed": seed}
@@ -164,17 +164,23 @@ def evaluate(
         outcomes = [
             attack_model(model, lambda rows: images[rows], labels, attack, key, folder, log.info) for attack in chosen
         ]
-    by_attack = {outcome.attack: hits(outcome, len(labels)) for outcome in outcomes}
-    others = [hit for parts in by_attack.values() for hit in parts]
-    results, texts = [], {attack.key: attack.text for attack in chosen}
-    for outcome in outcomes:
+    results, signs = _compared(outcomes, len(labels))
+    clean = Accuracy(int((logits.argmax(1) == labels).sum()), len(labels))
+    return ModelEvaluation(clean, results, (*alarms, *signs), (*notes, *left_out), seed)
+
+
+def _compared(outcomes: Sequence[Outcome], images: int) -> tuple[tuple[AttackResult, ...], list[str]]:
+    """Each attack's result, and the signs that show when attacks are held beside each other, image by image."""
+    of_attacks = [hits(outcome, images) for outcome in outcomes]
+    others = [hit for parts in of_attacks for hit in parts]
+    texts = {outcome.attack.key: outcome.attack.text for outcome in outcomes}
+    results, signs = [], []
+    for outcome, parts in zip(outcomes, of_attacks, strict=True):
         rows = attack_rows(outcome, others)
         results.append(_result(outcome.attack, rows))
-        alarms += ensemble_signs(rows, texts)
-        count = missed(by_attack[outcome.attack], others)
-        alarms += filter(None, [radius_sign(outcome.attack.text, count, len(outcome.chosen))])
-    clean = Accuracy(int((logits.argmax(1) == labels).sum()), len(labels))
-    return ModelEvaluation(clean, tuple(results), tuple(alarms), (*notes, *left_out), seed)
+        signs += ensemble_signs(rows, texts)
+        signs += filter(None, [radius_sign(outcome.attack.text, missed(parts, others), len(outcome.chosen))])
+    return tuple(results), signs
 
 
 def _usable(attacks: Sequence[EvalAttack], gradients: bool) -> tuple[list[EvalAttack], list[str]]:
@@ -200,7 +206,7 @@ def _usable(attacks: Sequence[EvalAttack], gradients: bool) -> tuple[list[EvalAt
     return chosen, notes
 
 
-def _trace_signs(model: nn.Module, split: Split, eps, key: tuple) -> list[str]:
+def _trace_signs(model: nn.Module, split: Split, eps: Fraction, key: tuple) -> list[str]:
     generator = torch_generator(*key, "trace", str(eps), device=split.images.device)
     setting = {"eps": float(eps), "step_size": float(eps) / 4, "steps": TRACE_STEPS, "generator": generator}
     return list(trace_signs(attack_trace(model, split, **setting)).values())

@@ -22,11 +22,14 @@ ALLOWED = "package.module:function, a TorchScript file (.pt), a torch.export fil
 
 
 class Opaque(nn.Module):
-    """A function of images whose modes and weights are out of reach; `batch`: the one batch size that it takes."""
+    """A function of images on `device` whose modes and weights are out of reach; `batch`: the one size it takes."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], batch: int | None = None):
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], device: torch.device | str = "cpu", batch: int | None = None
+    ):
         super().__init__()
         self._functions, self._batch = (function,), batch  # in a tuple: a module as attribute would be part of this one
+        self.register_buffer("place", torch.empty(0, device=device))  # says where its images must be
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +85,7 @@ def _torchscript(path: Path, device: torch.device) -> nn.Module:
         ) from None
     if hasattr(model, "training"):  # a frozen one has no modes left
         model.eval()
-    return Opaque(_frozen(model))
+    return Opaque(_frozen(model), device)
 
 
 def _exported(path: Path, device: torch.device) -> nn.Module:
@@ -101,7 +104,7 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
     if others:
         raise InputError(f"model {path}: takes {1 + len(others)} inputs; allowed: images alone")
     (size,) = (node.meta["val"].shape[0] for node in program.graph.nodes if node.name == name)
-    return Opaque(_frozen(program.module()), size if isinstance(size, int) else None)
+    return Opaque(_frozen(program.module()), device, size if isinstance(size, int) else None)
 
 
 def _frozen(model: nn.Module) -> nn.Module:
@@ -131,7 +134,7 @@ def _onnx(path: Path, device: torch.device) -> nn.Module:
         return torch.from_numpy(logits).to(x.device)
 
     size = inputs[0].shape[0]
-    return Opaque(run, size if isinstance(size, int) else None)
+    return Opaque(run, device, size if isinstance(size, int) else None)
 
 
 def _first_line(error: BaseException) -> str:
