@@ -18,7 +18,16 @@ from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Table, show
-from tamnas.report.terms import attack_text, by_validation, counted, in_order, listed_attacks, name_of, weights_text
+from tamnas.report.terms import (
+    attack_text,
+    by_validation,
+    counted,
+    images_text,
+    in_order,
+    listed_attacks,
+    name_of,
+    weights_text,
+)
 from tamnas.report.warnings import warnings
 
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
@@ -77,9 +86,10 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLITS.items())
     pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
     notes = dataset.card.get("notes", [])  # cards of before had none
+    whose = filter(None, [images_text(dataset)])
     further = f"; final networks also {', '.join(map(str, plan.seeds))}" if plan.seeds else ""
     lines = [
-        ("Images", "; ".join([counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
+        ("Images", "; ".join([*whose, counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
         ("Seed", f"{plan.seed}{further}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),

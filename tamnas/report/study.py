@@ -213,6 +213,11 @@ class Dataset:
         return self.plan.dataset
 
     @property
+    def published(self) -> str:
+        """The paper's dataset whose values stand beside: that of the images, else the one of the same name, if any."""
+        return (self.plan.data.whose or self.name).removesuffix("-subset")
+
+    @property
     def images(self) -> dict[str, int]:
         return {split: part["images"] for split, part in self.card["splits"].items()}
 

@@ -9,9 +9,17 @@ from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork, WorstCase
 from tamnas.report.tables.table import Column, show
 
-NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
-         "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
-         "robnet-small": "RobNet-small"}  # fmt: skip
+NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet8": "ResNet-8",
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "wrn34_2": "WRN-34-2",
+    "shufflenetv2": "ShuffleNetV2",
+    "mobilenetv3": "MobileNetV3",
+    "robnet-medium": "RobNet-medium",
+    "robnet-small": "RobNet-small",
+}
 SIZE = Column("parameters", "Parameters", "millions", "min")
 CLEAN = Column("clean", "Clean (%)", "percent", "max")
 # Without a best: heads of searched and of hand-made networks are not the same thing.
@@ -24,6 +32,12 @@ WORST = (
     "Worst case: an image is lost if any attack of this radius or a smaller one fools it, of those that ran on all of "
     "these images."
 )
+# The paper's datasets by `whose`: title, training and test images.
+OFFICIAL = {
+    "cifar10": ("CIFAR-10", 50_000, 10_000),
+    "svhn": ("SVHN", 73_257, 26_032),
+    "svhn-subset": ("a subset of SVHN, not comparable with published figures",),
+}
 
 
 def counted(count: int, noun: str) -> str:
@@ -115,6 +129,26 @@ def max_half_width(n: int) -> float:
     return (high - low) / 2
 
 
+def images_text(dataset: Dataset) -> str | None:
+    """Whose images, how many of them where not all, at which size where not their own; None: nobody's we know."""
+    whose, images, size = dataset.plan.data.whose, dataset.images, dataset.plan.data.size
+    if whose is None:
+        return None
+    title, *official = OFFICIAL[whose]
+    used = images["train"] + images["validation"], images["test"]
+    parts = [
+        f"{count:,} of its {total:,} {split} images"
+        for count, total, split in zip(used, official, ("training", "test"), strict=False)
+        if count < total
+    ]
+    return ", ".join([title + (f" at {size}x{size} pixels" if size != 32 else ""), *parts])
+
+
+def data_text(dataset: Dataset) -> str:
+    text = images_text(dataset)
+    return f"Dataset {dataset.name}" + (f" ({text})" if text else "")
+
+
 def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
     """Notes of a table of test accuracies, with the interval of the best subnet under `attack` as an example."""
     n, plan, row = dataset.images["test"], dataset.plan, dataset.best_row
@@ -125,7 +159,7 @@ def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
         example = f"{row.name} {row.best.id}, {attack.text}: {show(value, 'percent')}%"
         interval += f"; {example}, {100 * low:.2f} to {100 * high:.2f}"
     notes = [
-        f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
+        f"{data_text(dataset)}, n = {n:,} test images, seed {plan.seed}. {interval}.",
         f"Attack: {attack_text(plan.eval)}.",
         f"Weights: {weights_text(plan.eval.weights)}.",
     ]
@@ -146,7 +180,7 @@ def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
 
 def notes_of(dataset: Dataset, own: Iterable[str], attack: Attack) -> list[str]:
     """Of a table with published values: `setting`, the table's `own` notes, what the marks mean."""
-    known = [PAPER] if dataset.name in ("cifar10", "svhn") else []
+    known = [PAPER] if dataset.published in OFFICIAL else []
     return [*setting(dataset, attack), *own, " ".join([BOLD, *known])]
 
 

@@ -14,7 +14,7 @@ from tamnas.report.claims.judges import Judge
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.study import Dataset
 from tamnas.report.tables.table import Column, Table, markdown
-from tamnas.report.terms import counted
+from tamnas.report.terms import OFFICIAL, counted, images_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ RULES = (
     "intervals over images that of test images; neither covers the seed.",
 )
 SMALL_NETWORKS, SMALL_IMAGES = 10, 1000
-THE_PAPERS = ("cifar10", "svhn")
 
 
 def judged(datasets: Sequence[Dataset]) -> list[tuple[Claim, Dataset, Finding]]:
@@ -75,12 +74,14 @@ def claims_table(datasets: Sequence[Dataset]) -> Table:
 
 def caveats(dataset: Dataset) -> list[str]:
     """What makes any verdict on this dataset weak."""
-    source, n = dataset.plan.data.source, dataset.images["test"]
+    n = dataset.images["test"]
     networks = min((len(row.scratch) for row in dataset.rows), default=0)
     small = [counted(n, "test image")] if n < SMALL_IMAGES else []
     small += [f"{counted(networks, 'retrained subnet')} a mode"] if networks < SMALL_NETWORKS else []
     reasons = [f"small sample ({', '.join(small)})"] if small else []
-    return reasons + ([f"not the paper's images (source {source})"] if source not in THE_PAPERS else [])
+    images = images_text(dataset) or f"source {dataset.plan.data.source}"
+    in_full = {title for title, *official in OFFICIAL.values() if official}
+    return reasons + ([f"not the paper's images ({images})"] if images not in in_full else [])
 
 
 def claims_page(datasets: Sequence[Dataset]) -> str:

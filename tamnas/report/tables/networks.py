@@ -56,7 +56,7 @@ def grid_table(dataset: Dataset) -> Table:
     attacks = grid_attacks(dataset.plan.eval)
     lines = [
         {Column("row", "Row"): plan.row, Column("subnet", "Subnet"): row and row.best.id}
-        | network_values(row and row.best, attacks, published(dataset.name, plan.mode))
+        | network_values(row and row.best, attacks, published(dataset.published, plan.mode))
         for plan, row in in_order(dataset)
     ]
     return Table.of(
@@ -87,20 +87,22 @@ def lego_networks(dataset: Dataset) -> list[Entry]:
     entries, mode = [], dataset.plan.pooled.mode
     if dataset.pooled or dataset.missing:
         network = dataset.pooled and dataset.pooled.network
-        entries.append(("Lego-Net, pooled", network, published(dataset.name, mode, lego=True)))
+        entries.append(("Lego-Net, pooled", network, published(dataset.published, mode, lego=True)))
     entries += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
     if row := dataset.best_row:
-        entries.append((f"{row.name} {row.best.id}", row.best, published(dataset.name, row.plan.mode)))
+        entries.append((f"{row.name} {row.best.id}", row.best, published(dataset.published, row.plan.mode)))
     return entries
 
 
 def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
-    entries = [(name_of(name), network, published(dataset.name, name)) for name, network in hand_made(dataset).items()]
+    entries = [
+        (name_of(name), network, published(dataset.published, name)) for name, network in hand_made(dataset).items()
+    ]
     entries += [entry for entry in lego_networks(dataset) if entry[0].startswith("Lego")]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
-        entries.append((name, network, published(dataset.name, plan.mode)))
+        entries.append((name, network, published(dataset.published, plan.mode)))
     attacks = final_attacks(dataset, [network for _, network, _ in entries if network])
     lines, costs = comparison(dataset, entries, attacks)
     notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]

@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table
-from tamnas.report.terms import BOLD, counted, selection_images, tau_text
+from tamnas.report.terms import BOLD, counted, data_text, selection_images, tau_text
 
 
 def search_table(dataset: Dataset) -> Table:
@@ -82,7 +82,7 @@ def scratch_minus_finetune(row: RowResults, attack: Attack) -> dict[str, Paired]
 def _data(dataset: Dataset) -> str:
     reference = dataset.plan.validation.attack.text
     return (
-        f"Dataset {dataset.name}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
+        f"{data_text(dataset)}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
         f"otherwise, robust under {reference} after training."
     )
 
