@@ -153,7 +153,7 @@ def test_planted_masking_is_reported(reported, eps, steps, words):
 @pytest.mark.parametrize(
     ("file", "changes", "words"),
     [
-        ("grid", {"attack": "pgd30_8_255", "missed": "4"}, "PGD-30 at 8/255 leaves 4 of 360 images that it fools of a"),
+        ("grid", {"attack": "pgd30_8_255", "missed": "4"}, "PGD-30 at 8/255 leaves 4 of 360 images that it fools"),
         ("grid", {"attack": "pgd30_8_255", "missed": "3"}, None),
         (
             "attacks",
