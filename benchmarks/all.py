@@ -29,8 +29,9 @@ PAGE = Path("docs/performance.md")
 # The targets first: where time is short, the rest may be cut off.
 SIZES = {
     "cpu": {
+        "training_step_32": ["--size=32", "--batch=128", "--rounds=5"],
+        "training_step_paper": ["--geometry=paper", "--batch=128", "--rounds=3", "--networks=2"],
         "training_step": ["--rounds=10"],
-        "training_step_paper": ["--geometry=paper", "--batch=32", "--rounds=5"],
         "pgd_grid": ["--images=1000"],
         "search": ["--workers=1,2"],
         "supernet_epoch": ["--images=5000"],
@@ -56,6 +57,11 @@ MODULES = (training_step, pgd_grid, search, supernet_epoch, precision)
 MAINS = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}
 
 
+def of(name: str) -> str:
+    """The benchmark of a key of SIZES, which may say more behind it."""
+    return next(benchmark for benchmark in MAINS if name.startswith(benchmark))
+
+
 def run_all(where: str, row: str | None, sizes: dict[str, list[str]], folder: Path, written=lambda: None) -> list[str]:
     """Run the benchmarks of `sizes` into `folder`, `written()` after each; returns the names of those left out."""
     left_out = []
@@ -63,7 +69,7 @@ def run_all(where: str, row: str | None, sizes: dict[str, list[str]], folder: Pa
         click.echo(f"## {name}\n")
         arguments = [f"--device={where}", f"--out={folder / name}.json", *options, *([f"--row={row}"] if row else [])]
         try:
-            MAINS[name.removesuffix("_paper")](arguments, standalone_mode=False)
+            MAINS[of(name)](arguments, standalone_mode=False)
         except SystemExit as error:  # what went wrong was told in a line
             if isinstance(error.code, str):
                 click.echo(error.code, err=True)
@@ -86,7 +92,7 @@ def run_all(where: str, row: str | None, sizes: dict[str, list[str]], folder: Pa
 @one_line_errors
 def main(where: str, row: str | None, only: tuple[str, ...], rehearse: bool, page_only: bool) -> None:
     def chosen(sizes: dict[str, list[str]]) -> dict[str, list[str]]:
-        return {name: options for name, options in sizes.items() if not only or name.removesuffix("_paper") in only}
+        return {name: options for name, options in sizes.items() if not only or of(name) in only}
 
     def write_page() -> None:
         PAGE.write_text(page(RESULTS))

@@ -14,8 +14,8 @@ from tamnas.attacks.listed import EvalPgd
 class Attempt:
     """One PGD attack: its radius and step size in [0, 1], after how many steps to look, which iterates count.
 
-    With `success="any"` a sample falls with the first iterate (random start included) that fools
-    the network and is not attacked further; with `"last"` only the final iterate counts.
+    With `success="any"` a sample falls with the first iterate (random start included) that fools the network and is not
+    attacked further, nor is one whose iterates begin to repeat; with `"last"` only the final iterate counts.
     """
 
     eps: float
@@ -59,6 +59,8 @@ def survivors(
     image = torch.arange(n, device=device).repeat(len(attempts))
     last = torch.tensor([max(attempt.steps) for attempt in attempts], device=device)
     falls = torch.tensor([attempt.success == "any" for attempt in attempts], device=device)
+    settled = torch.zeros(len(attempts), n, dtype=torch.bool, device=device)
+    kept = state["eta"]  # after the last number of steps that was a power of two: Brent's search for cycles
     with under_attack(model):
         for step in range(max(max(attempt.steps) for attempt in attempts) + 1):
             if all(step >= max(attempt.steps) for attempt in attempts):
@@ -71,14 +73,19 @@ def survivors(
                 if step in attempt.steps:
                     mine = attempt_index == index
                     standing[index][attempt.steps.index(step), image[mine]] = correct[mine]
-            going_on = (last[attempt_index] > step) & (correct | ~falls[attempt_index])
+            # An iterate depends on the one before alone: where one comes back, all that follow were seen, and failed.
+            repeats = correct & falls[attempt_index] & (state["eta"] == kept).flatten(1).all(1)
+            settled[attempt_index, image] = repeats
+            if step & (step + 1) == 0:
+                kept = state["eta"]
+            going_on = (last[attempt_index] > step) & (correct | ~falls[attempt_index]) & ~repeats
             left = going_on.nonzero().squeeze(1)  # once: on a GPU each look for them waits for it
             if len(left) < len(image):
                 state = {name: tensor[left] for name, tensor in state.items()}
-                attempt_index, image = attempt_index[left], image[left]
+                attempt_index, image, kept = attempt_index[left], image[left], kept[left]
             if len(image) == 0:
                 break
-    return standing
+    return [mask | stays for mask, stays in zip(standing, settled, strict=True)]
 
 
 OBJECTIVES = {"pgd": cross_entropy_sum, "pgd_cw": margin_sum}

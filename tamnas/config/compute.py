@@ -24,8 +24,18 @@ class ComputeParams(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
 
 
+_sharing = 1  # stages that run beside each other and share the workers
+
+
+def share_workers(stages: int) -> None:
+    """From now on `load_compute` gives this process its part of the workers, one at least."""
+    global _sharing
+    _sharing = stages
+
+
 def load_compute(path: Path | str = "params.yaml") -> ComputeParams:
     """The section in `path`; defaults where there is no such file. Raises InputError."""
     if not Path(path).exists():
         return ComputeParams()
-    return validated(ComputeParams, read_yaml(path).get("compute") or {}, f"{path}: compute")
+    compute = validated(ComputeParams, read_yaml(path).get("compute") or {}, f"{path}: compute")
+    return compute.model_copy(update={"workers": max(1, compute.workers // _sharing)})

@@ -1,7 +1,7 @@
 """A folder of images by class: which files belong to which class and split, and which are left out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def read_folder(root: Path, where: str) -> tuple[Files, tuple[str, ...], list[st
         counts = [len(own[name]) for name in classes]
         files = [file for name in classes for file in own[name]]
         splits[split] = files, np.repeat(np.arange(len(classes)), counts)
-    return splits, classes, listing.notes()
+    return splits, classes, listing.notes([file for files, _ in splits.values() for file in files])
 
 
 class _Listing:
@@ -60,6 +60,7 @@ class _Listing:
     def __init__(self, root: Path, where: str):
         self.root, self.where = root, where
         self.left_out: dict[Path, str] = {}  # each file, and why
+        self.links: list[Path] = []  # that were followed
 
     def splits(self) -> dict[str, Path]:
         """The folder of each split there is; the root itself as `train` where its folders are classes."""
@@ -97,15 +98,26 @@ class _Listing:
             )
         return by_class
 
-    def notes(self) -> list[str]:
+    def notes(self, used: Sequence[Path] = ()) -> list[str]:
+        """What was passed over, but what is among the files `used` through a link; and which folders are links."""
+        known = {path.resolve() for path in used} if self.links else set()
         by_reason: dict[str, list[Path]] = {}
         for path, reason in self.left_out.items():
-            by_reason.setdefault(reason, []).append(path)
-        return [
+            real = path.resolve() if self.links else path
+            if real not in known:
+                by_reason.setdefault(reason, []).append(path)
+            known.add(real)
+        lines = [
             f"left out: {len(paths):,} {'file' if len(paths) == 1 else 'files'} {reason}, "
             f"such as {shown(paths[0].relative_to(self.root))}"
             for reason, paths in sorted(by_reason.items())
         ]
+        if folders := [path for path in self.links if path.is_dir()]:
+            lines.append(
+                f"folders that are links: {len(folders):,}, such as {shown(folders[0].relative_to(self.root))}; DVC "
+                "sees what lies there, but not that a link comes to lead elsewhere: `dvc repro --force prepare@NAME`"
+            )
+        return lines
 
     def _leave_out(self, path: Path, reason: str) -> None:
         files = [file for file in sorted(path.rglob("*")) if not file.is_dir()] if path.is_dir() else [path]
@@ -141,6 +153,7 @@ class _Listing:
             real = Path(os.path.realpath(path))
             if not real.is_relative_to(self._home) and not (self._cache and real.is_relative_to(self._cache)):
                 raise InputError(f"{self.where}: {shown(path)} is a link out of the dataset's folder")
+            self.links.append(path)
         return path
 
     @cached_property

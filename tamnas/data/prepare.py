@@ -20,13 +20,13 @@ from tamnas.files import FORMAT, replacing
 
 log = logging.getLogger(__name__)
 
-INLINE = ComputeParams(engine="inline", workers=1)
-IMAGES = {"train": "training images", "validation": "validation images", "test": "test images"}
+IN_PROCESS = ComputeParams(engine="inline", workers=1)
+CALLED = {"train": "training images", "validation": "validation images", "test": "test images"}
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def prepare(
-    name: str, data: DataParams, path: Path, compute: ComputeParams = INLINE, folder: Path | None = None
+    name: str, data: DataParams, path: Path, compute: ComputeParams = IN_PROCESS, folder: Path | None = None
 ) -> dict:
     """Write `path` (x_/y_ of train, validation, test, levels and format) and return the data card.
 
@@ -41,7 +41,7 @@ def prepare(
     images, notes = _read({part: images for part, (images, _) in parts.items()}, name, data, compute, folder)
     side = _common_side(name, data, images)
     for part, x in images.items():
-        _require_range(f"data.{name}: {IMAGES[part]}", x, raw.levels)
+        _require_range(f"data.{name}: {CALLED[part]}", x, raw.levels)
     if side != data.size:
         images = {part: averaged(x, data.size) for part, x in images.items()}
         notes.append(f"{side}x{side} pixels averaged to {data.size}x{data.size} (box filter)")
@@ -105,8 +105,8 @@ def _duplicates(splits: Splits) -> list[str]:
         known = set(digests[first])
         twice = sum(digest in known for digest in digests[second])
         if twice and splits[first] is not splits[second]:  # merged: validation is the test split
-            count = f"{twice:,} of {len(digests[second]):,} {IMAGES[second]}"
-            lines.append(f"{count} are also among the {IMAGES[first]}, byte for byte: accuracies on them show memory.")
+            count = f"{twice:,} of {len(digests[second]):,} {CALLED[second]}"
+            lines.append(f"{count} are also among the {CALLED[first]}, byte for byte: accuracies on them show memory.")
     return lines
 
 
@@ -136,7 +136,7 @@ def _common_side(name: str, data: DataParams, parts: Mapping[str, np.ndarray]) -
             fractions = [str(height // factor) for factor in range(1, height // 4 + 1) if height % factor == 0]
             allowed = ", ".join(fractions) if height == width else "square images"
             raise InputError(
-                f"data.{name}: {IMAGES[part]}: {height}x{width} pixels; data.{name}.size is {data.size}; "
+                f"data.{name}: {CALLED[part]}: {height}x{width} pixels; data.{name}.size is {data.size}; "
                 f"allowed: {allowed}"
             )
     sides = sorted({len(images[0]) for images in parts.values()})
@@ -165,7 +165,7 @@ def _require_range(where: str, images: np.ndarray, levels: int) -> None:
 
 
 def _checked_labels(name: str, data: DataParams, raw: Raw, part: str, images: Images, labels: np.ndarray) -> np.ndarray:
-    where = f"data.{name}: {IMAGES[part]}"
+    where = f"data.{name}: {CALLED[part]}"
     labels = np.asarray(labels)
     if labels.shape != (len(images),):
         raise InputError(f"{where}: {len(images)} images but labels of shape {labels.shape}")

@@ -78,7 +78,7 @@ def watch(name: str, data: Any, link: Path) -> str:
     if not path.exists():
         raise InputError(f"data.{name}.path: {data.path}: is not there")
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(path.resolve())
+    link.symlink_to(path.absolute())  # where `path` is a link itself, it may come to lead elsewhere
     return f"-> {path}"
 
 

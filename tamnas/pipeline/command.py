@@ -21,8 +21,11 @@ from tamnas.pipeline.plugins import load_plugins
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# What torch says, in a RuntimeError, of memory that it did not get.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "shared memory")
+# What torch says, in a RuntimeError, of memory that it did not get; the last is of a library that cannot be imported.
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "shared memory"),
+    "failed to map segment",
+)
 
 
 def stage_command(function: Callable[..., None]) -> click.Command:
@@ -101,7 +104,7 @@ def _line_and_code(error: BaseException) -> tuple[str | None, int]:
             return f"error: {what}; is it another user's? Make it yours, or work in a checkout of your own", 1
         case MemoryError() | OSError(errno=errno.ENOMEM):
             return _memory_line(error), 1
-        case RuntimeError() if any(words in str(error) for words in OUT_OF_MEMORY):
+        case RuntimeError() | ImportError() if any(words in str(error) for words in OUT_OF_MEMORY):
             return _memory_line(error), 1
     return None, 1
 

@@ -134,11 +134,11 @@ def release_gpu_memory() -> None:
 def _initialise() -> None:
     # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_driver, daemon=True).start()
+    threading.Thread(target=die_with_driver, daemon=True).start()
     load_plugins()
 
 
-def _die_with_driver() -> None:
+def die_with_driver() -> None:
     """A driver that is killed outright cannot end its workers: they end themselves."""
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGKILL)

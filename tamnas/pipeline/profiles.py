@@ -88,7 +88,6 @@ def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] =
     """Merge profiles/<name>.yaml, then `settings`, into `path` and validate the result before writing it."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
     patch, source = read_profile(name), PROFILES / f"{name}.yaml"
     params = yaml.load(path.read_text(encoding="utf-8"))
     changes = overlay(params, patch)

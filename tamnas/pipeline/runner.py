@@ -1,6 +1,6 @@
-"""The stages in order, in one process, without DVC: for machines that have torch and no DVC.
+"""The stages in order, one by one or beside each other, without DVC: for machines that have torch and no DVC.
 
-    python -m tamnas.pipeline.runner [--until STAGE] [--only STAGE ...] [--checkpoints FOLDER]
+    python -m tamnas.pipeline.runner [--until STAGE] [--only STAGE ...] [--parallel N] [--checkpoints FOLDER]
                             [--deadline SECONDS|TIME [--reserve SECONDS]] [--pack FOLDER]
 
 Same stage functions, same files, same bits as `dvc repro`; every stage runs (what is finished
@@ -16,24 +16,28 @@ import os
 import shutil
 import time
 from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from tamnas.config.resolve import load_params
-from tamnas.errors import DeadlineError, DivergenceError, InputError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.deadline import set_deadline
-from tamnas.pipeline.jobs import kept_workers, release_gpu_memory
-from tamnas.pipeline.stages import Instance, instances, needs, stages
+from tamnas.pipeline.jobs import release_gpu_memory
+from tamnas.pipeline.lanes import lanes
+from tamnas.pipeline.stages import Instance, instances, needs, order_of, stages
 from tamnas.pipeline.store import VARIABLE as CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
 STAGE = click.Choice(list(stages()))
+KILLED = "a stage's process was killed (out of memory?); run again to go on, with a smaller --parallel perhaps"
 UNTIMED = ("fingerprint", "plan", "source", "prepare", "tables")  # stages that no deadline stops
 
 
@@ -48,58 +52,110 @@ class Limits:
         return self.end - (self.reserve / 4 if stage.startswith("evaluate") else self.reserve)
 
 
-def run(until: str | None = None, only: Collection[str] = (), limits: Limits | None = None) -> list[str]:
+@dataclass
+class Fates:
+    """What became of a run's stage instances that did not finish, and what this costs others."""
+
+    unfinished: list[str] = field(default_factory=list)  # a line for each
+    absent: list[Instance] = field(default_factory=list)  # without valid outputs
+    errors: list[Exception] = field(default_factory=list)
+    behind_errors: list[Instance] = field(default_factory=list)  # what failed, and what needs it
+    training_is_over: bool = False
+
+    def skips(self, instance: Instance) -> bool:
+        """Whether it lacks an input. The reports take what there is, unless something failed."""
+        behind = any(needs(instance, other) for other in self.behind_errors)
+        lacking = [other.name for other in [*self.absent, *self.behind_errors] if needs(instance, other)]
+        skipped = behind or (bool(lacking) and instance.stage.per != "run")
+        if skipped:
+            self._note(instance, f"skipped, it needs {', '.join(lacking)}")
+            (self.behind_errors if behind else self.absent).append(instance)
+        return skipped
+
+    def settle(self, instance: Instance, error: BaseException | None) -> None:
+        """How its call ended. Raises WorkerError if its process was killed."""
+        match error:
+            case None:
+                return
+            case DeadlineError():
+                self._note(instance, str(error))
+                self.training_is_over = True
+                if not error.partial:
+                    self.absent.append(instance)
+            case DivergenceError():
+                self._note(instance, f"training diverged: {error}")
+                self.absent.append(instance)
+            case BrokenProcessPool():
+                raise WorkerError(KILLED) from None
+            case _:
+                self._note(instance, f"failed: {error}")
+                self.errors.append(error)
+                self.behind_errors.append(instance)
+
+    def _note(self, instance: Instance, what: str) -> None:
+        self.unfinished.append(f"{instance.name}: {what}")
+        log.warning("stage %s", self.unfinished[-1])
+
+
+def run(
+    until: str | None = None, only: Collection[str] = (), limits: Limits | None = None, parallel: int = 1
+) -> list[str]:
     """Run everything, or what `until` and `only` leave. Returns a line per stage instance that is not finished.
 
-    `until` is a stage, `only` holds stages; plans are always written. Results that a stage left
-    earlier are removed before it runs or is skipped, as DVC does. Raises InputError.
+    `until` is a stage, `only` holds stages; plans are always written. `parallel` stage instances run at once. Results
+    that a stage left earlier are removed before it runs or is skipped, as DVC does. When a stage fails, all that
+    does not need it still runs; then its error is raised.
     """
     names = list(stages())
     wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
     params = load_params()
     planned = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
-    unfinished: list[str] = []
-    absent: list[Instance] = []  # without valid outputs
-    training_is_over = False
-    with kept_workers():
-        for instance in planned:
-            if instance.stage.name not in wanted:
-                continue
-            if instance.results is not None:
-                shutil.rmtree(instance.results, ignore_errors=True)
-            lacking = [other.name for other in absent if needs(instance, other)]
-            if lacking and instance.stage.per != "run":  # the reports take what there is
-                _note(unfinished, f"{instance.name}: skipped, it needs {', '.join(lacking)}")
-                absent.append(instance)
-                continue
-            if limits is not None and instance.stage.name not in UNTIMED:
-                is_training = not instance.stage.name.startswith("evaluate")
-                set_deadline(time.time() if is_training and training_is_over else limits.of(instance.stage.name))
-            log.info("stage %s", instance.name)
-            try:
-                call(instance)
-            except DeadlineError as stop:
-                _note(unfinished, f"{instance.name}: {stop}")
-                training_is_over = True
-                if not stop.partial:
-                    absent.append(instance)
-            except DivergenceError as error:  # other rows and stages are not lost with this one
-                _note(unfinished, f"{instance.name}: training diverged: {error}")
-                absent.append(instance)
-            finally:
-                set_deadline(None)
-                release_gpu_memory()
-    return unfinished
+    chosen = [instance for instance in planned if instance.stage.name in wanted]
+    order, fates = order_of(chosen), Fates()
+    ready: list[Instance] = []
+    running: dict[Future, Instance] = {}
+    with lanes(parallel) as executor:
+        while order.is_active():
+            ready = sorted([*ready, *order.get_ready()], key=chosen.index)
+            while ready and len(running) < parallel:
+                instance = ready.pop(0)
+                if instance.results is not None:
+                    shutil.rmtree(instance.results, ignore_errors=True)
+                if fates.skips(instance):
+                    order.done(instance)
+                    continue
+                log.info("stage %s", instance.name)
+                moment = _deadline(instance, limits, fates.training_is_over)
+                running[executor.submit(_call_until, instance.name, instance, moment)] = instance
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                instance = running.pop(future)
+                fates.settle(instance, future.exception())
+                order.done(instance)
+    if fates.errors:
+        raise fates.errors[0]
+    return fates.unfinished
+
+
+def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
+    """Of a stage instance, in seconds since 1970."""
+    if limits is None or instance.stage.name in UNTIMED:
+        return None
+    is_training = not instance.stage.name.startswith("evaluate")
+    return time.time() if is_training and training_is_over else limits.of(instance.stage.name)
+
+
+def _call_until(instance: Instance, moment: float | None) -> None:
+    set_deadline(moment)
+    try:
+        call(instance)
+    finally:
+        set_deadline(None)
+        release_gpu_memory()
 
 
 def call(instance: Instance) -> None:
     """Run a stage instance in this process."""
     importlib.import_module(f"stages.{instance.stage.script.stem}").main.run(*instance.arguments)
-
-
-def _note(lines: list[str], line: str) -> None:
-    lines.append(line)
-    log.warning("stage %s", line)
 
 
 def parse_deadline(text: str, now: float) -> float:
@@ -133,6 +189,7 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
 @click.command(help=help_of(run))
 @click.option("--until", metavar="STAGE", type=STAGE, help="The last stage to run.")
 @click.option("--only", metavar="STAGE", type=STAGE, multiple=True, help="Run this; again for others.")
+@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="So many stages at once.")
 @click.option("--deadline", metavar="SECONDS|TIME", help="Be done by then: in so many seconds, or at an ISO time.")
 @click.option("--reserve", type=float, help="Seconds of it for evaluation and reports; a fifth if not given.")
 @click.option("--checkpoints", type=click.Path(file_okay=False), help="Their folder; .checkpoints if not given.")
@@ -141,7 +198,7 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
 @click.option("--pack-mib", type=click.IntRange(1, 1024), default=1024, show_default=True, help="Files in it at most.")
 @click.option("--commit", help="What the pack says was run; git's HEAD if not given.")
 @one_line_errors
-def main(until, only, deadline, reserve, checkpoints, folder, pack_checkpoints, pack_mib, commit) -> None:
+def main(until, only, parallel, deadline, reserve, checkpoints, folder, pack_checkpoints, pack_mib, commit) -> None:
     started = time.time()
     limits = _limits(deadline, reserve, started)
     if pack_checkpoints and not folder:
@@ -153,7 +210,7 @@ def main(until, only, deadline, reserve, checkpoints, folder, pack_checkpoints, 
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-        unfinished = run(until=until, only=only, limits=limits)
+        unfinished = run(until=until, only=only, limits=limits, parallel=parallel)
     finally:
         if folder:
             from tamnas.pipeline.pack import about, pack

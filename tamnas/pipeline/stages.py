@@ -4,7 +4,7 @@ An instance is a stage of one row, of one dataset or of the run; its name is DVC
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
@@ -92,15 +92,20 @@ def instances(rows: Mapping[str, str], datasets: Mapping | tuple[str, ...]) -> l
     for stage in stages().values():
         names = {"run": {None: None}, "row": rows, "dataset": {dataset: dataset for dataset in datasets}}[stage.per]
         nodes += [instance(stage.name, name, dataset) for name, dataset in names.items()]
-    by_name = {node.name: node for node in nodes}
-    sorter = TopologicalSorter({node.name: [other.name for other in nodes if needs(node, other)] for node in nodes})
-    sorter.prepare()
+    sorter = order_of(nodes)
     order, ready = [], []
     while sorter.is_active():
-        ready = sorted([*ready, *sorter.get_ready()], key=list(by_name).index)
-        order.append(by_name[ready[0]])
+        ready = sorted([*ready, *sorter.get_ready()], key=nodes.index)
+        order.append(ready[0])
         sorter.done(ready.pop(0))
     return order
+
+
+def order_of(chosen: Sequence[Instance]) -> TopologicalSorter:
+    """Of these stage instances, prepared: which is ready when which others are done."""
+    sorter = TopologicalSorter({node: [other for other in chosen if needs(node, other)] for node in chosen})
+    sorter.prepare()
+    return sorter
 
 
 def needs(reader: Instance, writer: Instance) -> bool:

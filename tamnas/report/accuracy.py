@@ -9,14 +9,14 @@ from tamnas.report.study import Test, TrainedNetwork
 from tamnas.report.tables.table import Value
 
 
-def share(test: Test, attack: Attack | None) -> float | None:
+def test_accuracy(test: Test, attack: Attack | None) -> float | None:
     """Clean accuracy for attack None; None where it was not made."""
     return test.clean if attack is None else test.grid.get(attack)
 
 
 def shares(network: TrainedNetwork, attack: Attack | None) -> list[float]:
     """One for each training seed, the run's own first; repeats without the attack are left out."""
-    accuracies = [share(test, attack) for test in (network.test, *network.repeats)]
+    accuracies = [test_accuracy(test, attack) for test in (network.test, *network.repeats)]
     return [] if accuracies[0] is None else [accuracy for accuracy in accuracies if accuracy is not None]
 
 
@@ -35,7 +35,7 @@ def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: A
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     """
-    accuracies = [(share(a.test, attack), share(b.test, attack)) for a, b in pairs]
+    accuracies = [(test_accuracy(a.test, attack), test_accuracy(b.test, attack)) for a, b in pairs]
     if not accuracies or any(None in pair for pair in accuracies):
         return None
     if len(accuracies) > 1:

@@ -30,7 +30,7 @@ from tamnas.report.terms import (
 )
 from tamnas.report.warnings import warnings
 
-SPLITS = {"train": "training", "validation": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
@@ -83,7 +83,7 @@ def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
     """What was run on a dataset, as (term, description)."""
     plan, images = dataset.plan, dataset.images
-    counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLITS.items())
+    counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLIT_NAMES.items())
     pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
     notes = dataset.card.get("notes", [])  # cards of before had none
     whose = filter(None, [images_text(dataset)])
@@ -104,7 +104,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
-ALGORITHMS = {"nsga2": "NSGA-II", "smsemoa": "SMS-EMOA"}
+ALGORITHM_NAMES = {"nsga2": "NSGA-II", "smsemoa": "SMS-EMOA"}
 FRONTS = {"archive": "all evaluated", "population": "the final population"}
 
 
@@ -115,7 +115,7 @@ def _row_setting(plan: RowPlan) -> str:
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
         f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
-        f"Search: {ALGORITHMS[search.algorithm]}, {search.population} individuals, "
+        f"Search: {ALGORITHM_NAMES[search.algorithm]}, {search.population} individuals, "
         f"{counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "

@@ -131,7 +131,7 @@ Validate = Callable[[nn.Module, int], dict[str, float | None]]
 
 
 @dataclass
-class Outcome:
+class TrainingOutcome:
     """What training left: one row per epoch, and the best epoch's weights if there was validation."""
 
     history: list[dict] = field(default_factory=list)
@@ -159,7 +159,7 @@ def train(
     validate: Validate | None = None,
     resume: Resume | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train for `recipe.epochs`, going on from `resume` if it holds an earlier state.
 
     All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
@@ -239,17 +239,17 @@ def _merit(row: dict) -> list[float]:
     return [row["validation_robust"], row["validation_clean"]]
 
 
-def _save(trainee: Trainee, outcome: Outcome, epoch: int, path: Path) -> None:
+def _save(trainee: Trainee, outcome: TrainingOutcome, epoch: int, path: Path) -> None:
     tensors = {f"trainee.{name}": tensor for name, tensor in trainee.tensors().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
     meta = {"epoch": epoch + 1, "history": outcome.history, "best_epoch": outcome.best_epoch}
     checkpoint.save(path, tensors, meta)
 
 
-def _resumed(trainee: Trainee, resume: Resume | None) -> tuple[Outcome, int]:
+def _resumed(trainee: Trainee, resume: Resume | None) -> tuple[TrainingOutcome, int]:
     state = checkpoint.load_latest(resume.path) if resume else None
     if state is None:
-        return Outcome(), 0
+        return TrainingOutcome(), 0
     tensors, meta = state
     trainee.restore(with_prefix(tensors, "trainee."), meta["epoch"])
-    return Outcome(meta["history"], meta["best_epoch"], with_prefix(tensors, "best.")), meta["epoch"]
+    return TrainingOutcome(meta["history"], meta["best_epoch"], with_prefix(tensors, "best.")), meta["epoch"]

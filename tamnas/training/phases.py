@@ -13,7 +13,7 @@ from tamnas.pipeline.progress import Progress
 from tamnas.seeding import numpy_generator, torch_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
-from tamnas.training.loop import Outcome, Resume, sgd, train
+from tamnas.training.loop import Resume, TrainingOutcome, sgd, train
 
 
 class SampledPaths:
@@ -64,7 +64,7 @@ class SampledPaths:
 
 def train_phase(
     plan: PhaseStagePlan, stage: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
-) -> tuple[Supernet, Outcome]:
+) -> tuple[Supernet, TrainingOutcome]:
     """Train the phase of a `stage`; without the weights of an earlier phase to `start` from, from fresh ones."""
     key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)
     if start is None:

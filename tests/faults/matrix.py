@@ -54,7 +54,11 @@ def long(harness: Harness, rounds: int, whole: bool) -> Iterator[Fault]:
     ]  # fmt: skip
     for kind in kinds * rounds:
         for one in harness.stages:
-            fault = kind(one) if one.checkpoints or kind != harness.damage else None
+            # `source` ends before a Ctrl-C finds more of it than Python's own start.
+            left_out = (
+                not one.checkpoints if kind == harness.damage else "source@" in one.name and kind == harness.interrupt
+            )
+            fault = None if left_out else kind(one)
             if fault is not None:
                 yield fault
     for one in harness.stages:

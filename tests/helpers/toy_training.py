@@ -9,7 +9,7 @@ from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.device import Runtime
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
-from tamnas.training.loop import Outcome, train
+from tamnas.training.loop import TrainingOutcome, train
 
 CPU = Runtime(torch.device("cpu"), None)
 SPACE = SearchSpace(
@@ -40,7 +40,7 @@ def network(seed: int = 0, arch: Architecture = ARCH) -> Subnet:
     return Subnet(SPACE, arch, torch.Generator().manual_seed(seed))
 
 
-def run(trainee, split, steps=None, **changed) -> Outcome:
+def run(trainee, split, steps=None, **changed) -> TrainingOutcome:
     setting = {"recipe": recipe(), "attack": ATTACK, "augment": AUGMENT, "key": (0, "test"), "runtime": CPU}
     return train(trainee, split, **(setting | changed))
 

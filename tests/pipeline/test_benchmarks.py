@@ -64,7 +64,7 @@ def test_every_benchmark_runs(tiny_run, monkeypatch):
 def test_the_sizes_are_those_of_benchmarks():
     for sizes in (*benchmarks.SIZES.values(), benchmarks.TINY):
         for name, options in sizes.items():
-            command = benchmarks.MAINS[name.removesuffix("_paper")]
+            command = benchmarks.MAINS[benchmarks.of(name)]
             command.make_context(name, list(options))  # unknown options and bad values raise
     assert set(benchmarks.SIZES["cuda"]) == set(benchmarks.MAINS)
 

@@ -251,6 +251,8 @@ def own_images(repo: Path) -> Path:
 
 def test_other_images_rerun_what_reads_them(repo):
     picture = own_images(repo)
+    (repo / "pictures").rename(repo / "first")
+    (repo / "pictures").symlink_to("first")
     plan_and_list_code(repo)
     with opened(repo) as found:
         found.commit(force=True)
@@ -259,6 +261,11 @@ def test_other_images_rerun_what_reads_them(repo):
     assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= runs(repo)
     picture.write_bytes(bytes(reversed(picture.read_bytes())))
     assert runs(repo) == set()  # contents count, not times
+    shutil.copytree(repo / "first", repo / "second")
+    (repo / "second" / "a" / "0000.png").unlink()
+    (repo / "pictures").unlink()
+    (repo / "pictures").symlink_to("second")
+    assert {"prepare@digits", *both_rows(*PER_ROW), *POOLED} <= runs(repo)
 
 
 # -- code ---------------------------------------------------------------------------------------
@@ -310,6 +317,13 @@ def test_training_stages_do_not_depend_on_reports_or_raw_parameters():
             late = ("tamnas/config/resolve.py", "tamnas/config/params.py", "tamnas/paper.py")
             files = [str(file) for file in source_files(script)]
             assert not any("report" in file or file in late for file in files), script
+
+
+def test_the_legend_of_plots_tells_revisions_apart():
+    """Where a layer has points, its legend shows them and not the dashes, so that all revisions look the same."""
+    template = json.loads((ROOT / ".dvc" / "plots" / "by_run.json").read_text())
+    dashed = [layer for layer in template["layer"] if "strokeDash" in layer.get("encoding", {})]
+    assert [(layer["mark"], layer["encoding"]["strokeDash"]["field"]) for layer in dashed] == [("line", "rev")]
 
 
 # -- real commands ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tamnas.attacks.ascent import pgd, project, under_attack
 from tamnas.attacks.survival import Attempt, survivors
@@ -232,6 +232,42 @@ def test_attacks_that_share_passes_equal_each_alone(model, data):
         (alone,) = survivors(model, *data, [one])
         assert (found != alone).float().mean() <= 0.005  # larger batches may round differently
         assert 0 < found.float().mean() < 1
+
+
+def plain_survivors(model, data, steps: tuple[int, ...], eta: Tensor, step_size: float) -> Tensor:
+    """By definition, every image attacked to the end: (len(steps), N) bool."""
+    x, y = data
+    standing, found = torch.ones(len(y), dtype=torch.bool), {}
+    for step in range(max(steps) + 1):
+        eta = eta.detach().requires_grad_(True)
+        logits = model(x + eta)
+        standing &= logits.argmax(1) == y
+        found[step] = standing.clone()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, y, reduction="sum"), eta)
+        eta = (x + (eta + step_size * gradient.sign()).clamp(-EPS, EPS)).clamp(0, 1) - x
+    return torch.stack([found[count] for count in steps])
+
+
+class Counting(nn.Module):
+    """How many images were propagated."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.images = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("step_size", [STEP, EPS])
+def test_images_whose_iterates_repeat_are_left_alone_and_stand(model, data, step_size):
+    model, (x, y) = model.double().eval(), (data[0].double(), data[1])
+    counting, start = Counting(model), torch.zeros_like(x)
+    (found,) = survivors(counting, x, y, [Attempt(EPS, step_size, (40, 2, 60))], [start])
+    assert torch.equal(found, plain_survivors(model, (x, y), (40, 2, 60), start, step_size))
+    assert 0 < found[2].float().mean() < 1
+    assert counting.images < 0.9 * (60 * int(found[2].sum()))  # those that stand were not attacked to the end
 
 
 def test_any_is_last_at_every_iterate(model, data):

@@ -104,6 +104,11 @@ def raising(error: BaseException):
             1,
             f"error: [enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you; {LESS}",
         ),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            1,
+            f"error: libtorch_cpu.so: failed to map segment from shared object; {LESS}",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"error: CUDA out of memory. Tried; {LESS}"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -122,7 +127,9 @@ def test_memory_that_is_not_there_is_one_line():
         assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("bug", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x")], ids=repr)
+@pytest.mark.parametrize(
+    "bug", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x"), ImportError("a bug")], ids=repr
+)
 def test_a_bug_keeps_its_traceback(bug):
     result = invoke(raising(bug), "scratch", "a-row")
     assert result.exception is bug

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.config.compute import ComputeParams
+from tamnas.config.compute import ComputeParams, load_compute, share_workers
 from tamnas.errors import DivergenceError, InputError, WorkerError
 from tamnas.pipeline.jobs import Jobs, kept_workers
 
@@ -172,3 +172,16 @@ def test_without_shared_memory_the_way_out_is_named(tmp_path, monkeypatch, numbe
 def test_a_worker_without_memory_says_so(tmp_path):
     with running(tmp_path, PROCESSES) as jobs, pytest.raises(MemoryError):
         list(jobs.run_jobs(fail, [{"error": "MemoryError"}, {"value": 1}]))
+
+
+def test_stages_beside_each_other_share_the_workers(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("compute: {workers: 5}")
+    try:
+        shares = []
+        for stages in (1, 2, 8):
+            share_workers(stages)
+            shares.append(load_compute(path).workers)
+    finally:
+        share_workers(1)
+    assert shares == [5, 2, 1]

@@ -255,15 +255,18 @@ class TestImageFolder:
         refused(data, out, "is a link to a folder that it lies in")
 
     def test_links_within_the_dataset(self, data, folder, out):
-        """A class folder and an image elsewhere in the dataset's folder: the originals lie hidden."""
+        """A class folder and an image elsewhere in the dataset's folder: the originals lie hidden, and one more."""
         source = archives.image_folder(folder, 10)
         (folder / "a").rename(folder / ".a")
         (folder / "a").symlink_to(".a", target_is_directory=True)
         (folder / "b" / "0010.png").rename(folder / ".0010.png")
         (folder / "b" / "0010.png").symlink_to(folder / ".0010.png")
+        (folder / ".a" / ".hidden.png").write_bytes(b"")
         card, splits = prepared(data, out)
         assert union(splits, *SPLITS) == pairs(*source)
-        assert card["notes"] == ["left out: 11 files hidden or of the operating system, such as .0010.png"]
+        left_out, links = card["notes"]
+        assert left_out == "left out: 1 file hidden or of the operating system, such as .a/.hidden.png"
+        assert links.startswith("folders that are links: 1, such as a; DVC sees what lies there, ")
 
     def test_link_within_a_class(self, data, folder, out):
         archives.image_folder(folder, 10)

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from dvc.utils.serialize import modify_yaml
 
 from tamnas.config.fields import read_yaml
 from tamnas.config.plan import RowPlan
@@ -33,6 +34,35 @@ def test_profiles_are_valid_and_change_what_they_print(project, name):
     resolve_all(load_params("params.yaml"))
     assert "# everything random derives from it" in Path("params.yaml").read_text()
     assert profile.apply(name) == []  # applied already
+
+
+@pytest.mark.parametrize("name", [None, *PROFILES])
+def test_dvc_changes_one_line_for_one_parameter(project, name):
+    """`dvc exp run -S` writes the whole of params.yaml anew."""
+    if name:
+        profile.apply(name)
+    before = Path("params.yaml").read_text().splitlines()
+    with modify_yaml("params.yaml") as raw:
+        raw["search"]["population"] += 1
+    changed = [new for old, new in zip(before, Path("params.yaml").read_text().splitlines(), strict=True) if new != old]
+    assert [line.strip() for line in changed] == [f"population: {raw['search']['population']}"]
+
+
+def lists(raw: dict) -> list[tuple[dict, str]]:
+    """(the section that holds it, key) of every list."""
+    inner = [place for value in raw.values() if isinstance(value, dict) for place in lists(value)]
+    return [(raw, key) for key, value in raw.items() if isinstance(value, list)] + inner
+
+
+def test_dvc_may_empty_any_lists(project):
+    """A list whose key has a comment behind it would be written so that nothing can read it (ruamel.yaml 0.19.1)."""
+    text, count = Path("params.yaml").read_text(), len(lists(read_yaml(Path("params.yaml"))))
+    for chosen in [*([place] for place in range(count)), range(count)]:
+        Path("params.yaml").write_text(text)
+        with modify_yaml("params.yaml") as raw:
+            for section, key in [lists(raw)[place] for place in chosen]:
+                section[key] = []
+        assert read_yaml(Path("params.yaml")) == raw
 
 
 def test_the_paper_profile_is_the_papers_study(project):

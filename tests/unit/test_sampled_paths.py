@@ -16,7 +16,7 @@ from tamnas.pipeline.device import Runtime
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 from tamnas.training import phases as supernet
-from tamnas.training.loop import Outcome, Resume, Single
+from tamnas.training.loop import Resume, Single, TrainingOutcome
 from tamnas.training.phases import SampledPaths, train_phase
 from tamnas.training.step import train_step
 from tests.helpers.tiny import tiny_params
@@ -246,7 +246,7 @@ def test_momentum_at_the_start_of_the_joint_phase(split, tmp_path, monkeypatch, 
     def spy(trainee, *args, recipe, key, **kwargs):
         seen.update(momentum=trainee.supernet.momentum, weights=trainee.supernet.state_dict())
         seen.update(buffers=trainee.at(0, 0)[1].state.values(), recipe=recipe)
-        return Outcome()
+        return TrainingOutcome()
 
     monkeypatch.setattr(supernet, "train", spy)
     plan = phase_plan({"epochs": 1}, span=span)
@@ -276,7 +276,7 @@ def test_a_resumed_joint_phase_does_not_lose_its_momentum(split, tmp_path):
 
 
 def test_block_phase_starts_from_seeded_weights(split, tmp_path, monkeypatch):
-    monkeypatch.setattr(supernet, "train", lambda *args, **kwargs: Outcome())
+    monkeypatch.setattr(supernet, "train", lambda *args, **kwargs: TrainingOutcome())
     plan, resume = phase_plan({"steps": 1}, "block"), Resume(tmp_path / "state.safetensors")
     nets = [
         train_phase(plan.model_copy(update={"seed": seed}), "supernet_block", split, None, CPU, resume)[0]

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.report.accuracy import difference, share
+from tamnas.report.accuracy import difference, test_accuracy
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
@@ -147,7 +147,7 @@ def _line(comparison: Comparison, attack: Attack) -> dict[Column, Value | str | 
 
 
 def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
-    accuracies = [share(network.test, attack) for network in networks]
+    accuracies = [test_accuracy(network.test, attack) for network in networks]
     if None in accuracies:
         return Value()
     mean = fmean(accuracies)

@@ -29,7 +29,7 @@ from tamnas.report.terms import (
 )
 from tamnas.search.objectives import BASE, measured
 
-NETWORK = Column("network", "Network")
+LABEL = Column("network", "Network")
 Entry = tuple[str, TrainedNetwork | None, Published | None]  # name, network if it was run, published
 
 
@@ -75,7 +75,7 @@ def lego_table(dataset: Dataset) -> Table:
     return Table.of(
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
-        [{NETWORK: name} | network_values(network, attacks, paper) for name, network, paper in lego_networks(dataset)],
+        [{LABEL: name} | network_values(network, attacks, paper) for name, network, paper in lego_networks(dataset)],
         notes_of(dataset, [*votes(dataset), by_validation(dataset)], dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
@@ -137,7 +137,7 @@ def comparison(
     for name, network, paper in entries:
         costs = {column: network and getattr(network.costs, cost) for column, cost in columns.items()}
         values = network_values(network, attacks, paper)
-        lines.append({NETWORK: name, SIZE: values[SIZE]} | costs | values)
+        lines.append({LABEL: name, SIZE: values[SIZE]} | costs | values)
     return lines, cost_notes(networks, dataset.plan.data.size)
 
 

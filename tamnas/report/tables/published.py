@@ -6,7 +6,7 @@ from fractions import Fraction
 from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
 from tamnas.report.study import Dataset, TrainedNetwork
-from tamnas.report.tables.networks import NETWORK, comparison, hand_made, network_values
+from tamnas.report.tables.networks import LABEL, comparison, hand_made, network_values
 from tamnas.report.tables.search import pooled_votes
 from tamnas.report.tables.table import Table
 from tamnas.report.terms import BOLD, PAPER, by_validation, name_of, setting
@@ -38,7 +38,7 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
         ]
         lines, costs = comparison(dataset, entries, attacks)
     else:
-        lines = [{NETWORK: label} | network_values(network, attacks, paper) for label, network, paper in entries]
+        lines = [{LABEL: label} | network_values(network, attacks, paper) for label, network, paper in entries]
         costs = []
     suffix = "" if dataset.name == dataset.published else f"-{dataset.name}"
     own = [by_validation(dataset)]

@@ -92,7 +92,7 @@ def _head_lines(space: SearchSpace, size: int) -> list[tuple]:
     ]
 
 
-ALGORITHMS = {
+FULL_NAMES = {
     "shuffle": "ShuffleNetV2",
     "xception": "Shuffle-Xception",
     "embedded": "embedded Gaussian",
@@ -113,9 +113,9 @@ def blocks_table(datasets: Sequence[Dataset]) -> Table:
         return {
             Column("block", "Block"): str(kind.id),
             Column("name", "Name"): kind.name,
-            Column("branch", "Branch"): ALGORITHMS.get(kind.branch),
+            Column("branch", "Branch"): FULL_NAMES.get(kind.branch),
             Column("kernel", "Kernel"): f"{kind.kernel}x{kind.kernel}" if kind.kernel else None,
-            Column("non_local", "Non-local"): ALGORITHMS.get(kind.attention),
+            Column("non_local", "Non-local"): FULL_NAMES.get(kind.attention),
             Column("norm", "BN in non-local"): yes(kind.attention_norm) if kind.attention else None,
             Column("family", "Family"): kind.family,
             Column("transition", "Where a stage begins"): yes(kind.allowed(first)),
