@@ -10,7 +10,7 @@ from tamnas.config.sections import DataParams
 from tamnas.data.arrays import as_classes, as_uint8, load_arrays
 from tamnas.data.folders import read_folder
 from tamnas.data.pictures import read_pictures
-from tamnas.data.prepare import INLINE
+from tamnas.data.prepare import IN_PROCESS
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
 from tamnas.pipeline.paths import prepared
@@ -70,7 +70,7 @@ def _of_folder(root: Path) -> Evaluated:
         raise InputError(f"{where}: has {' and '.join(splits)} and no test/; give the folder of one split")
     files, labels = splits["test" if "test" in splits else "train"]
     size = _side(files, where)
-    pixels, more = read_pictures(files, size, where, INLINE)
+    pixels, more = read_pictures(files, size, where, IN_PROCESS)
     read = f"{len(files):,} images of {len(classes)} classes at {size}x{size} pixels, the size of the first."
     return _scaled(pixels, 255), labels, [read, *notes, *more]
 
