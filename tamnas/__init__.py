@@ -25,6 +25,7 @@ _HOMES = {
     "SearchSpace": "space.space",
     "Subnet": "networks.subnet",
     "Supernet": "networks.supernet",
+    "evaluate": "evaluation.any_model",
     "load_params": "config.resolve",
 }
 __all__ = [*_HOMES, "__version__"]

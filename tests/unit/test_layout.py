@@ -27,7 +27,7 @@ ROOMS = """
     report
     pipeline.stage  pipeline.pack  pipeline.profiles
     pipeline.runner
-    stages
+    cli  stages
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.strip().splitlines()) for room in line.split()}
 
