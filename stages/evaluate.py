@@ -6,8 +6,9 @@
 The only stage that reads test images. Reads its plan, the prepared data (test) and the
 weights of one kind. Writes to results/DATASET/evaluate_<kind>[/ROW]: evaluated.json (which networks
 of which seed) and seed-<seed>/ with grid.csv (a line per network and attack; `attack` is its key, as in
-metrics.json, or clean), attacks.csv (what each of eval.attacks did, part by part, and the worst case over all attacks
-on its images), checks.csv (of final networks), attack.csv (the loss of one attack, step by
+metrics.json, or clean; `missed`: images that it leaves and fools within a smaller radius), attacks.csv (what
+each of eval.attacks did, part by part, and the worst case over all attacks on its images), checks.csv (of
+final networks), attack.csv (the loss of one attack, step by
 step), costs.csv, metrics.json and, with eval.latency, latency.csv.
 """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers, who see no `__getattr__`
     from tamnas.config.resolve import load_params as load_params
+    from tamnas.evaluation.any_model import evaluate as evaluate
     from tamnas.networks.subnet import Subnet as Subnet
     from tamnas.networks.supernet import Supernet as Supernet
     from tamnas.release.network import load as load
@@ -34,6 +35,7 @@ _HOMES = {
     "SearchSpace": "space.space",
     "Subnet": "networks.subnet",
     "Supernet": "networks.supernet",
+    "evaluate": "evaluation.any_model",
     "load": "release.network",
     "load_params": "config.resolve",
 }

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tamnas.config.fields import PixelFraction, Positive, Section, format_fraction
+from tamnas.config.fields import PixelFraction, Positive, Section, format_fraction, validated
+from tamnas.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -163,3 +164,21 @@ def _of_its_kind(raw: Any) -> Any:
 
 # The field of a plan that holds an entry of `eval.attacks`, of any kind.
 AnyAttack = Annotated[SerializeAsAny[EvalAttack], BeforeValidator(_of_its_kind)]
+
+
+class _Parsed(Section):
+    attack: AnyAttack
+
+
+def parse_attack(text: str, batch_size: int, images: int | None = None) -> EvalAttack:
+    """`autoattack:8/255` or, with parameters, `pgd:8/255:steps=20`. Raises InputError."""
+    kind, *rest = text.split(":")
+    eps, *more = rest or [""]
+    pairs = [item.partition("=") for item in more]
+    raw = {"kind": kind, "eps": eps} | {name: int(value) if value.isdigit() else value for name, _, value in pairs}
+    if not eps or not all(value for _, _, value in pairs) or len(raw) < 2 + len(pairs):
+        raise InputError(f"attack {text!r}: allowed: KIND:EPS or KIND:EPS:NAME=VALUE, such as pgd:8/255:steps=20")
+    for name in ("networks", "images", "batch_size"):
+        if name in raw:
+            raise InputError(f"attack {text!r}: {name} is no part of an attack's text")
+    return validated(_Parsed, {"attack": raw | {"batch_size": batch_size, "images": images}}, text).attack

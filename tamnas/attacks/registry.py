@@ -5,4 +5,5 @@ from tamnas.attacks.attack import AnyAttack as AnyAttack
 from tamnas.attacks.attack import Attack as Attack
 from tamnas.attacks.attack import EvalAttack as EvalAttack
 from tamnas.attacks.attack import Pgd as Pgd
+from tamnas.attacks.attack import parse_attack as parse_attack
 from tamnas.attacks.attack import register as register

@@ -21,10 +21,12 @@ def attack_trace(
     step_size: float,
     steps: int,
     generator: torch.Generator | None = None,
-) -> list[dict[str, float | int]]:
+) -> list[dict[str, float | int | None]]:
     """PGD on `IMAGES` images spread evenly over `split`; one row per iterate, the random start first.
 
-    `loss` is the mean cross-entropy, `classes` how many classes are predicted. The model is left as found.
+    `loss` is the mean cross-entropy, `classes` how many classes are predicted, `correct` how many images correctly,
+    `stuck` of how many of these the step changes no pixel (None behind the last): at the start, which lies within the
+    box, their gradient is zero. The model is left as found.
     """
     count = min(IMAGES, len(split))
     # Image folders come class by class: the first images would show one class alone.
@@ -34,13 +36,17 @@ def attack_trace(
     with under_attack(model):
         for step in range(steps):
             following, logits = ascend(model, cross_entropy_sum, x, y, eta, eps=eps, step_size=step_size)
-            rows.append(_row(step, logits, y))
+            still = (following == eta).flatten(1).all(1)
+            rows.append(_row(step, logits, y, still))
             eta = following
         with torch.no_grad():
             rows.append(_row(steps, model(x + eta), y))
     return rows
 
 
-def _row(step: int, logits: Tensor, y: Tensor) -> dict[str, float | int]:
-    loss, classes = float(cross_entropy_sum(logits, y) / len(y)), len(logits.argmax(1).unique())
-    return {"step": step, "loss": loss, "classes": classes}
+def _row(step: int, logits: Tensor, y: Tensor, still: Tensor | None = None) -> dict[str, float | int | None]:
+    loss, predicted = float(cross_entropy_sum(logits, y) / len(y)), logits.argmax(1)
+    correct = predicted == y
+    stuck = None if still is None else int((still & correct).sum())
+    counts = {"classes": len(predicted.unique()), "correct": int(correct.sum()), "stuck": stuck}
+    return {"step": step, "loss": loss, **counts}

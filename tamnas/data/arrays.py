@@ -27,7 +27,7 @@ def read_npz(path: Path, where: str, classes: int) -> tuple[Arrays, tuple[str, .
 
     Raises InputError that begins with `where`.
     """
-    pairs, names, others = _load(path, where)
+    pairs, names, others = load_arrays(path, where)
     notes = [f"left out: the arrays {shown(', '.join(others))}"] if others else []
     splits = {}
     for split, ((image_key, images), (label_key, labels)) in pairs.items():
@@ -43,11 +43,14 @@ def read_npz(path: Path, where: str, classes: int) -> tuple[Arrays, tuple[str, .
     return splits, tuple(map(str, names)), notes
 
 
-def _load(path: Path, where: str):
-    """(split -> (key, array) of its images and of its labels, names of the classes, other arrays' keys)."""
+def load_arrays(path: Path, where: str, needed: str = "train"):
+    """(split -> (key, array) of its images and of its labels, names of the classes, other arrays' keys).
+
+    Raises InputError that begins with `where`, if there is no `needed` split too.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            used = _used(file.files, where)
+            used = _used(file.files, where, needed)
             pairs = {split: tuple((key, file[key]) for key in pair) for split, pair in used.items()}
             names = file["classes"] if "classes" in file.files else None
             known = {"classes", *(key for pair in used.values() for key in pair)}
@@ -58,7 +61,7 @@ def _load(path: Path, where: str):
         raise InputError(f"{where}: cannot be read as npz without pickle ({error.__class__.__name__})") from None
 
 
-def _used(there: list[str], where: str) -> dict[str, tuple[str, str]]:
+def _used(there: list[str], where: str, needed: str) -> dict[str, tuple[str, str]]:
     """The pair of keys of each split that the file has."""
     used: dict[str, tuple[str, str]] = {}
     for split, pairs in KEYS.items():
@@ -70,8 +73,8 @@ def _used(there: list[str], where: str) -> dict[str, tuple[str, str]]:
                 raise InputError(f"{where}: has both {used[split][0]} and {pair[0]}; needed: one {split} split")
             if all(has):
                 used[split] = pair
-    if "train" not in used:
-        wanted = " or ".join(" with ".join(pair) for pair in KEYS["train"])
+    if needed not in used:
+        wanted = " or ".join(" with ".join(pair) for pair in KEYS[needed])
         raise InputError(f"{where}: needed: {wanted}; the arrays there: {shown(', '.join(there)) or 'none'}")
     return used
 

@@ -1,6 +1,6 @@
 """One attack of `eval.attacks` on one model: part by part, batch by batch, each kept, so that a killed run goes on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +43,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Hits:
-    """Which of all images of a test set an attack (a part of an ensemble) was `given`, and fooled: (images,) bool."""
+    """Which of all images of a test set an attack was `given`, and fooled: (images,) bool.
+
+    `alone`: not as part of an ensemble, which leaves out what the parts before it fooled.
+    """
 
     attack: Attack
     given: Tensor
     fooled: Tensor
+    alone: bool = True
 
 
 def balanced(labels: Tensor, count: int | None) -> Tensor:
@@ -127,8 +131,20 @@ def hits(outcome: Outcome, images: int) -> list[Hits]:
         whole[outcome.chosen] = mask
         return whole
 
-    given = spread(torch.ones_like(outcome.correct))
-    return [Hits(part, given, spread(fooled)) for part, fooled in outcome.parts]
+    given, alone = spread(torch.ones_like(outcome.correct)), len(outcome.parts) == 1
+    return [Hits(part, given, spread(fooled), alone) for part, fooled in outcome.parts]
+
+
+def missed(parts: Sequence[Hits], others: Iterable[Hits]) -> int:
+    """How many images an attack of these parts leaves although the same one fools them within a smaller radius.
+
+    Of the others those count that ran on all of its images.
+    """
+    chosen, eps = parts[0].given.nonzero().squeeze(1), parts[0].attack.eps
+    names = {part.attack.name for part in parts}
+    same = [hit for hit in others if hit.attack.name in names and bool(hit.given[chosen].all())]
+    smaller = [hit for hit in same if hit.attack.eps < eps]
+    return int((_any_fools(smaller, chosen) & ~_any_fools(parts, chosen)).sum())
 
 
 def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
@@ -136,28 +152,31 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
 
     A row for clean images; one for each of the others of the same radius that ran on all these images, `beside`; one
     for each part, with what is left after it; and the `worst` case, in which an image is lost if any attack up to this
-    radius fools it. `missed`, of parts that need no gradients: images they fooled and no attack with gradients did.
+    radius fools it. `missed`: of a row beside, images that it fools and this attack leaves; of a part that needs no
+    gradients, images that it fools and no attack with gradients does, if one of this radius ran.
     """
     chosen, eps = outcome.chosen, outcome.attack.eps
     known = [hit for hit in others if hit.attack.eps <= eps and bool(hit.given[chosen].all())]
-    with_gradients = _any_fools([hit for hit in known if getattr(hit.attack, "needs_gradients", True)], chosen)
+    with_gradients = [hit for hit in known if getattr(hit.attack, "needs_gradients", True)]
+    comparable = any(hit.attack.eps == eps for hit in with_gradients)
 
     def row(role: str, name: str, standing: Tensor, missed: int | None = None) -> dict:
         own = {"attack": outcome.attack.key, "images": len(chosen), "role": role, "name": name}
         return own | {"accuracy": share(standing), "missed": missed}
 
-    rows = [row("clean", "clean", outcome.correct)]
+    rows, left = [row("clean", "clean", outcome.correct)], outcome.left()[-1]
     rows += [
-        row("beside", hit.attack.key, outcome.correct & ~hit.fooled[chosen])
+        row("beside", hit.attack.key, outcome.correct & ~hit.fooled[chosen], int((hit.fooled[chosen] & left).sum()))
         for hit in known
-        if not isinstance(hit.attack, EvalAttack) and hit.attack.eps == eps
+        if hit.alone and hit.attack.eps == eps and hit.attack != outcome.attack
     ]
     for (part, fooled), standing in zip(outcome.parts, outcome.left(), strict=True):
-        missed = None if part.needs_gradients else int((fooled & ~with_gradients).sum())
-        rows.append(row("part", part.name, standing, missed))
+        blind = comparable and not part.needs_gradients
+        unseen = int((fooled & ~_any_fools(with_gradients, chosen)).sum()) if blind else None
+        rows.append(row("part", part.name, standing, unseen))
     return [*rows, row("worst", "worst", outcome.correct & ~_any_fools(known, chosen))]
 
 
-def _any_fools(known: list[Hits], chosen: Tensor) -> Tensor:
+def _any_fools(known: Sequence[Hits], chosen: Tensor) -> Tensor:
     none = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
     return torch.stack([none, *(hit.fooled[chosen] for hit in known)]).any(0)

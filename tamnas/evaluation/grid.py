@@ -20,7 +20,7 @@ from tamnas.config.sections import EvalParams, NumericsParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import correct, evaluate_pgd, fast_copy, share, survivals
-from tamnas.evaluation.attacked import Hits, attack_model, attack_rows, hits
+from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, hits, missed
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
@@ -95,25 +95,33 @@ def _evaluated(spec: dict, context: GridContext) -> dict:
 
     file = task.folder / f"{name}-{'final' if final else 'grid'}.json"
     rows = kept(file, under_pgd, "evaluating its network")
-    masks, listed = rows.pop("masks"), task.plan.listed(final)
-    if not listed:
-        return rows | {"attacks": []}
-    model, record = loaded()
-    key, folder = _key(spec, record), task.folder / name
-    images = partial(_images, test)
-    outcomes = [attack_model(model, images, test.labels, attack, key, folder, before) for attack in listed]
-    clean, *left = (_mask(text, test.labels.device) for text in masks)
+    pgd = _pgd_hits(rows.pop("masks"), task.plan.pgd(final), test.labels.device)
+    outcomes: list[Outcome] = []
+    if listed := task.plan.listed(final):
+        model, record = loaded()
+        key, images, folder = _key(spec, record), partial(_images, test), task.folder / name
+        outcomes = [attack_model(model, images, test.labels, attack, key, folder, before) for attack in listed]
+    return rows | _compared(rows["grid"], pgd, outcomes, task.plan, len(test))
+
+
+def _pgd_hits(masks: Sequence[str], attacks: Sequence[Pgd], device: torch.device) -> list[Hits]:
+    clean, *left = (torch.tensor([bit == "1" for bit in text], device=device) for text in masks)
     everything = torch.ones_like(clean)
-    others = [
-        Hits(attack, everything, clean & ~standing) for attack, standing in zip(task.plan.pgd(final), left, strict=True)
-    ]
-    others += [hit for outcome in outcomes for hit in hits(outcome, len(test))]
-    about = {name: rows["grid"][0][name] for name in NETWORK}
-    rows["grid"] += [
-        about | grid_row(outcome.attack, task.plan, len(outcome.chosen), outcome.accuracy) for outcome in outcomes
-    ]
-    attacks = [row for outcome in outcomes for row in attack_rows(outcome, others)]
-    return rows | {"attacks": [{"network": record.id, **row} for row in attacks]}
+    return [Hits(attack, everything, clean & ~standing) for attack, standing in zip(attacks, left, strict=True)]
+
+
+def _compared(
+    pgd_grid: Sequence[dict], pgd: Sequence[Hits], outcomes: Sequence[Outcome], plan: EvalParams, images: int
+) -> dict:
+    """`grid` with rows of `eval.attacks` too, and `attacks`: what only a look at the same images under all can say."""
+    of_listed = [hits(outcome, images) for outcome in outcomes]
+    others = [*pgd, *(hit for parts in of_listed for hit in parts)]
+    about = {name: pgd_grid[0][name] for name in NETWORK}
+    listed = [about | grid_row(outcome.attack, plan, len(outcome.chosen), outcome.accuracy) for outcome in outcomes]
+    counts = [None, *(missed(parts, others) for parts in (*([hit] for hit in pgd), *of_listed))]
+    grid = [row | {"missed": count} for row, count in zip([*pgd_grid, *listed], counts, strict=True)]
+    attacks = [{"network": about["network"], **row} for outcome in outcomes for row in attack_rows(outcome, others)]
+    return {"grid": grid, "attacks": attacks}
 
 
 NETWORK = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
@@ -143,10 +151,6 @@ def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, sp
         "attack": [{"network": record.id, **row} for row in traced(model, test, plan, key)],
     }
     return rows | {"masks": ["".join("01"[bit] for bit in mask.tolist()) for mask in masks.values()]}
-
-
-def _mask(text: str, device: torch.device) -> torch.Tensor:
-    return torch.tensor([bit == "1" for bit in text], device=device)
 
 
 def grid_row(attack: Attack | None, plan: EvalParams, images: int, share: float) -> dict:

@@ -6,7 +6,9 @@ overlooked: `Watch` tells it in the log while a network trains, the reports repe
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from scipy.stats import binomtest
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +17,9 @@ DEAD_EPOCHS = 3  # in a row, while training goes on: networks that wake up late 
 # Parts of the way from the largest class's share to 1
 LEARNT = 0.05  # less is chance: the training did not succeed
 ROBUST = 0.1  # less is nothing that could have been faked, or could collapse
+NOISE = 0.0025  # share of images that fall or stand by the random starts of attacks
+WEAKER = 0.1  # so far behind AutoAttack an attack on the cross-entropy has failed; 2 to 5 points are usual
+MASKING = "a sign of gradient masking"
 
 
 def above_chance(share: float, part: float) -> float:
@@ -114,10 +119,55 @@ def trace_signs(trace: Sequence[Mapping[str, float | int]]) -> dict[str, str]:
     if last <= first + 1e-3 * max(first, 1.0):
         line = (
             f"the loss of the attack does not grow ({first:.4g} at the start, {last:.4g} after {trace[-1]['step']} "
-            "steps): a sign of gradient masking."
+            f"steps): {MASKING}."
         )
         return {"flat": line}
+    # A few images that are wrong from the start, with gradients of their own, make the mean loss grow.
+    correct, stuck = trace[0].get("correct"), trace[0].get("stuck") or 0  # traces of before had neither
+    if above(NOISE, stuck, correct):
+        return {"stuck": f"the gradient is zero for {stuck:,} of {correct:,} images, which PGD cannot move: {MASKING}."}
     return {}
+
+
+def above(share: float, count: int, images: int) -> bool:
+    """Whether so many of the images, two or more, are a larger share than this: its exact 95% interval lies above."""
+    return count > 1 and float(binomtest(count, images).proportion_ci(0.95, "exact").low) > share
+
+
+def radius_sign(name: str, missed: int | None, images: int) -> str | None:
+    """Of an attack that leaves so many images which it fools within a smaller radius (`evaluation.attacked.missed`)."""
+    if not above(NOISE, missed or 0, images):
+        return None
+    return f"{name} leaves {missed:,} of {images:,} images that it fools within a smaller radius: {MASKING}."
+
+
+def ensemble_signs(rows: Sequence[Mapping], texts: Mapping[str, str]) -> Iterator[str]:
+    """What the rows of one attack on one network (`tamnas.evaluation.attacked.attack_rows`) say against it.
+
+    An image that falls to any attack is lost to a perfect one, so what an attack leaves and a weaker one finds is
+    counted on the same images; a count is a sign if `NOISE` does not explain it. `texts` names attacks by key.
+    """
+    name, images = texts[rows[0]["attack"]], rows[0]["images"]
+    parts = [row for row in rows if row["role"] == "part"]
+    beside = [row for row in rows if row["role"] == "beside"]
+    for row in parts:
+        if above(NOISE, row["missed"] or 0, images):
+            yield (
+                f"{row['name']}, which needs no gradients, fools {row['missed']:,} of {images:,} images that no attack "
+                f"with gradients does: {MASKING}."
+            )
+    if len(parts) < 2:
+        return
+    for row in beside:
+        if above(NOISE, row["missed"] or 0, images):
+            yield f"{texts[row['name']]} fools {row['missed']:,} of {images:,} images that {name} leaves: {MASKING}."
+    left, strongest = parts[-1], min([*beside, parts[0]], key=lambda row: row["accuracy"])
+    alone = round((strongest["accuracy"] - left["accuracy"]) * images) + (strongest["missed"] or 0)
+    if above(WEAKER, alone, images):
+        yield (
+            f"{texts.get(strongest['name'], strongest['name'])} leaves {_percent(strongest['accuracy'])}, {name} "
+            f"{_percent(left['accuracy'])} of the same {images:,} images: {MASKING}; read the latter."
+        )
 
 
 def _percent(share: float) -> str:

@@ -25,6 +25,7 @@ from tamnas.report.study import (
     Searched,
     Test,
     TrainedNetwork,
+    WorstCase,
     class_shares,
 )
 from tamnas.space.architecture import Architecture
@@ -177,7 +178,7 @@ def _read_trained(
     curves = read_csv(trained / "curves.csv")
     grid = read_csv(tested / "grid.csv")
     costs, chance = _read_costs(tested), _chance(plan.dataset, "test")
-    checks, traces = (_read_if_there(tested / name) for name in ("checks.csv", "attack.csv"))
+    checks, traces, attacked = (_read_if_there(tested / f"{name}.csv") for name in ("checks", "attack", "attacks"))
     networks = []
     for record in read_json(trained / "validation.json")["networks"]:
         own = [line for line in grid if line["network"] == record["id"]]
@@ -186,7 +187,8 @@ def _read_trained(
         for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
             if not known:
                 raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")
-        arch, test = record["architecture"], _read_test(own, plan.eval)
+        of_attacks = [line for line in attacked if line["network"] == record["id"]]
+        arch, test = record["architecture"], _read_test(own, of_attacks, plan.eval)
         networks.append(
             TrainedNetwork(
                 id=record["id"],
@@ -205,12 +207,21 @@ def _read_trained(
     return networks
 
 
-def _read_test(lines: Sequence[dict], plan: EvalParams) -> Test:
-    """Of one network's lines of grid.csv; attacks that are not planned are left over from another run."""
+def _read_test(lines: Sequence[dict], attacked: Sequence[dict], plan: EvalParams) -> Test:
+    """Of one network's lines of grid.csv and of attacks.csv; attacks that are not planned are left over from another
+    run.
+    """
     clean = next(line for line in lines if line["attack"] == "clean")
     planned = {attack.key: attack for attack in plan.planned(final=True)}
-    grid = {planned[line["attack"]]: line["accuracy"] for line in lines if line["attack"] in planned}
-    return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"])
+    own = {planned[line["attack"]]: line for line in lines if line["attack"] in planned}
+    rows = {attack: [row for row in attacked if row["attack"] == attack.key] for attack in plan.attacks}
+    parts = {attack: own_rows for attack, own_rows in rows.items() if own_rows}
+    grid = {attack: line["accuracy"] for attack, line in own.items()}
+    for attack, own_rows in parts.items():
+        (worst,) = WorstCase.beside([attack])
+        grid[worst] = next(row["accuracy"] for row in own_rows if row["role"] == "worst")
+    missed = {attack: line["missed"] for attack, line in own.items() if line.get("missed")}  # not kept before
+    return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"], missed, parts)
 
 
 def _read_costs(folder: Path) -> dict[str, Costs]:
@@ -231,6 +242,7 @@ def _read_if_there(path: Path) -> list[dict]:
 # What each CSV must have; its format is that of the JSON file beside it.
 COLUMNS = {
     "attack.csv": {"network", "eps", "step", "loss", "classes"},
+    "attacks.csv": {"network", "attack", "images", "role", "name", "accuracy", "missed"},
     "checks.csv": {"network", "check", "eps", "steps", "success", "restarts", "images", "accuracy"},
     "costs.csv": {"network", "parameters", "head", "body", "size", "macs"},
     "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},

@@ -18,14 +18,23 @@ from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Table, show
-from tamnas.report.terms import attack_text, by_validation, counted, images_text, in_order, name_of, weights_text
+from tamnas.report.terms import (
+    attack_text,
+    by_validation,
+    counted,
+    images_text,
+    in_order,
+    listed_attacks,
+    name_of,
+    weights_text,
+)
 from tamnas.report.warnings import warnings
 
 SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
-def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
-    """(network, parameters, clean, robust) with 95% intervals: the best subnets, Lego-Nets, hand-made networks."""
+def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines, with 95% intervals: the best subnets, Lego-Nets, hand-made networks."""
     networks = []
     for row in dataset.rows:
         networks.append((f"{row.name}: best subnet, {row.best.id}", row.best))
@@ -35,14 +44,22 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
             networks.append((f"{row.name}: Lego-Net", row.lego.network))
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
     networks += [(name_of(network.id), network) for network in dataset.baselines]
-    return [
-        (
+    attacks = [dataset.key_attack, *listed_attacks(dataset, [network for _, network in networks])]
+    heads = ["Network", "Parameters", "Clean (%)", *(f"{attack.text} (%)" for attack in attacks)]
+    lines = [
+        [
             name + ", at chance" * network.at_chance,
             f"{network.parameters:,}",
-            *(_accuracy_text(network, attack) for attack in (None, dataset.key_attack)),
-        )
+            *(_accuracy_text(network, attack) for attack in (None, *attacks)),
+        ]
         for name, network in networks
     ]
+    return heads, lines
+
+
+def brackets(dataset: Dataset) -> str:
+    n = f"In brackets: 95% Wilson intervals on n = {dataset.images['test']:,} test images"
+    return f"{n}, or as many as a column says." if dataset.plan.eval.attacks else f"{n}."
 
 
 def _accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
@@ -148,6 +165,7 @@ def _rendered(template: str, datasets: Sequence[Dataset], tables, pictures, **mo
         pictures=pictures,
         alerts=alerts(datasets),
         headline=headline,
+        brackets=brackets,
         settings=settings,
         warnings=lambda dataset: shortened(warnings(dataset)),
         **more,

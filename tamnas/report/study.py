@@ -5,22 +5,44 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
-from tamnas.attacks.registry import Attack, Pgd
+from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 
+class WorstCase(EvalAttack):
+    """All attacks of a radius or a smaller one together, on the images of an entry of `eval.attacks`."""
+
+    kind: Literal["worst"] = "worst"
+
+    @property
+    def name(self) -> str:
+        return "Worst case"
+
+    @classmethod
+    def beside(cls, attacks: Sequence[EvalAttack]) -> list[Self]:
+        """One for each radius and number of images among `attacks`."""
+        return list(dict.fromkeys(cls(eps=attack.eps, images=attack.images) for attack in attacks))
+
+
 @dataclass(frozen=True)
 class Test:
-    """One trained network on test images: accuracy without attack, and under each attack as it is planned."""
+    """One trained network on test images: accuracy without attack, and under each attack as it is planned.
+
+    `missed`: images that an attack leaves and fools within a smaller radius. `parts`: of each entry of `eval.attacks`
+    its rows of attacks.csv (`tamnas.evaluation.attacked.attack_rows`).
+    """
 
     clean: float
     grid: Mapping[Attack, float]
     images: int
     weights: str  # "best" or "last"
     success: str  # "any" or "last", of PGD
+    missed: Mapping[Attack, int] = field(default_factory=dict)
+    parts: Mapping[EvalAttack, Sequence[Mapping]] = field(default_factory=dict)
 
     @property
     def pgd(self) -> dict[Pgd, float]:

@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.sections import EvalParams
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.intervals import wilson
-from tamnas.report.study import Dataset, TrainedNetwork
+from tamnas.report.study import Dataset, TrainedNetwork, WorstCase
 from tamnas.report.tables.table import Column, show
 
 NAMES = {
@@ -28,6 +28,10 @@ MACS = Column("macs", "MACs", "millions", "min")
 LATENCY = Column("latency_ms", "Latency (ms)", "number", "min")
 BOLD = "Bold: the best measured value of a column."
 PAPER = "(paper …): the published value."
+WORST = (
+    "Worst case: an image is lost if any attack of this radius or a smaller one fools it, of those that ran on all of "
+    "these images."
+)
 # The paper's datasets by `whose`: title, training and test images.
 OFFICIAL = {
     "cifar10": ("CIFAR-10", 50_000, 10_000),
@@ -55,10 +59,23 @@ def grid_attacks(plan: EvalParams) -> list[Pgd]:
     return [Pgd(eps=eps, steps=steps) for steps in sorted(plan.steps) for eps in sorted(plan.eps)]
 
 
-def final_attacks(dataset: Dataset) -> list[Attack]:
+def final_attacks(dataset: Dataset, networks: Iterable[TrainedNetwork]) -> list[Attack]:
     """The columns of Table X: the further attacks of final networks."""
-    plan = dataset.plan.eval
-    return [*(plan.final or [dataset.key_attack]), *plan.attacks]
+    return [*(dataset.plan.eval.final or [dataset.key_attack]), *listed_attacks(dataset, networks)]
+
+
+def listed_attacks(dataset: Dataset, networks: Iterable[TrainedNetwork]) -> list[Attack]:
+    """Entries of `eval.attacks` that ran on one of the `networks`, and the worst case over all attacks."""
+    attacks, ran = dataset.plan.eval.attacks, {attack for network in networks for attack in network.test.grid}
+    return [attack for attack in (*attacks, *WorstCase.beside(attacks)) if attack in ran]
+
+
+def final_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
+    """(name, network) of those that get every attack."""
+    networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
+    networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows if row.lego]
+    networks += [("Lego-Net, pooled", dataset.pooled.network)] if dataset.pooled else []
+    return networks + [(name_of(network.id), network) for network in dataset.baselines]
 
 
 def attack_notes(plan: EvalParams) -> list[str]:
@@ -70,7 +87,7 @@ def attack_notes(plan: EvalParams) -> list[str]:
         ]
         settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
         notes.append(f"{attack.text}: {settings or 'no settings'}.")
-    return notes
+    return [*notes, WORST] if notes else []
 
 
 def in_order(dataset: Dataset) -> list[tuple]:

@@ -7,10 +7,18 @@ from itertools import pairwise
 from tamnas.attacks.registry import Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
-from tamnas.evaluation.health import ROBUST, above_chance, curve_signs, trace_signs
+from tamnas.evaluation.health import (
+    MASKING,
+    NOISE,
+    ROBUST,
+    above_chance,
+    curve_signs,
+    ensemble_signs,
+    radius_sign,
+    trace_signs,
+)
 from tamnas.report.study import Dataset, RowResults, Test, TrainedNetwork, class_shares
 
-MASKING = "a sign of gradient masking"
 SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
 
 
@@ -50,7 +58,7 @@ def suspicious(test: Test) -> list[str]:
 
     A rise by one image, or by 0.25 points on large test sets, is the noise of random starts.
     """
-    tolerance, pgd = max(1.0001 / test.images, 0.0025), test.pgd
+    tolerance, pgd = max(1.0001 / test.images, NOISE), test.pgd
     lines = [
         f"accuracy under {attack.text} ({100 * share:.2f}%) is above clean accuracy ({100 * test.clean:.2f}%): "
         f"{MASKING}."
@@ -70,7 +78,11 @@ def suspicious(test: Test) -> list[str]:
                 f"at {radius} {few} leaves {100 * first:.2f}%, {many} {100 * final:.2f}%: the "
                 "shorter attack has not converged; read the longer one."
             )
-    return lines
+    lines += filter(
+        None, (radius_sign(attack.text, count, test.count(attack)) for attack, count in test.missed.items())
+    )
+    texts = {attack.key: attack.text for attack in test.grid}
+    return lines + [line for rows in test.parts.values() for line in ensemble_signs(rows, texts)]
 
 
 def _rises(what: str, where: str, line: Sequence[tuple[str, float]], tolerance: float) -> Iterator[str]:
@@ -84,7 +96,7 @@ def _rises(what: str, where: str, line: Sequence[tuple[str, float]], tolerance: 
 def broken(dataset: Dataset) -> list[str]:
     """Signs of networks that training broke, from their curves, attacks and accuracies; one line each."""
     share, images = max(class_shares(dataset.card, "train")), dataset.images["train"]
-    noise = max(1.0001 / dataset.images["validation"], 0.0025)  # of random starts, as in `suspicious`
+    noise = max(1.0001 / dataset.images["validation"], NOISE)  # of random starts, as in `suspicious`
     lines = [f"{row.name}: {line}" for row in dataset.rows for line in _search_signs(row, share, images, noise)]
     trained_at, largest = _training_eps(dataset), max(class_shares(dataset.card, "test"))
     for name, network in dataset.examined():

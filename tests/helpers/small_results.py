@@ -200,10 +200,28 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
                 "success": plan.eval.success,
                 "images": 360,
                 "accuracy": share,
+                "missed": 0 if attack else None,
             }
             for attack, share in shares.items()
         ]
     write_csv(folder / "grid.csv", rows)
+    attacked = [line for one in trained for attack in plan.eval.attacks for line in _attack_rows(plan, one, attack)]
+    if attacked:
+        write_csv(folder / "attacks.csv", attacked)
+
+
+def _attack_rows(plan, one: dict, attack) -> list[dict]:
+    """Beside all PGD of the radius; each part but the last fools one more image."""
+    images = attack.images or 360
+    pgd = [(other.key, 0.8, 0) for other in plan.eval.pgd(final=True) if other.eps == attack.eps]
+    parts = [
+        (part.name, 0.8 - min(index, len(attack.parts) - 2) / images, None if part.needs_gradients else 0)
+        for index, part in enumerate(attack.parts)
+    ]
+    lines = [("clean", "clean", 0.9, None), *(("beside", *line) for line in pgd), *(("part", *line) for line in parts)]
+    lines.append(("worst", "worst", parts[-1][1], None))
+    own = {"network": one["id"], "attack": attack.key, "images": images}
+    return [own | dict(zip(("role", "name", "accuracy", "missed"), line, strict=True)) for line in lines]
 
 
 def _costs(plan, one: dict) -> dict:

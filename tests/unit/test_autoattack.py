@@ -17,8 +17,11 @@ from tamnas.attacks import packaged
 from tamnas.attacks.ascent import under_attack
 from tamnas.attacks.attack import EvalAttack, Pgd
 from tamnas.attacks.listed import ApgdCe, ApgdDlr, AutoAttack, EvalPgd, Fab, PgdCw, Square
+from tamnas.attacks.trace import attack_trace
+from tamnas.data.loader import Split
 from tamnas.errors import InputError
-from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, balanced, hits
+from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, balanced, hits, missed
+from tamnas.evaluation.health import ensemble_signs, trace_signs
 from tamnas.seeding import torch_generator
 from tests.helpers.attacked import CLASSES, Scaled, samples, trained_network
 
@@ -200,6 +203,31 @@ def test_a_large_scale_masks_the_cross_entropy_and_neither_the_margin_nor_autoat
     assert left["autoattack"][1] == pytest.approx(left["autoattack"][0], abs=0.05)
 
 
+def test_alarms_of_a_trained_network_with_masked_gradients_and_none_of_the_network_itself(network, data):
+    """Three images are wrong from the start, and have gradients: the mean loss of the attack grows all the same."""
+    x, y = data
+    y = torch.cat([(y[:3] + 1) % CLASSES, y[3:]])
+    attacks, signs = [EvalPgd(eps=EPS, steps=20), AutoAttack(eps=EPS)], {}
+    for scale in (1, 1e4):
+        model = Scaled(network, scale)
+        outcomes = [run(attack, model, (x, y)) for attack in attacks]
+        assert outcomes[0].correct.tolist() == [False] * 3 + [True] * 27
+        others = [hit for outcome in outcomes for hit in hits(outcome, len(y))]
+        texts = {attack.key: attack.text for attack in attacks}
+        found = [line for one in outcomes for line in ensemble_signs(attack_rows(one, others), texts)]
+        generator = torch.Generator().manual_seed(0)
+        trace = attack_trace(
+            model, Split(x, y, 1), eps=float(EPS), step_size=float(EPS) / 4, steps=5, generator=generator
+        )
+        assert trace[-1]["loss"] > 1.1 * trace[0]["loss"]
+        signs[scale] = (trace_signs(trace), found)
+    assert signs[1] == ({}, [])
+    stuck, (line,) = signs[1e4]
+    assert set(stuck) == {"stuck"}
+    assert "PGD-20 at 16/255 leaves" in line
+    assert "AutoAttack at 16/255" in line
+
+
 # -- images ---------------------------------------------------------------------------------------
 
 
@@ -241,7 +269,7 @@ def test_rows_of_an_attack_beside_others_by_hand():
     rows = attack_rows(outcome, [*pgd, *hits(outcome, 7)])
     assert [(row["role"], row["name"], round(6 * row["accuracy"]), row["missed"]) for row in rows] == [
         ("clean", "clean", 5, None),
-        ("beside", "pgd9_8_255", 3, None),
+        ("beside", "pgd9_8_255", 3, 1),  # one of its two stands under AutoAttack
         ("part", "APGD-CE", 4, None),
         ("part", "APGD-DLR targeted", 4, None),
         ("part", "FAB targeted", 3, None),
@@ -250,6 +278,28 @@ def test_rows_of_an_attack_beside_others_by_hand():
     ]
     (square,) = [row for row in attack_rows(outcome, hits(outcome, 7)) if row["name"] == "Square"]
     assert square["missed"] == 1
+    # alone, or beside attacks with gradients of a smaller radius, it says nothing of gradients
+    alone = Outcome(Square(eps="8/255"), outcome.chosen, outcome.correct, (parts[3],))
+    for others in (hits(alone, 7), [pgd[0], *hits(alone, 7)]):
+        assert [row["missed"] for row in attack_rows(alone, others) if row["role"] == "part"] == [None]
     # an attack that ran on some of these images alone says nothing of the worst case
     some = Hits(Square(eps="8/255"), bits("1111110"), bits("1111110"))
     assert attack_rows(outcome, [some, *hits(outcome, 7)]) == attack_rows(outcome, hits(outcome, 7))
+    # what ran alone stands beside, another ensemble's part does not
+    others = [
+        Hits(PgdCw(eps="8/255", steps=3), given := bits("1111111"), given),
+        Hits(Square(eps="8/255"), given, given, False),
+    ]
+    assert [row["name"] for row in attack_rows(outcome, others) if row["role"] == "beside"] == ["pgdcw3_8_255"]
+
+
+def test_images_that_a_smaller_radius_finds_and_a_larger_one_misses_by_hand():
+    def square(eps: int, fooled: str, given: str = "1111") -> Hits:
+        return Hits(Square(eps=f"{eps}/255"), *(torch.tensor([bit == "1" for bit in text]) for text in (given, fooled)))
+
+    small, own, large = square(4, "1100"), square(8, "1010"), square(9, "1111")
+    assert [missed([hit], [small, own, large]) for hit in (small, own, large)] == [0, 1, 0]
+    assert missed([own, square(8, "0100")], [small]) == 0  # of two parts, one finds it
+    assert missed([square(8, "0000", "1100")], [small]) == 2
+    assert missed([own], [square(4, "1100", "1101")]) == 0  # did not run on all of these images
+    assert missed([own], [Hits(PgdCw(eps="4/255", steps=3), small.given, small.fooled)]) == 0  # another attack

@@ -304,6 +304,7 @@ def test_final_networks_get_the_extra_cells(space, split, networks, tmp_path, mo
         assert all(row["final"] == (name in final) for row in own)
         cells = [("0/255", 0), ("4/255", 1), ("4/255", 3), ("8/255", 1), ("8/255", 3)]
         assert [(row["eps"], row["steps"]) for row in own] == cells + [("8/255", 4)] * (name in final)
+        assert [row["missed"] is None for row in own] == [True] + [False] * (len(own) - 1)
         assert all(row["images"] == 60 and row["parameters"] == space.parameters(networks[name][0]) for row in own)
 
 

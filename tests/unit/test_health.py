@@ -14,7 +14,16 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import validated
 from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
-from tamnas.evaluation.health import Watch, above_chance, curve_signs, trace_signs
+from tamnas.evaluation.health import (
+    NOISE,
+    Watch,
+    above,
+    above_chance,
+    curve_signs,
+    ensemble_signs,
+    radius_sign,
+    trace_signs,
+)
 from tamnas.training.loop import Single, train
 
 EPOCH = {
@@ -192,6 +201,58 @@ def test_the_trace_leaves_the_network_as_found():
     assert torch.equal(model.first_layer.weight, before)
     assert model.first_layer.weight.grad is None
     assert model.first_layer.weight.requires_grad
+
+
+def test_an_image_or_two_are_no_sign():
+    assert not any(
+        above(NOISE, count, images) for count, images in ((0, 1), (1, 1), (1, 20), (2, 100), (3, 360), (35, 10_000))
+    )
+    assert all(above(NOISE, *pair) for pair in ((2, 50), (3, 100), (4, 360), (50, 10_000)))
+
+
+def attack_rows_of(parts: dict[str, int], beside: dict[str, int], missed: dict[str, int]) -> list[dict]:
+    """Of an attack on 100 images, 98 of them right without it: what stands after each part, and under others."""
+    counts = [("clean", "clean", 98)]
+    counts += [("beside", name, count) for name, count in beside.items()]
+    counts += [("part", name, count) for name, count in parts.items()]
+    return [
+        {"attack": "ens", "images": 100, "role": role, "name": name, "accuracy": n / 100, "missed": missed.get(name)}
+        for role, name, n in counts
+    ]
+
+
+ENSEMBLE = {"APGD-CE": 50, "DLR": 47, "Square": 47}
+TEXTS = {"ens": "Ensemble at 8/255", "pgd100": "PGD-100 at 8/255"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "pgd", "missed", "words"),
+    [
+        (ENSEMBLE, 50, {"Square": 0, "pgd100": 0}, None),
+        (ENSEMBLE, 46, {"Square": 2, "pgd100": 2}, None),  # one image more than all of the ensemble, two that it missed
+        (ENSEMBLE, 50, {"Square": 3}, "Square, which needs no gradients, fools 3 of 100 images"),
+        (ENSEMBLE, 43, {"Square": 0, "pgd100": 4}, "PGD-100 at 8/255 fools 4 of 100 images that Ensemble"),
+        (ENSEMBLE | {"APGD-CE": 70}, 66, {}, "PGD-100 at 8/255 leaves 66.00%, Ensemble at 8/255 47.00%"),
+        ({"APGD-CE": 70, "DLR": 47}, 80, {}, "APGD-CE leaves 70.00%"),
+        ({"Square": 90}, 50, {"pgd100": 40, "Square": 0}, None),  # alone and weak
+    ],
+    ids=str,
+)
+def test_signs_of_an_ensemble(parts, pgd, missed, words):
+    found = list(ensemble_signs(attack_rows_of(parts, {"pgd100": pgd}, missed), TEXTS))
+    assert len(found) == (words is not None)
+    assert all(line.startswith(words) and "gradient masking" in line for line in found)
+
+
+def test_a_smaller_radius_that_finds_more():
+    assert radius_sign("PGD-30 at 8/255", None, 360) is None
+    assert radius_sign("PGD-30 at 8/255", 3, 360) is None
+    line = radius_sign("PGD-30 at 8/255", 4, 360)
+    assert line.startswith("PGD-30 at 8/255 leaves 4 of 360 images that it fools within a smaller radius")
+
+
+def test_traces_of_before_say_what_they_can():
+    assert trace_signs([{"step": 0, "loss": 1.0, "classes": 3}, {"step": 1, "loss": 2.0, "classes": 3}]) == {}
 
 
 def test_no_results_no_signs():

@@ -17,6 +17,7 @@ from tamnas.pipeline.paths import results, seeded
 from tamnas.report import collect
 from tamnas.report.intervals import wilson
 from tamnas.report.metrics import metrics
+from tamnas.report.page import headline, html
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown, to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -158,21 +159,6 @@ def test_the_papers_tables_show_what_was_not_run(folder):
     assert grid["cifar10-S_6_10"]["clean_paper"] == "78.63"
 
 
-def test_published_values_stand_beside_the_images_they_are_of(folder):
-    raw = params("small", {"S_8_10": {}})
-    raw["data"]["small"] |= {"source": "npz", "path": "small.npz", "images": "cifar10"}
-    write_run(raw, folder)
-    tables = tables_by_name(collect.collect())
-    assert not any(name.endswith("table-02") for name in tables)
-    (row,) = (row for row in records(tables["table-02-small"]) if row["network"] == "S_8_10")
-    assert (row["status"], row["pgd10_8_255_paper"]) == ("measured", "31.01")
-    (row,) = records(tables["small-grid"])
-    assert row["clean_paper"]
-    for name in ("table-02-small", "small-grid", "small-search"):
-        text = markdown(tables[name])
-        assert "CIFAR-10 at 8x8 pixels, 1,437 of its 50,000 training images, 360 of its 10,000 test images" in text
-
-
 def test_table_x_says_what_networks_cost(folder):
     write_run(params("cifar10", {"S_6_10": {}}, baselines={"names": ["resnet18", "resnet20"]}), folder)
     folder = seeded(results("cifar10", "evaluate_baselines"), 0)
@@ -198,6 +184,47 @@ def test_table_x_says_what_networks_cost(folder):
         assert (rows["ResNet-20"]["latency_ms"], rows["ResNet-18"]["latency_ms"]) == ("1.25", "")
         assert "one thread (A Processor)" in markdown(table)
         assert "1.25" in latex(table)
+
+
+def test_what_attacks_added_and_the_worst_case_have_columns_where_they_ran(folder):
+    write_run(params(), folder)
+    (dataset,) = collect.collect()
+    tables = tables_by_name([dataset])
+    path = Path("results/digits/evaluate_legonet/digits-S_8_1/seed-0")
+    with (path / "attacks.csv").open() as file:
+        shares = {row["name"]: float(row["accuracy"]) for row in csv.DictReader(file)}
+    lines = {line["network"]: line for line in records(tables["digits-ensembles"])}
+    assert list(lines) == [
+        f"digits-S_8_1 {dataset.rows[0].best.id}",
+        "Lego-Net of digits-S_8_1",
+        "Lego-Net, pooled",
+        "ResNet-20",
+    ]
+    lego = lines["Lego-Net of digits-S_8_1"]
+    assert (lego["attack"], lego["images"]) == ("AutoAttack at 8/255", "100")
+    assert [lego[name] for name in ("apgd_ce", "apgd_dlr_targeted", "fab_targeted", "square")] == ["10", "1", "1", "0"]
+    for column, name in (("clean", "clean"), ("pgd", "pgd100_8_255"), ("part", "Square"), ("worst", "worst")):
+        ends = (shares[name], *wilson(shares[name], 100))
+        shown = [float(lego[f"{column}{end}"]) for end in ("", "_low", "_high")]
+        assert shown == pytest.approx([100 * end for end in ends], abs=1e-3)
+    (row,) = [line for line in records(tables["digits-benchmark"]) if line["network"].startswith("Lego-Net of")]
+    assert float(row["worstcase_8_255_n100"]) == pytest.approx(100 * shares["worst"])
+    assert float(row["worstcase_8_255_n100_low"]) == pytest.approx(100 * wilson(shares["worst"], 100)[0], abs=1e-3)
+    heads, overview = headline(dataset)
+    assert heads[4:] == ["AutoAttack at 8/255 on 100 images (%)", "Worst case at 8/255 on 100 images (%)"]
+    low, high = wilson(shares["worst"], 100)
+    assert f"{100 * shares['worst']:.2f} ({100 * low:.1f} to {100 * high:.1f})" in {line[5] for line in overview}
+
+
+def test_no_column_of_an_attack_that_did_not_run(folder):
+    write_run(params(eval={"attacks": []}), folder)
+    (dataset,) = collect.collect()
+    tables = tables_by_name([dataset])
+    assert "digits-ensembles" not in tables
+    assert not any("worst" in column or "autoattack" in column for column in records(tables["digits-benchmark"])[0])
+    heads, _ = headline(dataset)
+    assert heads == ["Network", "Parameters", "Clean (%)", "PGD-10 at 8/255 (%)"]
+    assert "worst case" not in html([dataset], list(tables.values()), []).lower()
 
 
 def test_planned_baselines_that_were_not_run_say_so(folder):

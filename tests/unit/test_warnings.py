@@ -151,6 +151,38 @@ def test_planted_masking_is_reported(reported, eps, steps, words):
 
 
 @pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("grid", {"attack": "pgd30_8_255", "missed": "4"}, "PGD-30 at 8/255 leaves 4 of 360 images that it fools"),
+        ("grid", {"attack": "pgd30_8_255", "missed": "3"}, None),
+        (
+            "attacks",
+            {"name": "Square", "missed": "3"},
+            "Square, which needs no gradients, fools 3 of 100 images that no",
+        ),
+        ("attacks", {"name": "Square", "missed": "2"}, None),
+        (
+            "attacks",
+            {"name": "pgd100_8_255", "missed": "5"},
+            "PGD-100 at 8/255 fools 5 of 100 images that AutoAttack at",
+        ),
+        ("attacks", {"name": "pgd100_8_255", "missed": "1"}, None),
+    ],
+    ids=str,
+)
+def test_signs_of_paired_images_are_reported(reported, file, changes, words):
+    where = "attack" if file == "grid" else "name"
+
+    def plant(row):
+        if row["network"] == "n02" and row[where] == changes[where]:
+            row.update(changes)
+
+    found = reported(f"evaluate_scratch/{SCRATCH}/{file}.csv", plant)
+    assert len(found) == (words is not None)
+    assert all(line.startswith(f"digits-S_8_1 n02 scratch: {words}") for line in found)
+
+
+@pytest.mark.parametrize(
     ("stage", "row", "what"),
     [
         ("supernet_joint", "digits-S_8_1", "supernet, joint phase"),

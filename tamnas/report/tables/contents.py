@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tamnas.report.study import Dataset
-from tamnas.report.tables.controls import attack_checks_table, controls_table
+from tamnas.report.tables.attacks import attack_checks_table, ensembles_table
+from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.networks import benchmark_table, grid_table, lego_table, subnets_table
 from tamnas.report.tables.published import paper_tables
 from tamnas.report.tables.search import layers_table, search_table
@@ -19,6 +20,7 @@ OF_DATASET = (
     layers_table,
     controls_table,
     attack_checks_table,
+    ensembles_table,
 )
 
 

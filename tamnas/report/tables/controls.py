@@ -1,17 +1,17 @@
-"""Tables of the controls: each beside what it controls, and whether the attack is strong enough."""
+"""The table of the controls, each beside what it controls."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from tamnas.attacks.registry import Attack, Pgd
+from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.report.accuracy import accuracy_value, difference, test_accuracy
+from tamnas.report.accuracy import difference, test_accuracy
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
-from tamnas.report.terms import BOLD, CLEAN, name_of, setting
+from tamnas.report.terms import setting
 
 NOT_RUN = "not run"
 NEITHER = (None, None)
@@ -154,37 +154,3 @@ def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
     # Of several networks the interval over images would be too wide: their errors are not the same images.
     alone = len({network.id for network in networks}) == 1
     return Value(mean, interval=wilson(mean, networks[0].test.images) if alone else None)
-
-
-def attack_checks_table(dataset: Dataset) -> Table:
-    """The final networks under both rules of success, several random starts, and a radius nothing survives."""
-    plan = dataset.plan.eval.checks
-    networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
-    networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows if row.lego]
-    networks += [("Lego-Net, pooled", dataset.pooled.network)] if dataset.pooled else []
-    networks += [(name_of(network.id), network) for network in dataset.baselines]
-    attack = plan.attack if plan else dataset.key_attack
-    large = Pgd(eps=plan.large_eps, steps=attack.steps).text if plan else "a large radius"
-    columns = {"any": "any iterate counts", "last": "the last iterate counts"}
-    columns["restarts"] = f"{plan.restarts if plan else 'several'} random starts"
-    columns = {key: Column(key, f"{attack.text}, {name} (%)", "percent", "max") for key, name in columns.items()}
-    columns["large_eps"] = Column("large_eps", f"{large} (%)", "percent")
-    lines = [
-        {Column("network", "Network"): name, CLEAN: accuracy_value(network, None)} | _checks(network, columns)
-        for name, network in networks
-    ]
-    notes = [
-        *setting(dataset),
-        "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
-        "0: what is left there, an attack has failed to find.",
-        f"{BOLD} The large radius has none: more is not better there.",
-    ]
-    title, images = f"Is the attack strong enough, {dataset.name}", dataset.images["test"]
-    return Table.of(f"{dataset.name}-attack-checks", title, lines, notes, dataset.name, images=images)
-
-
-def _checks(network: TrainedNetwork, columns: Mapping[str, Column]) -> dict[Column, Value]:
-    if not network.checks:
-        return dict.fromkeys(columns.values()) | {columns["any"]: Value(text=f"{NOT_RUN} (eval.checks)")}
-    shares = {column: network.checks[key] for key, column in columns.items()}
-    return {column: Value(share, interval=wilson(share, network.test.images)) for column, share in shares.items()}

@@ -96,7 +96,6 @@ def lego_networks(dataset: Dataset) -> list[Entry]:
 
 def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
-    attacks = final_attacks(dataset)
     entries = [
         (name_of(name), network, published(dataset.published, name)) for name, network in hand_made(dataset).items()
     ]
@@ -104,6 +103,7 @@ def benchmark_table(dataset: Dataset) -> Table:
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.published, plan.mode)))
+    attacks = final_attacks(dataset, [network for _, network, _ in entries if network])
     lines, costs = comparison(dataset, entries, attacks)
     notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
     return Table.of(

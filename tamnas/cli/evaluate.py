@@ -1,0 +1,82 @@
+import json
+import logging
+from pathlib import Path
+
+import click
+
+from tamnas.pipeline.command import one_line_errors
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, metavar="NPZ|FOLDER|DATASET", help="Test images; see below.")
+@click.option(
+    "--attacks",
+    default="autoattack:8/255",
+    show_default=True,
+    metavar="KIND:EPS,...",
+    help="Kinds of eval.attacks, each with its radius and what else it needs: pgd:8/255:steps=20.",
+)
+@click.option("--images", type=click.IntRange(1), help="So many images, as many of each class.  [default: all]")
+@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Another gives other bits.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--checkpoints", type=click.Path(path_type=Path), help="Where finished batches are kept.  [default: .checkpoints]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@one_line_errors
+def evaluate(
+    model: str,
+    data: str,
+    attacks: str,
+    images: int | None,
+    batch_size: int,
+    device: str,
+    seed: int,
+    checkpoints: Path | None,
+    as_json: bool,
+) -> None:
+    """Attack any MODEL that maps images in [0, 1] to logits.
+
+    MODEL is package.module:function, which is called without arguments and returns a torch module, or a TorchScript
+    file (.pt), a torch.export file (.pt2) or ONNX (.onnx, which has no gradients, so that Square alone runs). Whatever
+    it holds runs: use only what you trust.
+
+    DATA is an npz with x_test (N, H, W, C) and y_test, a folder with a folder for each class (or test/ with those), a
+    dataset that is prepared here, cifar10 or svhn.
+
+    A run that was killed goes on where it was.
+    """
+    from tamnas.attacks.registry import parse_attack
+    from tamnas.config.compute import ComputeParams
+    from tamnas.config.fields import validated
+    from tamnas.config.sections import NumericsParams
+    from tamnas.pipeline.instructions import use_instructions
+    from tamnas.pipeline.store import checkpoints_root
+
+    chosen = [parse_attack(text.strip(), batch_size, images) for text in attacks.split(",")]
+    compute = validated(ComputeParams, {"device": device}, "--device")
+    numerics = NumericsParams(precision="float32", threads=None, deterministic=False)
+    use_instructions(numerics.instruction_set)
+
+    from tamnas.data.evaluated import test_images
+    from tamnas.evaluation.any_model import evaluate as evaluated
+    from tamnas.evaluation.models import read_model
+    from tamnas.pipeline import device as devices
+
+    runtime = devices.start(numerics, compute)
+    x, y, notes = test_images(data)
+    for line in notes:
+        log.info("%s", line)
+    network = read_model(model, runtime.device)
+    result = evaluated(
+        network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
+    )
+    click.echo(json.dumps({"model": model, "data": data, **result.plain()}, indent=1) if as_json else result.text)
+
+
+if __name__ == "__main__":
+    evaluate()

@@ -1,0 +1,83 @@
+"""Test images for the evaluation of a model that was not trained here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tamnas.config.sections import DataParams
+from tamnas.data.arrays import as_classes, as_uint8, load_arrays
+from tamnas.data.folders import read_folder
+from tamnas.data.pictures import read_pictures
+from tamnas.data.prepare import IN_PROCESS
+from tamnas.data.sources import SOURCES
+from tamnas.errors import InputError
+from tamnas.pipeline.paths import prepared
+
+# Images (N, C, H, W) float32 in [0, 1], labels (N,), a line for each thing that was left out or changed
+Evaluated = tuple[np.ndarray, np.ndarray, list[str]]
+
+
+def test_images(place: str) -> Evaluated:
+    """Of an npz, a folder with a folder for each class, a prepared dataset of params.yaml, cifar10 or svhn.
+
+    Raises InputError.
+    """
+    for path in (Path(place).expanduser(), prepared(place)):
+        if path.is_file():
+            return _of_npz(path)
+    if Path(place).expanduser().is_dir():
+        return _of_folder(Path(place).expanduser())
+    if place in SOURCES and SOURCES[place].downloads:
+        raw = SOURCES[place].read(place, DataParams(source=place))
+        return _scaled(raw.test[0], raw.levels), raw.test[1], list(raw.notes)
+    able = ", ".join(name for name, source in SOURCES.items() if source.downloads)
+    raise InputError(f"data {place}: allowed: an npz, a folder, a prepared dataset (data/NAME.npz), {able}")
+
+
+def _scaled(images: np.ndarray, levels: int) -> np.ndarray:
+    """(N, H, W, C) to (N, C, H, W)."""
+    return (images.astype(np.float32) / np.float32(levels)).transpose(0, 3, 1, 2)
+
+
+def _of_npz(path: Path) -> Evaluated:
+    where = f"data {path}"
+    pairs, _, others = load_arrays(path, where, "test")
+    (image_key, images), (label_key, labels) = pairs["test"]
+    if "levels" in others:  # a prepared file
+        with np.load(path, allow_pickle=False) as file:
+            return _scaled(images, int(file["levels"])), labels, []
+    notes = []
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+        notes.append(f"{image_key}: taken as (N, C, H, W).")
+    grey = images.ndim == 3 or images.shape[-1] == 1
+    checked, note = as_uint8(images, f"{where}: {image_key}")
+    if images.dtype.kind == "f" and note is None:  # floats in [0, 1] stay what they are
+        checked, levels = images if images.ndim == 4 else images[..., None], 1
+    else:
+        checked, levels = checked[..., :1] if grey else checked, 255
+    labels, label_note = as_classes(labels, labels.shape[-1], f"{where}: {label_key}")
+    notes += [f"{key}: {text}." for key, text in ((image_key, note), (label_key, label_note)) if text]
+    return _scaled(checked, levels), labels, notes
+
+
+def _of_folder(root: Path) -> Evaluated:
+    where = f"data {root}"
+    splits, classes, notes = read_folder(root, where)
+    if "test" not in splits and len(splits) > 1:
+        raise InputError(f"{where}: has {' and '.join(splits)} and no test/; give the folder of one split")
+    files, labels = splits["test" if "test" in splits else "train"]
+    size = _side(files, where)
+    pixels, more = read_pictures(files, size, where, IN_PROCESS)
+    read = f"{len(files):,} images of {len(classes)} classes at {size}x{size} pixels, the size of the first."
+    return _scaled(pixels, 255), labels, [read, *notes, *more]
+
+
+def _side(files: Sequence[Path], where: str) -> int:
+    try:
+        with Image.open(files[0]) as image:
+            return min(image.size)
+    except OSError as error:
+        raise InputError(f"{where}: {files[0].name}: cannot be read ({type(error).__name__})") from None

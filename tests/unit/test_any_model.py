@@ -1,0 +1,397 @@
+"""`tamnas.evaluate` and its command: equality with the pipeline's evaluation, formats, checks, resumption."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from pyautoattack.square import SquareAttack
+from torch import nn
+
+import tamnas
+from tamnas.attacks.listed import ApgdCe, AutoAttack, EvalPgd, PgdCw, Square
+from tamnas.attacks.registry import parse_attack
+from tamnas.cli.evaluate import evaluate as command
+from tamnas.data.evaluated import test_images as read_images
+from tamnas.errors import InputError
+from tamnas.evaluation import any_model
+from tamnas.evaluation.attacked import attack_model, balanced
+from tamnas.evaluation.models import read_model
+from tests.helpers.attacked import CLASSES, SIZE, Scaled, samples, trained_network
+
+EPS, QUERIES = Fraction(16, 255), 100
+X, Y = samples(24, 1000)
+Y[0] = (Y[0] + 1) % CLASSES  # wrong from the start
+
+
+@pytest.fixture(autouse=True)
+def fewer_queries(monkeypatch):
+    """Of the Square Attack, for time's sake."""
+
+    def square(*args, n_queries, **more):
+        return SquareAttack(*args, n_queries=QUERIES, **more)
+
+    monkeypatch.setattr("pyautoattack.autoattack.SquareAttack", square)
+
+
+def test_it_is_the_evaluation_of_the_pipeline():
+    model, attack = trained_network(), AutoAttack(eps=EPS, images=12, batch_size=5)
+    found = tamnas.evaluate(model, X, Y, [attack, ApgdCe(eps=EPS)], seed=3)
+    outcome = attack_model(model, lambda rows: X[rows], Y, attack, (3, "evaluate"))
+    ensemble, single = found.attacks
+    left = [int(standing.sum()) for standing in outcome.left()]
+    assert [accuracy.correct for accuracy in ensemble.parts.values()] == left
+    assert list(ensemble.parts) == ["APGD-CE", "APGD-DLR targeted", "FAB targeted", "Square"]
+    assert ensemble.robust.correct == left[-1] < ensemble.clean.correct
+    assert (ensemble.clean.images, single.clean.images, found.clean.images) == (12, 24, 24)
+    assert found.clean.correct == 23
+    # over all attacks on these images, and no fewer than any of them leaves
+    assert ensemble.worst.correct <= left[-1]
+    assert single.parts == {}
+    low, high = single.robust.interval
+    assert low < single.robust.share < high
+    assert json.loads(json.dumps(found.plain()))["attacks"][0]["robust"]["correct"] == left[-1]
+    assert "AutoAttack at 16/255 on 12 images" in found.text
+    assert (found.alarms, found.notes) == ((), ())
+
+
+def test_numpy_and_torch_images_and_a_model_in_training_mode_are_left_as_found():
+    model = trained_network()
+    expected = tamnas.evaluate(model, X, Y, ["pgd:16/255:steps=3"])
+    model.train()
+    try:
+        found = tamnas.evaluate(model, X.double().numpy(), Y.int().numpy(), ["pgd:16/255:steps=3"])
+        assert all(module.training for module in model.modules())
+    finally:
+        model.eval()
+    assert all(p.requires_grad for p in model.parameters())
+    assert found.attacks == expected.attacks
+    assert found.notes == ("the model was in training mode; it is evaluated in eval mode.",)
+
+
+class Softmax(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return trained_network()(x) + torch.rand(len(x), CLASSES)
+
+
+class OfBatch(nn.Module):
+    def forward(self, x):
+        return trained_network()(x - x.mean(0))
+
+
+class Rounded(nn.Module):
+    """Gradients masked by a step function; few digits, so that the classes stay."""
+
+    def forward(self, x):
+        return trained_network()((16 * x).round() / 16)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "attacks", "words"),
+    [
+        (Scaled(trained_network(), 1e4), ["autoattack:16/255"], ["the gradient is zero for", "APGD-CE leaves"]),
+        (Rounded(), ["pgd:16/255:steps=2"], ["the loss of the attack does not grow"]),
+        (Softmax(trained_network()), ["pgd_cw:16/255:steps=2"], ["probabilities, no logits"]),
+    ],
+    ids=["scaled", "rounded", "softmax"],
+)
+def test_models_that_mislead_attacks_raise_alarms(model, attacks, words):
+    alarms = tamnas.evaluate(model, X, Y, attacks).alarms
+    assert len(alarms) == len(words)
+    assert all(alarm.startswith(word) or word in alarm for alarm, word in zip(alarms, words, strict=True))
+
+
+def test_a_model_without_gradients_meets_square_alone():
+    model = Function(torch.no_grad()(trained_network()))
+    found = tamnas.evaluate(model, X, Y, [AutoAttack(eps=EPS, batch_size=9), EvalPgd(eps=EPS, steps=2)])
+    (square,) = found.attacks
+    assert square.attack == Square(eps=EPS, batch_size=9)
+    assert square == tamnas.evaluate(trained_network(), X, Y, [square.attack]).attacks[0]
+    assert found.notes == (
+        "AutoAttack at 16/255: the model gives no gradients; of it Square alone ran.",
+        "PGD-2 at 16/255: the model gives no gradients; left out.",
+        "without gradients an attack finds less: true robust accuracy may be far lower.",
+    )
+    assert found.alarms == ()
+    with pytest.raises(InputError, match="no gradients, which PGD-2 at 16/255 needs; allowed: square, autoattack"):
+        tamnas.evaluate(model, X, Y, ["pgd:16/255:steps=2"])
+
+
+NAN = torch.tensor(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": X * 255}, "images of torch.float32 from 0 to 255; allowed: floats in [0, 1]"),
+        ({"images": X * NAN}, "images of torch.float32 from nan to nan"),
+        ({"images": (X * 255).byte()}, "images of torch.uint8 from 0 to 255"),
+        ({"images": X[0]}, "images of shape (3, 8, 8); allowed: (N, C, H, W)"),
+        ({"images": X[:0], "labels": Y[:0]}, "images of shape (0, 3, 8, 8)"),
+        ({"images": X[..., :4]}, "the model fails on images of shape (16, 3, 8, 4): RuntimeError: mat1 and mat2"),
+        ({"labels": Y[:5]}, "labels of torch.int64 and shape (5,); allowed: one integer for each of 24 images"),
+        ({"labels": Y.float()}, "labels of torch.float32"),
+        ({"labels": Y + 1}, "labels up to 4; the model gives 4 logits"),
+        ({"labels": Y - 1}, "labels from -1 on"),
+        ({"model": Random()}, "gives other logits for the same images"),
+        ({"model": OfBatch()}, "depend on the other images of its batch"),
+        ({"model": Function(lambda x: x)}, "gives torch.float32 of shape (16, 3, 8, 8) for 16 images"),
+        ({"model": Function(lambda x: (x,))}, "the model gives tuple"),
+        ({"model": Function(lambda x: trained_network()(x).argmax(1))}, "gives torch.int64 of shape (16,)"),
+        ({"model": Function(lambda x: trained_network()(x) / 0)}, "NaN or infinite logits for 24 of 24 images"),
+        ({"attacks": []}, "attacks: none"),
+        ({"attacks": [Square(eps=EPS)] * 2 + [Square(eps=EPS, batch_size=3)]}, "must differ"),
+        ({"attacks": [Square(eps=EPS, images=25)]}, "images is 25; there are 24 test images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_line(change, words):
+    setting = {"model": trained_network(), "images": X, "labels": Y, "attacks": [Square(eps=EPS)]} | change
+    with pytest.raises(InputError) as error:
+        tamnas.evaluate(**setting)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "attack"),
+    [
+        ("autoattack:8/255", AutoAttack(eps="8/255", batch_size=7)),
+        ("pgd:8/255:steps=20", EvalPgd(eps="8/255", steps=20, batch_size=7)),
+        ("pgd_cw:0.5:steps=3:step_size=1/255", PgdCw(eps=0.5, steps=3, step_size="1/255", batch_size=7)),
+        ("autoattack", "allowed: KIND:EPS"),
+        ("", "allowed: KIND:EPS"),
+        ("autoattack:8", "attack.eps is '8': must be a fraction"),
+        ("foo:8/255", "attack.kind is 'foo': no such attack; allowed: pgd, pgd_cw"),
+        ("pgd:8/255", "attack.steps: is missing"),
+        ("pgd:8/255:steps", "allowed: KIND:EPS"),
+        ("pgd:8/255:steps=2:steps=3", "allowed: KIND:EPS"),
+        ("pgd:8/255:stps=3", "attack.stps: no such parameter"),
+        ("square:8/255:images=9", "images is no part of an attack's text"),
+    ],
+)
+def test_attacks_as_text(text, attack):
+    if isinstance(attack, str):
+        with pytest.raises(InputError) as error:
+            parse_attack(text, 7)
+        assert attack in str(error.value)
+    else:
+        assert parse_attack(text, 7) == attack
+
+
+# -- killed and resumed -----------------------------------------------------------------------------------------------
+
+
+def batches_run(monkeypatch, model, folder, most: int | None = None, **changed) -> tuple[list[str], object]:
+    """What an evaluation computed until it was killed after `most` batches, and its result."""
+    told = []
+
+    def tell(what: str) -> None:
+        if most is not None and len(told) == most:
+            raise KeyboardInterrupt
+        told.append(what)
+
+    monkeypatch.setattr(any_model.log, "info", tell)
+    setting = {"attacks": ["autoattack:16/255"], "batch_size": 10, "checkpoints": folder} | changed
+    try:
+        return told, tamnas.evaluate(model, X, Y, **setting)
+    except KeyboardInterrupt:
+        return told, None
+
+
+def test_a_killed_evaluation_goes_on_and_another_model_begins_anew(monkeypatch, tmp_path):
+    model = trained_network()
+    planned, whole = batches_run(monkeypatch, model, None)
+    first, nothing = batches_run(monkeypatch, model, tmp_path, most=4)
+    assert nothing is None
+    rest, found = batches_run(monkeypatch, model, tmp_path)
+    assert [*first, *rest] == planned
+    assert found == whole
+    assert batches_run(monkeypatch, model, tmp_path)[0] == []
+    others = [  # the same weights and classes, each time with something else that matters
+        batches_run(monkeypatch, Scaled(model, 2), tmp_path, most=1),
+        batches_run(monkeypatch, model, tmp_path, most=1, seed=1),
+        batches_run(monkeypatch, model, tmp_path, most=1, batch_size=11),
+        batches_run(monkeypatch, Function(lambda x: model(x.detach() + 0.5 * (x - x.detach()))), tmp_path, most=1),
+    ]
+    assert all(len(told) == 1 for told, _ in others)
+
+
+# -- models and images from files -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """The network in every format."""
+    folder, model = tmp_path_factory.mktemp("models"), trained_network()
+    torch.jit.script(model).save(folder / "script.pt")
+    torch.jit.freeze(torch.jit.script(model)).save(folder / "frozen.pt")
+    torch.save(model.state_dict(), folder / "pickle.pt")
+    batch = torch.export.Dim("batch")
+    for name, shapes in (("any", ({0: batch},)), ("five", None)):
+        program = torch.export.export(nn.Sequential(*model), (X[:5],), dynamic_shapes=shapes and ({0: batch},))
+        torch.export.save(program, folder / f"{name}.pt2")
+    (folder / "damaged.pt2").write_bytes((folder / "any.pt2").read_bytes()[:-500])
+    (folder / "damaged.onnx").write_bytes(b"\x08\x07nothing")
+    np.savez(folder / "images.npz", x_test=X.permute(0, 2, 3, 1).numpy(), y_test=Y.numpy())
+    (folder / "own.py").write_text(
+        "from tests.helpers.attacked import trained_network\nmodel = trained_network()\nthree = lambda: 3\n"
+        "def fails():\n    raise KeyError('weights')\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["script.pt", "frozen.pt", "any.pt2", "five.pt2"])
+def test_files_give_the_same_logits_and_gradients(files, name):
+    model, expected = read_model(str(files / name)), trained_network()
+    for count in (1, 5, 12):
+        x = X[:count].clone().requires_grad_(True)
+        logits = model(x)
+        assert torch.allclose(logits, expected(x), atol=1e-5)
+        (slope,) = torch.autograd.grad(logits[:, 0].sum(), x, retain_graph=True)
+        (true,) = torch.autograd.grad(expected(x)[:, 0].sum(), x)
+        assert torch.allclose(slope, true, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [None, 5])
+def test_onnx_gives_the_same_logits_and_no_gradients(tmp_path, batch):
+    pytest.importorskip("onnxruntime")
+    shapes = None if batch else ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(nn.Sequential(*trained_network()), (X[:5],), dynamic_shapes=shapes)
+    torch.onnx.export(program, f=tmp_path / "model.onnx", dynamo=True, verbose=False, external_data=False)
+    model = read_model(str(tmp_path / "model.onnx"))
+    for count in (1, 5, 12):
+        assert torch.allclose(model(X[:count]), trained_network()(X[:count]), atol=1e-5)
+    found = tamnas.evaluate(model, X, Y, ["autoattack:16/255"])
+    assert [one.attack.kind for one in found.attacks] == ["square"]
+    assert found.notes[0] == "AutoAttack at 16/255: the model gives no gradients; of it Square alone ran."
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("pickle.pt", "is no TorchScript file"),
+        ("damaged.pt2", "cannot be read as a torch.export file"),
+        ("damaged.onnx", "cannot be read as ONNX"),
+        ("missing.pt", "there is no such file"),
+        ("model.h5", "allowed: package.module:function"),
+        ("own:three", "gave int; allowed: a torch.nn.Module"),
+        ("own:fails", "KeyError: 'weights' (own.py, line 5)"),
+        ("own:nothing", "AttributeError"),
+        ("nowhere:model", "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_models_that_cannot_be_read(files, monkeypatch, reference, words):
+    if reference.endswith(".onnx"):
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(files)
+    monkeypatch.syspath_prepend(files)
+    with pytest.raises(InputError) as error:
+        read_model(reference)
+    assert words in str(error.value)
+    assert str(error.value).startswith(f"model {reference}: ")
+
+
+def run_command(folder: Path, *args: str):
+    return CliRunner().invoke(command, ["--checkpoints", str(folder / "kept"), "--device", "cpu", *args])
+
+
+def test_the_command_prints_a_table_and_json(files, monkeypatch, tmp_path):
+    monkeypatch.chdir(files)
+    monkeypatch.syspath_prepend(files)
+    args = ("own:model", "--data", "images.npz", "--attacks", "square:16/255,pgd:16/255:steps=2")
+    args += ("--images", "12", "--batch-size", "6", "--seed", "2")
+    shown, plain = run_command(tmp_path, *args), run_command(tmp_path, *args, "--json")
+    assert (shown.exit_code, plain.exit_code) == (0, 0), shown.output + plain.output
+    attacks = [Square(eps=EPS, images=12, batch_size=6), EvalPgd(eps=EPS, steps=2, images=12, batch_size=6)]
+    images, labels, _ = read_images("images.npz")
+    expected = tamnas.evaluate(trained_network(), images, labels, attacks, batch_size=6, seed=2)
+    assert expected.text in shown.stdout
+    found = json.loads(plain.stdout)
+    assert found == {"model": "own:model", "data": "images.npz", **expected.plain()}
+    chosen = balanced(Y, 12)
+    assert found["attacks"][0]["clean"]["correct"] == int((trained_network()(X).argmax(1) == Y)[chosen].sum())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("own:model", "--data", "none.npz"), "data none.npz: allowed: an npz, a folder, a prepared dataset"),
+        (("own:model", "--data", "images.npz", "--attacks", "foo:8/255"), "no such attack"),
+        (("own:model", "--data", "images.npz", "--device", "tpu"), "--device: device is 'tpu'"),
+        (("own:fails", "--data", "images.npz"), "KeyError"),
+        (("own:model", "--data", "images.npz", "--images", "25"), "images is 25; there are 24 test images"),
+        (("own:model",), "Missing option '--data'"),
+    ],
+    ids=str,
+)
+def test_the_command_ends_with_one_line_and_exit_code_2(files, monkeypatch, tmp_path, args, words):
+    monkeypatch.chdir(files)
+    monkeypatch.syspath_prepend(files)
+    found = run_command(tmp_path, *args)
+    assert found.exit_code == 2
+    assert words in found.output
+    assert "Traceback" not in found.output
+
+
+IMAGES = (np.arange(4 * SIZE * SIZE * 3) % 256).reshape(4, SIZE, SIZE, 3).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"x_test": IMAGES}, IMAGES / 255),
+        ({"test_images": IMAGES[..., :1]}, IMAGES[..., :1] / 255),
+        ({"x_test": IMAGES[..., 0]}, IMAGES[..., :1] / 255),
+        ({"x_test": IMAGES / np.float32(255)}, IMAGES / 255),
+        ({"x_test": (IMAGES / np.float32(255)).transpose(0, 3, 1, 2)}, IMAGES / 255),
+        ({"x_test": IMAGES / 255 / 3}, IMAGES / 255 / 3),  # not rounded to 8 bits
+        ({"x_test": IMAGES // 16, "levels": 16, "format": 1}, IMAGES // 16 / 16),
+    ],
+    ids=["uint8", "medmnist", "grey", "floats", "channels first", "fine", "prepared"],
+)
+@pytest.mark.parametrize("labels", [np.arange(4), np.arange(4)[:, None], np.eye(4, dtype=int)], ids=["", "col", "hot"])
+def test_images_of_an_npz(tmp_path, arrays, expected, labels):
+    name = "test_labels" if "test_images" in arrays else "y_test"
+    np.savez(tmp_path / "images.npz", **arrays, **{name: labels})
+    if "levels" in arrays and labels.ndim > 1:
+        return  # `prepare` writes plain labels
+    images, found, _ = read_images(str(tmp_path / "images.npz"))
+    assert images.dtype == np.float32
+    assert np.allclose(images, expected.transpose(0, 3, 1, 2), atol=1e-7)
+    assert found.tolist() == [0, 1, 2, 3]
+
+
+def test_images_of_a_folder_and_of_its_test_split(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.fromarray(IMAGES[label + 2 * (part == "test")]).save(tmp_path / part / name / "1.png")
+    for place, first in ((tmp_path, 2), (tmp_path / "train", 0)):
+        images, labels, notes = read_images(str(place))
+        assert np.allclose(images, IMAGES[first : first + 2].transpose(0, 3, 1, 2) / 255)
+        assert labels.tolist() == [0, 1]
+        assert notes[0] == "2 images of 2 classes at 8x8 pixels, the size of the first."
+    np.savez(tmp_path / "train.npz", x_train=IMAGES, y_train=np.arange(4))
+    with pytest.raises(InputError, match="needed: x_test with y_test or test_images with test_labels"):
+        read_images(str(tmp_path / "train.npz"))
