@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config import sections
 from tamnas.config.fields import Section, read_yaml, validated
 from tamnas.config.sections import Count, Name, Positive
@@ -173,6 +174,17 @@ class SelectStagePlan(InheritStagePlan):
     max_subnets: Positive | None
 
 
+class RankingParams(RecalibrationParams):
+    attack: Pgd
+
+
+class RankingStagePlan(InheritStagePlan):
+    """Beside the accuracies of trained networks (of their `weights`) those with inherited ones, as the search does."""
+
+    search: RankingParams
+    weights: Literal["best", "last"]
+
+
 class TrainingStagePlan(NetworksStagePlan):
     """Of a stage that trains standalone networks alike, as `training` says."""
 
@@ -272,6 +284,9 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         "search": SearchStagePlan.of(known),
         "random_search": RandomSearchStagePlan.of(known | {"run": row.controls.random_search}),
         "select": SelectStagePlan.of(known | {"search": recalibration}),
+        "ranking": RankingStagePlan.of(
+            known | {"search": RankingParams(**dict(recalibration), attack=row.search.attack)}
+        ),
         "retrain_scratch": TrainingStagePlan.of(known),
         "retrain_finetune": TrainingStagePlan.of(known | {"training": row.retrain.finetune}),
         "legonet": LegonetStagePlan.of(known),

@@ -84,12 +84,24 @@ class Searched:
 
 @dataclass(frozen=True)
 class LegoNet:
-    """A Lego-Net with the votes it was built from; `tau` is of all networks trained from scratch."""
+    """A Lego-Net with the votes it was built from."""
 
     network: TrainedNetwork
     counts: Sequence[Mapping]
     voters: Sequence[Mapping[str, str]]
-    tau: Mapping[str, Mapping[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A network that was trained from scratch by its row's recipe, on validation: clean and robust shares.
+
+    `inherited` maps each recalibration of BatchNorm to those with the supernet's weights.
+    """
+
+    id: str
+    parameters: int
+    trained: Mapping[str, float]
+    inherited: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -114,8 +126,8 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `random_search`: hypervolume lines as the search's, empty if not run. `at_chance`: no subnet of the front was better
-    with inherited weights than predicting the largest class.
+    `random_search`: hypervolume lines as the search's, empty if not run; so is `ranking`. `at_chance`: no subnet of the
+    front was better with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
@@ -131,6 +143,7 @@ class RowResults:
     lego: LegoNet | None
     controls: ControlResults
     random_search: Sequence[Mapping[str, float]]
+    ranking: Sequence[Ranked] = ()
     at_chance: bool = False
 
     @property
@@ -145,12 +158,6 @@ class RowResults:
     @property
     def best_finetuned(self) -> TrainedNetwork | None:
         return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
-
-    @property
-    def tau(self) -> Mapping[str, Mapping[str, float | int | None]]:
-        """Kendall's tau of all networks trained from scratch; undefined before the Lego-Net is."""
-        undefined = {"tau": None, "p_value": None, "networks": len(self.scratch)}
-        return self.lego.tau if self.lego else {"clean": undefined, "robust": undefined}
 
 
 @dataclass(frozen=True)

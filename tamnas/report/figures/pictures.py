@@ -115,9 +115,9 @@ def _of_training(dataset: Dataset) -> list[Picture]:
     single, images, name = len(dataset.rows) == 1, selection_images(dataset), _name(dataset)
     before, after = _attacks(dataset.rows)
     ranks = (
-        f"Rank of each retrained subnet by accuracy on {images} (1 is best, ties share a rank) with inherited "
-        f"weights and after training from scratch; robust: {before}, then {after}. On the diagonal the supernet "
-        "predicts the order."
+        f"Rank of each network that was trained from scratch by its row's recipe by accuracy on {images} (1 is best, "
+        f"ties share a rank), with inherited weights and after training; robust: {before}, then {after}. On the "
+        "diagonal the supernet predicts the order."
     )
     supernet = (
         f"Accuracy on training batches (clean, and under the training attack){' and loss' if single else ''}, per "

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
+from tamnas.report.agreement import as_searched, searched
 from tamnas.report.figures import style
 from tamnas.report.study import RowResults
 from tamnas.report.terms import tau_text
@@ -144,14 +145,16 @@ def draw_ranks(rows: Sequence[RowResults]) -> Figure:
     labels = []
 
     def draw(axes, row: RowResults, part: str) -> None:
-        inherited = {network.id: network for network in row.selected}
-        ids = [network.id for network in row.scratch]
+        ids = [network.id for network in row.ranking]
         count = len(ids)
-        x = rankdata([-getattr(inherited[name], part) for name in ids])
-        y = rankdata([-network.validation[row.plan.eval.weights][part] for network in row.scratch])
+        if not ids:
+            axes.set_title(f"{part}: not run")
+            return
+        x = rankdata([-network.inherited[searched(row)][part] for network in row.ranking])
+        y = rankdata([-network.trained[part] for network in row.ranking])
         axes.plot([1, count], [1, count], color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.scatter(x, y, s=26, color=style.BLUE, marker="o" if part == "clean" else "s", zorder=3)
-        tau = tau_text(row.tau[part])
+        tau = tau_text(as_searched(row).get(part), count)
         axes.set_title(f"{part}: tau = {tau if len(rows) == 1 else tau.split(' (')[0]}")
         axes.set_xlabel("rank with inherited weights")
         axes.set_ylabel("rank after training from scratch" if len(rows) == 1 else "rank after training")

@@ -6,6 +6,7 @@ from tamnas.report.study import Dataset
 from tamnas.report.tables.controls import attack_checks_table, controls_table
 from tamnas.report.tables.networks import benchmark_table, grid_table, lego_table, subnets_table
 from tamnas.report.tables.published import paper_tables
+from tamnas.report.tables.ranking import ranking_table
 from tamnas.report.tables.search import layers_table, search_table
 from tamnas.report.tables.space import blocks_table, geometry_table
 from tamnas.report.tables.table import Table
@@ -16,6 +17,7 @@ OF_DATASET = (
     benchmark_table,
     subnets_table,
     search_table,
+    ranking_table,
     layers_table,
     controls_table,
     attack_checks_table,
