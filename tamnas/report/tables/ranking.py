@@ -62,11 +62,11 @@ def _lines(row: RowResults) -> Iterator[dict[Column, Value | str | int | None]]:
             mean = sum(one.inherited[name][which] for one in networks) / len(networks) if known else None
             line[Column(f"inherited_{which}", f"Inherited, mean {which} (%)", "percent")] = mean
         for which, agreed in found.items():
-            tau = Value(agreed.tau.value, interval=agreed.tau.ends) if agreed.tau else None
+            tau = Value(round(agreed.tau.value, 2), interval=agreed.tau.ends) if agreed.tau else None
             line[Column(f"tau_{which}", f"Tau, {which}", "number")] = tau
-        for key, title in (("overlap", "Top k found"), ("regret", "Regret")):
+        for key, title, unit in (("overlap", "Top k found", "%"), ("regret", "Regret", "points")):
             for which, agreed in found.items():
                 interval = getattr(agreed, key)
                 cell = Value(interval.value, interval=interval.ends)
-                line[Column(f"{key}_{which}", f"{title}, {which} (%)", "percent")] = cell
+                line[Column(f"{key}_{which}", f"{title}, {which} ({unit})", "percent")] = cell
         yield line
