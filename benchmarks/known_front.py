@@ -8,8 +8,8 @@ CIFAR10.npz (numpy, no pickle; not part of this repository) describes every netw
 are from Jung, Lukasik, Keuper: Neural Architecture Design and Robustness: A Dataset (ICLR 2023).
 
 The objectives are clean error, error under PGD at 1/255 and parameters. `tamnas.search` runs as on a supernet, the
-evaluation of a subnet being a look-up: population x generations 50 x 20 and 100 x 30, tournaments of 10 and 2, gene
-mutation at 0.1 and 0.17 (one of six edges). Beside each stands random search with as many distinct evaluations. The
+evaluation of a subnet being a look-up, with the settings of `SEARCHES`: what params.yaml says, the paper's text, its
+Algorithm 2, the other algorithm, the predictor. Beside each stands random search with as many distinct evaluations. The
 table gives the share of the true front's points that is found, in all that was evaluated (the archive) and in the final
 population: the mean over seeds with its 95% interval (Student's t), and the ratio of the archive's mean to random
 search's. Networks of equal values are one point.
@@ -17,6 +17,7 @@ search's. Networks of equal values are one point.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -28,21 +29,32 @@ import numpy as np
 import torch
 
 from benchmarks.harness import environment, report
-from tamnas.attacks.registry import Pgd
+from tamnas.config.fields import validated
+from tamnas.config.resolve import load_params
 from tamnas.config.sections import SearchPlan
 from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
 from tamnas.report.intervals import mean_interval
+from tamnas.search.evolution import search
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of
 from tamnas.search.memo import Evaluated, Memo
-from tamnas.search.nsga2 import search
 from tamnas.search.random_search import random_search
 from tamnas.seeding import derived_seed, numpy_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
-BUDGETS, TOURNAMENTS, MUTATIONS = ((50, 20), (100, 30)), (10, 2), (0.1, 0.17)
+BUDGETS = ((50, 15), (50, 39))  # population x generations: 800 and 2,000 evaluations
+PAPER = {"tournament": 10, "mutation_probability": 0.1, "mutation_unit": "gene", "crossover_probability": 0.9}
+SEARCHES = {  # what is changed in `search` of params.yaml
+    "default": {},
+    "the paper's text": PAPER,
+    "the paper's Algorithm 2": PAPER | {"tournament": 2},
+    "default with crossover": {"crossover_probability": 0.9},
+    "SMS-EMOA": {"algorithm": "smsemoa"},
+    "predictor": {"predictor": "extra_trees"},
+    "SMS-EMOA, predictor": {"algorithm": "smsemoa", "predictor": "extra_trees"},
+}
 RADIUS = 2  # column of eps = 1/255
 WAYS = ("archive", "population", "random")
 
@@ -115,17 +127,11 @@ def load(path: Path, objectives: Sequence[str]) -> KnownFront:
     return KnownFront(space, {arch: Fitness.of(row, objectives) for arch, row in zip(archs, values, strict=True)})
 
 
-def planned(population: int, generations: int, tournament: int, mutation: float) -> SearchPlan:
-    return SearchPlan(
-        population=population,
-        offspring=population,
-        generations=generations,
-        tournament=tournament,
-        mutation_probability=mutation,
-        crossover_probability=0.9,
-        bn_calibration_images=0,
-        attack=Pgd(eps="1/255", step_size="1/255", steps=1),  # looked up, not run
-    )
+def planned(population: int, generations: int, **changed) -> SearchPlan:
+    """`search` of params.yaml, so much of it, with what is `changed`."""
+    search = load_params().search.resolve(Fraction(1, 255))
+    size = {"population": population, "offspring": population, "generations": generations}
+    return validated(SearchPlan, search | size | changed, "params.yaml")
 
 
 def measure(known: KnownFront, plan: SearchPlan, seed: int) -> dict[str, float]:
@@ -137,7 +143,7 @@ def measure(known: KnownFront, plan: SearchPlan, seed: int) -> dict[str, float]:
         memo = Memo(Path(folder) / "random.jsonl", known.evaluate)
         generator = numpy_generator("known_front", "random_search", seed)
         _, drawn = random_search(known.space, plan, [evaluations], memo, generator)
-    archs = zip(WAYS, (found.archive_front, found.front, list(drawn)), strict=True)
+    archs = zip(WAYS, (found.archive_front, found.population_front, list(drawn)), strict=True)
     return {"evaluations": evaluations} | {way: known.share(chosen) for way, chosen in archs}
 
 
@@ -149,20 +155,19 @@ def measure(known: KnownFront, plan: SearchPlan, seed: int) -> dict[str, float]:
 def main(path: Path, seeds: int, out: Path | None) -> None:
     known = load(path, SearchPlan.model_fields["objectives"].default)
     rows, figures = [], []
-    for (population, generations), tournament, mutation in product(BUDGETS, TOURNAMENTS, MUTATIONS):
-        plan = planned(population, generations, tournament, mutation)
+    for (population, generations), (name, changed) in product(BUDGETS, SEARCHES.items()):
+        plan = planned(population, generations, **changed)
         runs = [measure(known, plan, seed) for seed in range(seeds)]
-        values = {name: [run[name] for run in runs] for name in ("evaluations", *WAYS)}
-        mean = {name: float(np.mean(value)) for name, value in values.items()}
-        setting = {"population": population, "generations": generations, "tournament": tournament, "mutation": mutation}
-        figures.append(setting | {"runs": runs})
-        cells = [f"{population} x {generations}", tournament, str(mutation), f"{mean['evaluations']:,.0f}"]
+        values = {way: [run[way] for run in runs] for way in ("evaluations", *WAYS)}
+        mean = {way: float(np.mean(value)) for way, value in values.items()}
+        figures.append({"search": name, "plan": plan.plain(), "runs": runs})
+        cells = [name, f"{population} x {generations}", f"{mean['evaluations']:,.0f}"]
         rows.append([*cells, *(shown(values[way]) for way in WAYS), f"{mean['archive'] / mean['random']:.2f}"])
     title = (
         f"Known front of {len(known.points)} points among {len(known.fitness):,} networks: "
         f"share found, %, mean of {seeds} seeds"
     )
-    columns = ["population x generations", "tournament", "mutation", "distinct evaluations"]
+    columns = ["search", "population x generations", "distinct evaluations"]
     columns += ["archive", "final population", "random search", "archive / random"]
     report(title, columns, rows, environment(torch.device("cpu"), 1, seeds) | {"settings": figures}, out)
 

@@ -1,10 +1,10 @@
-"""Search a row's space with NSGA-II over the weights inherited from its supernet.
+"""Search a row's space by evolution over the weights inherited from its supernet.
 
     python -m stages.search ROW
 
 Reads its plan, the prepared data (train to recalibrate BatchNorm, validation to score)
 and runs/ROW/joint.safetensors. Writes to results/DATASET/search/ROW: individuals.csv (every
-evaluated individual), fronts.json (final population and archive) and hypervolume.csv.
+evaluated individual), fronts.json (of the archive and the final population) and hypervolume.csv.
 """
 
 from tamnas.config.compute import load_compute
@@ -19,7 +19,7 @@ from tamnas.pipeline.stage import stage_run
 def main(row: str) -> None:
     plan, compute = SearchStagePlan.load(row, "search"), load_compute()
     with stage_run("search", plan) as checkpoints:
-        from tamnas.search.nsga2 import fronts, individuals, run_search
+        from tamnas.search.evolution import fronts, individuals, run_search
 
         supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
         found, fitness = run_search(plan, supernet, prepared(plan.dataset), compute, memo)

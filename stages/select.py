@@ -26,16 +26,16 @@ def main(row: str) -> None:
         from tamnas.search.fitness import inherited_weights, load_context
         from tamnas.search.front import spread
 
-        front = read_json(results(plan.dataset, "search", row) / "fronts.json")["front"]
+        front = read_json(results(plan.dataset, "search", row) / "fronts.json")[plan.front]
         chosen = [front[index] for index in spread(len(front), plan.max_subnets)]
         context = load_context(plan, weights(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
         inherited = inherited_weights(context, chosen)
-        networks = [{"id": one["id"], "architecture": one["architecture"], "baseline": None} for one in chosen]
+        networks = [{"id": subnet["id"], "architecture": subnet["architecture"], "baseline": None} for subnet in chosen]
         start = {"format": FORMAT, "networks": networks}
         write_json(weights(row, "start-scratch.json"), start)
         checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited, start)
         write_json(results(plan.dataset, "select", row) / "selected.json", {"format": FORMAT, "networks": chosen})
-    click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the front")
+    click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the {plan.front}'s front")
 
 
 if __name__ == "__main__":

@@ -130,12 +130,14 @@ class PgdParams(Section):
         return {"eps": eps, "steps": self.steps, "step_size": self.step_size or eps / 4}
 
 
-class SearchParams(sections.Nsga2Params):
+class SearchParams(sections.EvolutionParams):
+    front: sections.FrontName = "archive"
     attack: PgdParams
 
     def resolve(self, eps: Fraction) -> dict:
-        """`eps` is the supernet's."""
-        return self.plain() | {"attack": self.attack.resolve(eps)}
+        """`eps` is the supernet's. Without `front`, which is for those that retrain."""
+        plain = self.plain() | {"attack": self.attack.resolve(eps)}
+        return {name: value for name, value in plain.items() if name != "front"}
 
 
 class RetrainParams(Section):
@@ -144,9 +146,10 @@ class RetrainParams(Section):
     scratch: TrainingParams
     finetune: TrainingParams
 
-    def resolve(self, attack: dict) -> dict:
-        """`attack` is the mode's, resolved."""
+    def resolve(self, attack: dict, front: str) -> dict:
+        """`attack` is the mode's, resolved, `front` the search's."""
         return {
+            "front": front,
             "max_subnets": self.max_subnets,
             "validation": self.validation.resolve(),
             "scratch": self.scratch.resolve(attack),

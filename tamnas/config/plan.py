@@ -171,6 +171,7 @@ class RandomSearchStagePlan(SearchStagePlan):
 
 
 class SelectStagePlan(InheritStagePlan):
+    front: sections.FrontName
     max_subnets: Positive | None
 
 

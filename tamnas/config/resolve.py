@@ -86,7 +86,7 @@ def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan
         "data": base.data[dataset].plain(),
         "supernet": supernet,
         "search": base.search.resolve(base.supernet.eps),
-        "retrain": base.retrain.resolve(attack),
+        "retrain": base.retrain.resolve(attack, base.search.front),
         "controls": base.controls.resolve(base.retrain, attack),
     }
     plan = validated(RowPlan, raw, source)

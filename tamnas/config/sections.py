@@ -215,25 +215,32 @@ class SupernetPlan(Section):
     joint: JointPhasePlan
 
 
-class Nsga2Params(Section):
+FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population
+
+
+class EvolutionParams(Section):
     """The search; `stagnation` generations without hypervolume gain end it, null for never."""
 
+    algorithm: Literal["nsga2", "smsemoa"] = "nsga2"
     population: Annotated[int, Field(ge=2, le=100_000)]
     offspring: Annotated[int, Field(ge=1, le=100_000)]
     generations: Positive
     tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
-    mutation_unit: Literal["gene", "individual"] = "gene"
+    mutation_unit: Literal["gene", "individual"] = "individual"
     objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
     crossover_probability: Share
     budget: ParameterRange | None = None
     bn_calibration_images: Count
     stagnation: Positive | None = None
+    predictor: Literal["extra_trees"] | None = None
 
     @model_validator(mode="after")
     def _check(self):
         if self.tournament > self.population:
             raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
+        if self.algorithm == "smsemoa" and self.tournament != 2:
+            raise ValueError(f"tournament: {self.tournament}; SMS-EMOA's are of 2")
         distinct(objectives=self.objectives)
         for name in self.objectives:
             if name not in OBJECTIVES:
@@ -241,7 +248,7 @@ class Nsga2Params(Section):
         return self
 
 
-class SearchPlan(Nsga2Params):
+class SearchPlan(EvolutionParams):
     attack: Pgd
 
 
@@ -262,6 +269,7 @@ class TrainingPlan(Section):
 
 
 class RetrainPlan(Section):
+    front: FrontName
     max_subnets: Positive | None
     validation: ValidationParams
     scratch: TrainingPlan

@@ -116,12 +116,11 @@ def _read_row(plan: RowPlan) -> RowResults:
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
     finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
-    front = _read_searched(fronts["front"])
+    fronts = {name: _read_searched(fronts[name]) for name in ("archive", "population")}
     return RowResults(
         plan=plan,
         space=SearchSpace.from_params(plan),
-        front=front,
-        archive_front=_read_searched(fronts["archive_front"]),
+        fronts=fronts,
         hypervolume=read_csv(folder("search") / "hypervolume.csv"),
         selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
@@ -132,7 +131,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
         ranking=_read_ranking(folder("ranking") / "inherited.csv"),
-        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in front),
+        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in fronts[plan.retrain.front]),
     )
 
 

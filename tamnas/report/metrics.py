@@ -25,7 +25,7 @@ def _row_metrics(row: RowResults, attack: Attack) -> dict:
     last = row.hypervolume[-1]
     later = {"best_finetune": row.best_finetuned, "lego": row.lego and row.lego.network}
     return {
-        "front": {"size": len(row.front), "size_of_all_evaluated": len(row.archive_front)},
+        "front": {"population": len(row.fronts["population"]), "all_evaluated": len(row.fronts["archive"])},
         "hypervolume": {
             "population": round(last["hypervolume"], 6),
             "all_evaluated": round(last["archive_hypervolume"], 6),

@@ -86,13 +86,19 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
+ALGORITHMS = {"nsga2": "NSGA-II", "smsemoa": "SMS-EMOA"}
+FRONTS = {"archive": "all evaluated", "population": "the final population"}
+
+
 def _row_setting(plan: RowPlan) -> str:
     supernet, search, retrain = plan.supernet, plan.search, plan.retrain
-    front = "the front" if retrain.max_subnets is None else f"the front, at most {retrain.max_subnets}"
+    front = f"the front of {FRONTS[retrain.front]}"
+    front += "" if retrain.max_subnets is None else f", at most {retrain.max_subnets}"
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
         f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
-        f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
+        f"Search: {ALGORITHMS[search.algorithm]}, {search.population} individuals, "
+        f"{counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
         f"{_training_setting(retrain.scratch)}; fine-tuned "

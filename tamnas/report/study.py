@@ -126,14 +126,13 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `random_search`: hypervolume lines as the search's, empty if not run; so is `ranking`. `at_chance`: no subnet of the
-    front was better with inherited weights than predicting the largest class.
+    `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run; so is
+    `ranking`. `at_chance`: no subnet of the front was better with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
     space: SearchSpace
-    front: Sequence[Searched]
-    archive_front: Sequence[Searched]
+    fronts: Mapping[str, Sequence[Searched]]
     hypervolume: Sequence[Mapping[str, float]]
     selected: Sequence[Searched]
     block_curve: Sequence[Mapping[str, float]]
@@ -149,6 +148,11 @@ class RowResults:
     @property
     def name(self) -> str:
         return self.plan.row
+
+    @property
+    def front(self) -> Sequence[Searched]:
+        """The one whose subnets are retrained."""
+        return self.fronts[self.plan.retrain.front]
 
     @property
     def best(self) -> TrainedNetwork:

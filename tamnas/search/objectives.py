@@ -32,7 +32,8 @@ class Objective:
     """An objective of the search, minimised as its `cost`.
 
     `column` names the measured value in results, `title` and `unit` in reports. A value to `maximise` is a share in
-    [0, 1], and its cost the rest. `scale` is the largest cost in a space: the reference of the hypervolume.
+    [0, 1], and its cost the rest. `scale` is the largest cost in a space: the reference of the hypervolume. `exact` is
+    the cost where an architecture alone says it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Objective:
     measure: Callable[[Candidate], float]
     maximise: bool = False
     scale: Callable[[SearchSpace], float] = lambda space: 1.0
+    exact: Callable[[SearchSpace, Architecture], float] | None = None
 
     def cost(self, value: float) -> float:
         return 1 - value if self.maximise else float(value)
@@ -72,6 +74,7 @@ BASE = (
             "parameters",
             measure=lambda found: found.space.parameters(found.arch),
             scale=lambda space: space.parameter_range()[1],
+            exact=lambda space, arch: space.parameters(arch),
         )
     ),
 )

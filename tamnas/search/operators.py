@@ -1,9 +1,20 @@
-"""Operators of NSGA-II: legal by construction, within the budget."""
+"""Operators of the search: legal by construction, within the budget, never the same network twice."""
+
+from collections.abc import Mapping
 
 import numpy as np
+from pymoo.core.duplicate import DefaultDuplicateElimination
+from pymoo.core.mating import Mating
 from pymoo.core.mutation import Mutation
+from pymoo.core.population import Population
 from pymoo.core.sampling import Sampling
+from pymoo.core.selection import Selection
+from pymoo.operators.crossover.ux import UniformCrossover
 
+from tamnas.config.sections import SearchPlan
+from tamnas.search.fitness import Fitness
+from tamnas.search.predictor import CHILDREN, most_promising
+from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace, bounds
 
 
@@ -55,6 +66,46 @@ class GeneMutation(Mutation):
             change = np.arange(genes.shape[1]) == random.integers(genes.shape[1], size=(len(genes), 1))
             change &= random.random((len(genes), 1)) < self.probability
         return np.where(change, fresh, genes)
+
+
+class Unseen(DefaultDuplicateElimination):
+    """Drops individuals that repeat each other, and architectures in `evaluated`, which grows outside."""
+
+    def __init__(self, space: SearchSpace, evaluated: Mapping[Architecture, Fitness]):
+        super().__init__()
+        self.space, self.evaluated = space, evaluated
+
+    def do(self, pop, *args, **kwargs):
+        new = [self.space.decode(genes) not in self.evaluated for genes in pop.get("X")]
+        return super().do(pop[np.array(new, dtype=bool)], *args, **kwargs)
+
+
+class Breeding(Mating):
+    """As many children as asked for, unseen; where their parents' genes do not yield them, drawn afresh.
+
+    Fewer where the space within the budget holds no more. With a predictor, `CHILDREN` times as many are bred, and the
+    most promising ones live.
+    """
+
+    def __init__(self, space: SearchSpace, plan: SearchPlan, selection: Selection, unseen: Unseen):
+        super().__init__(
+            selection,
+            UniformCrossover(prob=plan.crossover_probability),
+            GeneMutation(space, plan.mutation_probability, plan.mutation_unit, plan.budget),
+            eliminate_duplicates=unseen,
+        )
+        self.space, self.plan, self.evaluated = space, plan, unseen.evaluated
+
+    def do(self, problem, pop, n_offsprings, random_state=None, **kwargs):
+        bred = n_offsprings * (CHILDREN if self.plan.predictor else 1)
+        children = super().do(problem, pop, bred, random_state=random_state, **kwargs)
+        if len(children) < n_offsprings:
+            known = [self.space.encode(arch) for arch in self.evaluated] + list(children.get("X"))
+            fresh = self.space.distinct_genes(random_state, n_offsprings - len(children), self.plan.budget, known)
+            return Population.merge(children, Population.new(X=fresh))
+        if self.plan.predictor:
+            return children[most_promising(children.get("X"), n_offsprings, self.space, self.plan, self.evaluated)]
+        return children
 
 
 def by_rank_then_crowding(pop, contestants: np.ndarray, random_state=None, **kwargs) -> np.ndarray:

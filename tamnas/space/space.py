@@ -180,16 +180,24 @@ class SearchSpace:
         )
 
     def distinct_genes(
-        self, generator: np.random.Generator, count: int, budget: Budget = None, tries: int = 100
+        self,
+        generator: np.random.Generator,
+        count: int,
+        budget: Budget = None,
+        known: Sequence[np.ndarray] = (),
+        tries: int = 100,
     ) -> np.ndarray:
-        """As `sample_genes`, but `count` different rows, or fewer where `tries` times as many draws hold no more."""
-        genes = np.empty((0, 2 * len(self.layers)), dtype=int)
+        """As `sample_genes`, but `count` different rows, none of which is in `known` (different rows, too).
+
+        Fewer where `tries` times as many draws hold no more.
+        """
+        genes = np.reshape(known, (-1, 2 * len(self.layers))).astype(int)
         for _ in range(tries):
             genes = np.concatenate((genes, self.sample_genes(generator, count, budget)))
             genes = genes[np.sort(np.unique(genes, axis=0, return_index=True)[1])]
-            if len(genes) >= count:
+            if len(genes) >= len(known) + count:
                 break
-        return genes[:count]
+        return genes[len(known) :][:count]
 
     def _uniform_genes(self, generator, count, ratios) -> np.ndarray:
         columns = np.array([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])

@@ -72,7 +72,7 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:
                 "robust": round(clean - float(random.uniform(0.1, 0.2)), 3),
             }
         )
-    write_json(folder("search") / "fronts.json", {"format": 1, "front": front, "archive_front": front})
+    write_json(folder("search") / "fronts.json", {"format": 1, "archive": front, "population": front})
     write_csv(
         folder("search") / "hypervolume.csv",
         [

@@ -183,6 +183,12 @@ def test_generations_rerun_the_search_but_no_supernet(repo):
     assert found == ALWAYS | both_rows(*behind) | POOLED
 
 
+def test_another_front_is_retrained_without_another_search(repo):
+    found = runs_after(repo, lambda raw: raw["search"].update(front="population"))
+    behind = [stage for stage in PER_ROW if not stage.startswith("supernet") and "search" not in stage]
+    assert found == ALWAYS | both_rows(*behind) | POOLED
+
+
 def finetune_epochs(raw: dict) -> None:
     raw["retrain"]["finetune"].update(epochs=2)
 
@@ -290,7 +296,12 @@ def test_the_lists_of_code_are_checked_by_sha256sum(finished):
     subprocess.run(["sha256sum", "--check", "--quiet", "code/search.sha256"], cwd=finished, check=True)
     with (finished / "code" / "search.sha256").open() as file:
         listed = {line.split()[1] for line in file}
-    assert {"stages/search.py", "tamnas/search/nsga2.py", "tamnas/attacks/ascent.py", "tamnas/__init__.py"} <= listed
+    assert {
+        "stages/search.py",
+        "tamnas/search/evolution.py",
+        "tamnas/attacks/ascent.py",
+        "tamnas/__init__.py",
+    } <= listed
 
 
 def test_training_stages_do_not_depend_on_reports_or_raw_parameters():

@@ -37,7 +37,7 @@ def project(folder) -> Path:
         {"id": f"n{i}", "architecture": arch.plain(), "parameters": space.parameters(arch), "clean": 0.5, "robust": 0.4}
         for i, arch in enumerate(archs)
     ]
-    write_json(folder / f"results/digits/search/{ROW}/fronts.json", {"format": 1, "front": front, "archive_front": []})
+    write_json(folder / f"results/digits/search/{ROW}/fronts.json", {"format": 1, "archive": front, "population": []})
     checkpoint.write_weights(folder / f"runs/{ROW}/joint.safetensors", supernet_tensors(Supernet(space)), {"row": ROW})
     assert invoke("select", ROW).exit_code == 0
     return folder
@@ -140,11 +140,11 @@ FILES = {
     "front without a version": (FRONTS, format_of(None), SELECT, "no format"),
     "front that is no JSON": (FRONTS, lambda path: path.write_text("{"), SELECT, FRONTS),
     "front with a block of no layer": (
-        FRONTS, rewritten(lambda plain: plain["front"][0]["architecture"]["blocks"].__setitem__(0, 20)),
+        FRONTS, rewritten(lambda plain: plain["archive"][0]["architecture"]["blocks"].__setitem__(0, 20)),
         SELECT, "block 20 at layer 0",
     ),
     "front with a ratio of no space": (
-        FRONTS, rewritten(lambda plain: plain["front"][0]["architecture"]["ratios"].__setitem__(0, 0.3)),
+        FRONTS, rewritten(lambda plain: plain["archive"][0]["architecture"]["ratios"].__setitem__(0, 0.3)),
         SELECT, "ratio 0.3 at layer 0",
     ),
     "start points of a newer version": (STARTS, format_of(2), SCRATCH, "format 2 is of a newer tamnas"),

@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from tamnas.search.evolution import search
 from tamnas.search.front import hypervolume
-from tamnas.search.nsga2 import search
 from tamnas.space.architecture import Architecture
 from tests.helpers.toy_search import SMALL, THREE, evaluator, fitness_of, planned, toy
 
@@ -55,7 +55,7 @@ def test_hypervolume_rows():
     archive = [row["archive_hypervolume"] for row in found.hypervolume]
     assert archive == sorted(archive)
     assert archive[-1] > archive[0]
-    assert found.hypervolume[-1]["front"] == len(found.front)
+    assert found.hypervolume[-1]["front"] == len(found.population_front)
 
 
 @pytest.mark.parametrize("patience", [1, 3])

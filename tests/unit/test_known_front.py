@@ -1,7 +1,9 @@
 """The benchmark on a known front, with a made-up table of 64 networks: four operations on three edges."""
 
 import json
+import os
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,24 +72,35 @@ def test_networks_of_equal_values_are_one_point(arrays, saved):
 
 def test_random_search_has_as_many_evaluations_and_all_of_them_find_everything(arrays, saved):
     known = known_front.load(saved(arrays), THREE)
-    few = known_front.measure(known, known_front.planned(4, 2, 2, 0.1), seed=0)
-    assert few == known_front.measure(known, known_front.planned(4, 2, 2, 0.1), seed=0)
-    assert 4 <= few["evaluations"] <= 12
+    few = known_front.measure(known, known_front.planned(4, 2), seed=0)
+    assert few == known_front.measure(known, known_front.planned(4, 2), seed=0)
+    assert few["evaluations"] == 12
     assert few["random"] < 1
-    all_of_them = known_front.measure(known, known_front.planned(64, 1, 2, 0.1), seed=0)
+    all_of_them = known_front.measure(known, known_front.planned(64, 1), seed=0)
     assert all_of_them == {"evaluations": 64, "archive": 1, "population": 1, "random": 1}
 
 
 def test_the_table(arrays, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(known_front, "BUDGETS", ((6, 2), (10, 3)))
-    monkeypatch.setattr(known_front, "TOURNAMENTS", (5, 2))
+    monkeypatch.setattr(known_front, "BUDGETS", ((10, 2), (10, 3)))
     out = tmp_path / "out.json"
     done = CliRunner().invoke(known_front.main, [f"--data={saved(arrays)}", "--seeds=2", f"--out={out}"])
     assert done.exit_code == 0, done.output
     result = json.loads(out.read_text())
     assert result["table"] in done.output
-    assert len(result["table"].splitlines()) == 2 + 8
-    assert [len(setting["runs"]) for setting in result["settings"]] == [2] * 8
+    count = 2 * len(known_front.SEARCHES)
+    assert len(result["table"].splitlines()) == 2 + count
+    assert [len(setting["runs"]) for setting in result["settings"]] == [2] * count
+
+
+@pytest.mark.slow
+def test_the_default_finds_much_more_of_the_real_front_than_chance():
+    path = os.environ.get("KNOWN_FRONT")
+    if not path:
+        pytest.skip("KNOWN_FRONT names no file of NAS-Bench-201 under attack (python -m benchmarks.known_front --help)")
+    known = known_front.load(Path(path), THREE)
+    runs = [known_front.measure(known, known_front.planned(50, 15), seed) for seed in range(10)]
+    archive, random = (np.mean([run[way] for run in runs]) for way in ("archive", "random"))
+    assert archive >= 1.6 * random
 
 
 @pytest.mark.parametrize(

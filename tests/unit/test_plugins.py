@@ -12,9 +12,9 @@ from tamnas.data.loader import Split
 from tamnas.errors import InputError
 from tamnas.networks.supernet import Supernet
 from tamnas.pipeline import plugins
+from tamnas.search.evolution import fronts, individuals, search
 from tamnas.search.fitness import Fitness, SearchContext, evaluate_subnet
 from tamnas.search.front import hypervolume
-from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import ROW, tiny_params
@@ -78,7 +78,7 @@ def test_a_search_minimises_it(plugin):
     share = hypervolume(TINY, NAMES, [fitness[arch] for arch in front])
     assert found.hypervolume[-1]["archive_hypervolume"] == pytest.approx(share)
     assert 0 < share < 1
-    rows = [*individuals(found, fitness), *fronts(found, fitness)["front"]]
+    rows = [*individuals(found, fitness), *fronts(found, fitness)["archive"]]
     assert {"parameters", "clean", "robust", "wide"} <= rows[0].keys() & rows[-1].keys()
     assert {row["wide"] for row in rows} == {0, 1, 2}
 

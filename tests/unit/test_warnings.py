@@ -107,7 +107,7 @@ def test_a_network_at_chance_is_reported_once_and_nothing_is_concluded_from_it(r
 def test_a_supernet_at_chance_is_reported_and_its_row_left_out(reported):
     path = Path("results/digits/search/digits-S_8_1/fronts.json")
     plain = read_json(path)
-    for subnet in plain["front"]:
+    for subnet in plain["archive"]:
         subnet.update(clean=0.1, robust=0.1)
     write_json(path, plain)
     (line,) = reported()
@@ -276,7 +276,7 @@ def test_a_search_without_robustness_is_reported(reported):
     path = Path("results/digits/search/digits-S_8_1/fronts.json")
     found = read_json(path)
     for robust, words in ((0.0, "no robustness to search for"), (0.99, "a sign of gradient masking")):
-        for one in found["front"]:
+        for one in found["archive"]:
             one["robust"] = robust
         write_json(path, found)
         lines = warnings(collect.collect()[0])

@@ -33,8 +33,8 @@ def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float 
     return {
         Column("row", "Row"): row.name,
         Column("evaluated", "Subnets evaluated", "count"): last["evaluated"],
-        Column("front", "Front", "count"): len(row.front),
-        Column("archive_front", "Front of all evaluated", "count"): len(row.archive_front),
+        Column("front", "Front", "count"): len(row.fronts["population"]),
+        Column("archive_front", "Front of all evaluated", "count"): len(row.fronts["archive"]),
         Column("hypervolume", "Hypervolume", "number", "max"): float(last["hypervolume"]),
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"): float(
             last["archive_hypervolume"]

@@ -1,19 +1,21 @@
-"""Multi-objective search with NSGA-II over inherited weights (paper, Section III-E, Algorithm 2).
+"""Multi-objective evolutionary search over inherited weights (paper, Section III-E, Algorithm 2: NSGA-II).
 
-Genes are one block index and one ratio index per layer. Objectives, all minimised: clean
-error, error under PGD, number of parameters. pymoo is replayed from its seed: evaluations are
-memoised, so a search that was killed repeats no evaluation and ends with the same bits.
+Genes are one block index and one ratio index per layer. Objectives, all minimised: clean error, error under PGD,
+number of parameters. No network is evaluated twice: a search spends population + generations x offspring evaluations,
+if the space within the budget holds as many. pymoo is replayed from its seed: evaluations are memoised, so a search
+that was killed repeats none and ends with the same bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pymoo.algorithms.base.genetic import GeneticAlgorithm
 from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.sms import SMSEMOA, cv_and_dom_tournament
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.problem import Problem
-from pymoo.operators.crossover.ux import UniformCrossover
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 
@@ -24,18 +26,21 @@ from tamnas.files import FORMAT
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume_row
 from tamnas.search.memo import memoised
-from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_crowding
+from tamnas.search.operators import Breeding, BudgetSampling, Unseen, by_rank_then_crowding
 from tamnas.seeding import derived_seed
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
+# By `search.algorithm`: of pymoo, and the winner among the contestants for parenthood.
+ALGORITHMS = {"nsga2": (NSGA2, by_rank_then_crowding), "smsemoa": (SMSEMOA, cv_and_dom_tournament)}
+
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All individuals of all generations, and the first front of the final population."""
+    """All individuals of all generations, and the fronts of the final population and of all evaluated, the archive."""
 
     generations: list[list[Architecture]]
-    front: list[Architecture]
+    population_front: list[Architecture]
     archive_front: list[Architecture]
     hypervolume: list[dict]
 
@@ -43,24 +48,16 @@ class SearchResult:
 def search(
     space: SearchSpace, plan: SearchPlan, evaluate: Callable[[Sequence[Architecture]], list[Fitness]], seed: int
 ) -> SearchResult:
-    """NSGA-II as the paper sets it: `plan.generations` survivals after the initial population.
+    """`plan.algorithm` as pymoo has it: `plan.generations` survivals after the initial population.
 
     `evaluate` maps architectures to fitness, in order. Hypervolume is measured against the
     largest cost of each objective in the space.
     """
     problem = Problem(n_var=2 * len(space.layers), n_obj=len(plan.objectives), vtype=int)
-    algorithm = NSGA2(
-        pop_size=plan.population,
-        n_offsprings=plan.offspring,
-        sampling=BudgetSampling(space, plan.budget),
-        selection=TournamentSelection(func_comp=by_rank_then_crowding, pressure=plan.tournament),
-        crossover=UniformCrossover(prob=plan.crossover_probability),
-        mutation=GeneMutation(space, plan.mutation_probability, plan.mutation_unit, plan.budget),
-        eliminate_duplicates=True,
-    )
+    fitness: dict[Architecture, Fitness] = {}
+    algorithm = _algorithm(space, plan, fitness)
     # pymoo counts the initial population as generation 1.
     algorithm.setup(problem, termination=("n_gen", plan.generations + 1), seed=seed, verbose=False)
-    fitness: dict[Architecture, Fitness] = {}
     generations, rows = [], []
     while algorithm.has_next() and not _stagnant(rows, plan.stagnation):
         offspring = algorithm.ask()
@@ -75,6 +72,18 @@ def search(
         population = [space.decode(genes) for genes in algorithm.pop.get("X")]
         rows.append(hypervolume_row(space, plan.objectives, len(rows), population, fitness))
     return SearchResult(generations, front_of(population, fitness), front_of(list(fitness), fitness), rows)
+
+
+def _algorithm(space: SearchSpace, plan: SearchPlan, evaluated: Mapping[Architecture, Fitness]) -> GeneticAlgorithm:
+    kind, winner = ALGORITHMS[plan.algorithm]
+    selection, unseen = TournamentSelection(func_comp=winner, pressure=plan.tournament), Unseen(space, evaluated)
+    return kind(
+        pop_size=plan.population,
+        n_offsprings=plan.offspring,
+        sampling=BudgetSampling(space, plan.budget),
+        mating=Breeding(space, plan, selection, unseen),
+        eliminate_duplicates=unseen,
+    )
 
 
 def _stagnant(rows: list[dict], patience: int | None) -> bool:
@@ -105,7 +114,7 @@ def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> li
 
 
 def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
-    """The final population's first front, and the archive's, JSON-able; ids by growing size."""
+    """By value of `search.front`, JSON-able, by growing size: the archive's (ids n01 ...), the population's (p01)."""
 
     def rows(archs: Sequence[Architecture], prefix: str) -> list[dict]:
         return [
@@ -113,4 +122,8 @@ def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
             for index, arch in enumerate(archs, 1)
         ]
 
-    return {"format": FORMAT, "front": rows(found.front, "n"), "archive_front": rows(found.archive_front, "a")}
+    return {
+        "format": FORMAT,
+        "archive": rows(found.archive_front, "n"),
+        "population": rows(found.population_front, "p"),
+    }

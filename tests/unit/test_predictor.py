@@ -1,0 +1,72 @@
+"""The search's predictor on a toy whose every fitness is known."""
+
+import numpy as np
+import pytest
+
+from tamnas.search.evolution import search
+from tamnas.search.fitness import Fitness
+from tamnas.search.predictor import features, most_promising, predict
+from tests.helpers.toy_search import SMALL, evaluator, everything, planned, toy, true_front
+
+PLAN = planned(predictor="extra_trees")
+
+
+def evaluated(count: int) -> dict:
+    archs = map(SMALL.decode, SMALL.distinct_genes(np.random.default_rng(0), count))
+    return {arch: toy(SMALL, arch) for arch in archs}
+
+
+def children(known: dict, count: int) -> np.ndarray:
+    return SMALL.distinct_genes(np.random.default_rng(1), count, known=[SMALL.encode(arch) for arch in known])
+
+
+def test_sizes_are_exact_and_accuracies_are_learnt():
+    known = evaluated(200)
+    genes = children(known, 300)
+    truth = np.array([toy(SMALL, SMALL.decode(row)).costs for row in genes])
+    costs = predict(genes, SMALL, PLAN, known)
+    assert np.array_equal(costs[:, 2], truth[:, 2])
+    for column in (0, 1):
+        assert np.corrcoef(costs[:, column], truth[:, column])[0, 1] > 0.9
+
+
+def test_only_what_needs_a_network_is_predicted():
+    plan = planned(predictor="extra_trees", objectives=("parameters", "clean_error"))
+    known = {arch: Fitness.of(fitness.values, plan.objectives) for arch, fitness in evaluated(200).items()}
+    genes = children(known, 20)
+    costs = predict(genes, SMALL, plan, known)
+    assert costs[:, 0].tolist() == SMALL.genes_parameters(genes).tolist()
+    assert ((costs[:, 1] > 0) & (costs[:, 1] < 1)).all()
+
+
+def test_an_architecture_of_its_own_has_features_of_its_own():
+    genes = np.array([SMALL.encode(arch) for arch in everything(SMALL)])
+    rows = features(genes, SMALL)
+    assert rows.shape == (len(genes), 3 * len(SMALL.blocks) + 3)
+    assert len(np.unique(rows, axis=0)) == len(genes)
+
+
+def test_the_chosen_are_foremost_among_all(monkeypatch):
+    known = evaluated(100)
+    genes = children(known, 400)
+    truth = np.array([toy(SMALL, SMALL.decode(row)).costs for row in genes])
+    monkeypatch.setattr("tamnas.search.predictor.predict", lambda *args: truth)  # a predictor without error
+    costs = np.vstack((truth, [fitness.costs for fitness in known.values()]))
+    dominators = ((costs[:, None] <= truth[None]).all(2) & (costs[:, None] < truth[None]).any(2)).sum(0)
+    chosen = most_promising(genes, 20, SMALL, PLAN, known)
+    assert len(set(chosen)) == 20
+    assert (dominators == 0).sum() >= 20
+    assert (dominators[chosen] == 0).all()
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "smsemoa"])
+def test_a_search_with_it_finds_more_of_the_front(algorithm):
+    truth = true_front(everything(SMALL))
+
+    def share(predictor: str | None) -> float:
+        plan = planned(algorithm=algorithm, predictor=predictor, tournament=2, mutation_probability=1,
+                       mutation_unit="individual", crossover_probability=0)  # fmt: skip
+        runs = [search(SMALL, plan, evaluator(SMALL), seed) for seed in range(4)]
+        return np.mean([len({arch for archs in run.generations for arch in archs} & truth) for run in runs])
+
+    assert share("extra_trees") > share(None)
