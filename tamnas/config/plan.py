@@ -43,6 +43,10 @@ class RowPlan(Section):
     def classes(self) -> int:
         return self.data.classes
 
+    @property
+    def size(self) -> int:
+        return self.data.size
+
 
 class PooledPlan(Section):
     """Lego-Net over all rows of a dataset (Tables VIII to X)."""
@@ -78,6 +82,10 @@ class DatasetPlan(Section):
     @property
     def classes(self) -> int:
         return self.data.classes
+
+    @property
+    def size(self) -> int:
+        return self.data.size
 
 
 PLANS = Path("plan")
@@ -134,6 +142,7 @@ class NetworksStagePlan(StagePlan):
     seed: Count
     numerics: sections.NumericsParams
     classes: sections.Channels
+    size: Positive
     network: sections.NetworkParams
     space: sections.SpaceParams
 
@@ -236,7 +245,6 @@ class PooledControlsStagePlan(ControlsStagePlan):
 class EvaluateStagePlan(NetworksStagePlan):
     """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
 
-    size: Positive
     eval: sections.EvalParams
 
     def key(self) -> dict:

@@ -53,10 +53,13 @@ class SearchContext:
     pace: Pace = field(default_factory=Pace)
 
 
-def load_context(plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams) -> SearchContext:
+def load_context(
+    plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams, space: SearchSpace | None = None
+) -> SearchContext:
+    """`space`: the plan's with latencies, where they are an objective."""
     runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
-    return SearchContext(plan, load_supernet(SearchSpace.from_params(plan), weights, runtime), *splits)
+    return SearchContext(plan, load_supernet(space or SearchSpace.from_params(plan), weights, runtime), *splits)
 
 
 def calibration_batches(context: SearchContext) -> Iterator[tuple[Tensor, Tensor]]:

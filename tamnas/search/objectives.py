@@ -79,6 +79,29 @@ BASE = (
     ),
 )
 
+register_objective(
+    Objective(
+        "macs",
+        "macs",
+        "Multiply-accumulates",
+        "MACs",
+        measure=lambda found: found.space.macs(found.arch),
+        scale=lambda space: space.mac_sums.range()[1],
+        exact=lambda space, arch: space.macs(arch),
+    )
+)
+register_objective(  # of the parts, measured on the machine that searches
+    Objective(
+        "latency",
+        "latency",
+        "Latency",
+        "ms",
+        measure=lambda found: found.space.latency(found.arch),
+        scale=lambda space: space.latencies.range()[1],
+        exact=lambda space, arch: space.latency(arch),
+    )
+)
+
 
 def measured(names: tuple[str, ...]) -> list[Objective]:
     """What a search with these objectives measures: `BASE`, then what else it optimises."""
