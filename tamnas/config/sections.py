@@ -20,7 +20,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-PAPER_OBJECTIVES = ("clean_error", "robust_error", "parameters")
 BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
 
 
@@ -229,7 +228,7 @@ class EvolutionParams(Section):
     tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
     mutation_unit: Literal["gene", "individual"] = "individual"
-    objectives: tuple[str, ...] = PAPER_OBJECTIVES
+    objectives: tuple[str, ...] = ("clean_error", "robust_error", "parameters")
     crossover_probability: Share
     budget: ParameterRange | None = None
     bn_calibration_images: Count
@@ -244,7 +243,8 @@ class EvolutionParams(Section):
             raise ValueError(f"tournament: {self.tournament}; SMS-EMOA's are of 2")
         distinct(objectives=self.objectives)
         if not 2 <= len(self.objectives) <= 4:
-            raise ValueError(f"objectives: {len(self.objectives)} are given; allowed: 2 to 4 of {', '.join(OBJECTIVES)}")
+            count, names = len(self.objectives), ", ".join(OBJECTIVES)
+            raise ValueError(f"objectives: {count} are given; allowed: 2 to 4 of {names}")
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ValueError(f"objectives: {name!r}; allowed: {', '.join(OBJECTIVES)}")

@@ -111,7 +111,7 @@ def _read_row(plan: RowPlan) -> RowResults:
     def folder(stage: str) -> Path:
         return results(plan.dataset, stage, plan.row)
 
-    fronts = read_json(folder("search") / "fronts.json")
+    fronts, timed = read_json(folder("search") / "fronts.json"), "latency" in plan.search.objectives
     controls, random = _read_controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
@@ -131,6 +131,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
         ranking=_read_ranking(folder("ranking") / "inherited.csv"),
+        timed_on=read_json(folder("search") / "latencies.json")["processor"] if timed else None,
         at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in fronts[plan.retrain.front]),
     )
 

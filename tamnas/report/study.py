@@ -127,7 +127,8 @@ class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
     `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run; so is
-    `ranking`. `at_chance`: no subnet of the front was better with inherited weights than predicting the largest class.
+    `ranking`. `timed_on`: the processor whose latency the search minimised, if it did. `at_chance`: no subnet of the
+    front was better with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
@@ -143,6 +144,7 @@ class RowResults:
     controls: ControlResults
     random_search: Sequence[Mapping[str, float]]
     ranking: Sequence[Ranked] = ()
+    timed_on: str | None = None
     at_chance: bool = False
 
     @property

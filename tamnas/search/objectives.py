@@ -45,6 +45,11 @@ class Objective:
     scale: Callable[[SearchSpace], float] = lambda space: 1.0
     exact: Callable[[SearchSpace, Architecture], float] | None = None
 
+    @property
+    def label(self) -> str:
+        """What is minimised, in the words of reports: `clean error`, `parameters`."""
+        return self.name.replace("_", " ") if self.maximise else self.title.lower()
+
     def cost(self, value: float) -> float:
         return 1 - value if self.maximise else float(value)
 

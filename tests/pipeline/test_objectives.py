@@ -97,7 +97,7 @@ def test_reports_follow(copy, clock):
     assert parts > 2
     tables = copy / "reports" / "tables"
     search, subnets = ((tables / f"digits-{name}.md").read_text() for name in ("search", "subnets"))
-    assert "the space's largest" in search
+    assert "the space's largest values" in search
     for text in ("robust error", "multiply-accumulates", "latency", "parameters"):
         assert text in search.split("Hypervolume: ")[1].splitlines()[0]
     lines = pd.read_csv(tables / "digits-subnets.csv")

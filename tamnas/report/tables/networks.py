@@ -148,6 +148,7 @@ def subnets_table(dataset: Dataset) -> Table:
         f"images, epoch or network, are too narrow). Robust: {reference} after training, {' or '.join(searches)} with "
         "inherited weights.",
         *cost_notes([], dataset.plan.data.size),
+        *timed_notes(dataset),
     ]
     return Table.of(
         f"{dataset.name}-subnets",
@@ -158,6 +159,17 @@ def subnets_table(dataset: Dataset) -> Table:
         images=dataset.images["test"],
         validation_images=dataset.images["validation"],
     )
+
+
+def timed_notes(dataset: Dataset) -> list[str]:
+    """How the latency was measured that searches optimise."""
+    processors = sorted({row.timed_on for row in dataset.rows if row.timed_on})
+    if not processors:
+        return []
+    return [
+        f"Latency: sum of the network's parts, each timed once by the search on one thread ({', '.join(processors)}), "
+        "BatchNorm folded into convolutions. It says what is fast on that machine; another finds other networks."
+    ]
 
 
 def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[Column, Value]:
@@ -175,10 +187,12 @@ def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[
     }
     # What searches of the dataset optimised besides what every search measures.
     names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
+    known = {column.key for column in line}  # every network's MACs are
     for one in measured(tuple(names))[len(BASE) :]:
         kind, better = ("percent", "max") if one.maximise else ("number", "min")
         column = Column(one.column, f"{one.title} ({one.unit})", kind, better)
-        line[column] = inherited.measured.get(one.column)
+        if column.key not in known:
+            line[column] = inherited.measured.get(one.column)
     stages = [("inherited", "inherited", {"clean": inherited.clean, "robust": inherited.robust})]
     trained = (("scratch", "scratch", network), ("finetune", "fine-tuned", finetuned))
     for key, title, one in trained:

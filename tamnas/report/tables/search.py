@@ -7,13 +7,14 @@ from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table
 from tamnas.report.terms import BOLD, counted, selection_images
+from tamnas.search.objectives import OBJECTIVES
 
 
 def search_table(dataset: Dataset) -> Table:
     """Per row: front, hypervolume, does scratch beat fine-tuning, do validation images flatter."""
     notes = [
         _data(dataset),
-        "Hypervolume: share of the box up to (100% clean error, 100% robust error, the space's largest network).",
+        f"Hypervolume: share of the box up to the space's largest values, of errors 100%, in {_objectives(dataset)}.",
         f"Scratch minus fine-tuned: mean of paired differences on {dataset.images['test']:,} test images, 95% t "
         "interval over subnets, p of Wilcoxon's signed-rank test. Both share seed and images, so the interval covers "
         "the choice of subnets alone.",
@@ -23,6 +24,15 @@ def search_table(dataset: Dataset) -> Table:
     ]
     lines = [_search_line(dataset, row) for row in dataset.rows]
     return Table.of(f"{dataset.name}-search", f"The search, row by row, {dataset.name}", lines, notes, dataset.name)
+
+
+def _objectives(dataset: Dataset) -> str:
+    """What is minimised, by rows where they differ."""
+    rows: dict[str, list[str]] = {}
+    for row in dataset.rows:
+        labels = ", ".join(OBJECTIVES[name].label for name in row.plan.search.objectives)
+        rows.setdefault(labels, []).append(row.name)
+    return "; ".join(labels if len(rows) == 1 else f"{labels} ({', '.join(own)})" for labels, own in rows.items())
 
 
 def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float | None]:
