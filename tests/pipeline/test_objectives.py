@@ -104,7 +104,7 @@ def test_reports_follow(copy, clock):
     assert (lines.latency > 0).all()
     assert (lines.macs > 0).all()
     assert "Latency (ms)" in subnets
-    assert "sum of its parts" in subnets
+    assert "sum of the network's parts" in subnets
     page = (copy / "reports" / "index.html").read_text()
     assert "multiply-accumulates" in page
     random, own = (
