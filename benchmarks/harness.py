@@ -175,10 +175,10 @@ def environment(where: torch.device, threads: int, rounds: int) -> dict:
 def _head() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git
-        found = ""
-    return found or "not a git checkout"
+        commit = ""
+    return commit or "not a git checkout"
 
 
 def report(title: str, columns: list[str], rows: list[list], result: dict, out: Path | None) -> None:

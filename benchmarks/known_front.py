@@ -138,12 +138,12 @@ def measure(known: KnownFront, plan: SearchPlan, seed: int) -> dict[str, float]:
     """Distinct evaluations of one search, and the share of the true front that each of `WAYS` found."""
     with TemporaryDirectory() as folder:
         memo = Memo(Path(folder) / "evaluated.jsonl", known.evaluate)
-        found = search(known.space, plan, memo, derived_seed("known_front", seed) % 2**32)
+        result = search(known.space, plan, memo, derived_seed("known_front", seed) % 2**32)
         evaluations = len(memo.known)
         memo = Memo(Path(folder) / "random.jsonl", known.evaluate)
         generator = numpy_generator("known_front", "random_search", seed)
         _, drawn = random_search(known.space, plan, [evaluations], memo, generator)
-    archs = zip(WAYS, (found.archive_front, found.population_front, list(drawn)), strict=True)
+    archs = zip(WAYS, (result.archive_front, result.population_front, list(drawn)), strict=True)
     return {"evaluations": evaluations} | {way: known.share(chosen) for way, chosen in archs}
 
 
@@ -173,8 +173,8 @@ def main(path: Path, seeds: int, out: Path | None) -> None:
 
 
 def shown(shares: list[float]) -> str:
-    found = mean_interval([100 * share for share in shares])
-    return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})"
+    interval = mean_interval([100 * share for share in shares])
+    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
 
 
 if __name__ == "__main__":

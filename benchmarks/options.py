@@ -38,12 +38,12 @@ class Numbers(click.ParamType):
         if not isinstance(value, str):
             return value
         try:
-            found = [self.kind(part) for part in value.split(",")]
+            numbers = [self.kind(part) for part in value.split(",")]
         except ValueError:
-            found = []
-        if not found or min(found) < self.least:
+            numbers = []
+        if not numbers or min(numbers) < self.least:
             self.fail(f"{value!r}; allowed: numbers of at least {self.least}, separated by commas", param, ctx)
-        return found
+        return numbers
 
 
 def benchmark(function):

@@ -104,7 +104,7 @@ TARGETS = (
     Target(f"{ROW}: over TRADES-10", "CPU", "x", _step("training_step", TRADES10), 2.5),
     Target(f"{PAPER}: over the literal loop", "CPU", "x", _step("training_step_paper", LITERAL, "paper"), 1.3),
     Target(f"{PAPER}: over TRADES-10", "CPU", "x", _step("training_step_paper", TRADES10, "paper"), 2.5),
-    Target("PGD grid, 1,000 images: over torchattacks", "CPU", "x", _grid(lambda one: one["ratio"], 1000), 3),
+    Target("PGD grid, 1,000 images: over torchattacks", "CPU", "x", _grid(lambda result: result["ratio"], 1000), 3),
     Target("PGD grid: our robust accuracy above theirs", "CPU", " points", _grid(_higher, 1000), most=0.2),
     Target(
         "training step, the paper's geometry, batch 512: over the literal loop, eager float32",
@@ -113,12 +113,12 @@ TARGETS = (
         _step("training_step", LITERAL, "paper", 512),
         5,
     ),
-    Target("PGD grid, 10,000 images: over torchattacks", "GPU", "x", _grid(lambda one: one["ratio"], 10_000), 6),
+    Target("PGD grid, 10,000 images: over torchattacks", "GPU", "x", _grid(lambda result: result["ratio"], 10_000), 6),
     Target("PGD grid: our robust accuracy above theirs", "GPU", " points", _grid(_higher, 10_000), most=0.2),
     Target("subnets evaluated per second: over one by one", "GPU", "x", _search_ratio, 3),
     Target("search of 20 generations x 50, PGD-10, 5,000 images", "H200", " minutes", _search_minutes, most=5),
     Target("supernet epoch, 50,000 images, batch 512, the paper's space", "H200", " s", _epoch, most=2),
-    Target("the paper's 1,000 epochs", "H200", " minutes", lambda found: 1000 * _epoch(found) / 60, most=60),
+    Target("the paper's 1,000 epochs", "H200", " minutes", lambda results: 1000 * _epoch(results) / 60, most=60),
     Target("a new path of the supernet, its step's capture included", "GPU", " s", _capture, most=2),
     Target("bfloat16 against float32, clean accuracy", "GPU", " standard deviations", _deviations("clean"), most=1),
     Target("bfloat16 against float32, robust accuracy", "GPU", " standard deviations", _deviations("robust"), most=1),
@@ -141,12 +141,12 @@ def targets_table(devices: dict[str, Results]) -> str:
     """Every target with each device that it speaks of; `devices` by the name that their results give."""
     lines = ["| target | aim | on | measured | |", "| --- | --- | --- | --- | --- |"]
     for target in TARGETS:
-        found = {
+        judged_on = {
             name: results for name, results in devices.items() if name.startswith("CPU") == (target.where == "CPU")
         }
         on = "one H200" if target.where == "H200" else f"a {target.where}"
         missing = "no GPU at hand" if target.where != "CPU" else "not measured"
-        rows = [(name, *verdict(target, name, results)) for name, results in found.items()]
+        rows = [(name, *verdict(target, name, results)) for name, results in judged_on.items()]
         for name, measured, judged in rows or [(on, "", f"unproven ({missing})")]:
             lines.append(f"| {target.text} | {target.aim} | {name} | {measured} | {judged} |")
     return "\n".join(lines)
@@ -154,12 +154,12 @@ def targets_table(devices: dict[str, Results]) -> str:
 
 def page(results: Path) -> str:
     """The targets, and the measured tables of every device, as Markdown. `results` has a folder for each device."""
-    found: dict[str, Results] = {}
+    devices: dict[str, Results] = {}
     for folder in sorted(results.iterdir()):
-        one = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-        if one:
-            found[next(iter(one.values()))["device"]] = one
-    every = [result for results in found.values() for result in results.values()]
+        tables = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        if tables:
+            devices[next(iter(tables.values()))["device"]] = tables
+    every = [result for results in devices.values() for result in results.values()]
     parts = [
         "# How fast tamnas is\n",
         "Written by `python -m benchmarks.all`. What a ratio compares took turns in one run; figures are medians over "
@@ -171,10 +171,10 @@ def page(results: Path) -> str:
             "Tables that name no rounds were measured before they were recorded; what they compare may have run once, "
             "one after the other.\n"
         )
-    parts.append(f"## Targets\n\n{targets_table(found)}\n")
-    for device, one in found.items():
+    parts.append(f"## Targets\n\n{targets_table(devices)}\n")
+    for device, tables in devices.items():
         parts.append(f"## {device}\n")
-        parts += [f"### {result['title']}\n\n{result['table']}\n\n{_setting(result)}\n" for result in one.values()]
+        parts += [f"### {result['title']}\n\n{result['table']}\n\n{_setting(result)}\n" for result in tables.values()]
     return "\n".join(parts)
 
 

@@ -74,10 +74,10 @@ class Grids:
             Attempt(eps / 255, eps / 255 / 4, steps, generator=torch_generator("benchmark", eps, device=self.device))
             for eps in radii
         ]
-        found = robust_accuracies(self.model, self.split, attempts)
+        accuracies = robust_accuracies(self.model, self.split, attempts)
         return {
             (eps, count): share
-            for eps, shares in zip(radii, found, strict=True)
+            for eps, shares in zip(radii, accuracies, strict=True)
             for count, share in zip(steps, shares, strict=True)
         }
 

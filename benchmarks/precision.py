@@ -31,7 +31,7 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 def main(row, where, threads, out, epochs: int, seeds: int, images: int) -> None:
     at = setting(row, where, threads)
     split, attack = first_images(at.split("validation"), images), at.plan.retrain.validation.attack
-    found: dict[str, dict[str, list[float]]] = {
+    measured: dict[str, dict[str, list[float]]] = {
         what: {precision: [] for precision in PRECISIONS} for what in ("clean", "robust", "seconds")
     }
     for seed in range(seeds):
@@ -39,12 +39,12 @@ def main(row, where, threads, out, epochs: int, seeds: int, images: int) -> None
             started = time.perf_counter()
             runtime = Runtime(at.runtime.device, dtype, at.runtime.graphs)
             model = fast_copy(trained(at, 0, epochs, seed=seed, runtime=runtime))
-            found["seconds"][precision].append(time.perf_counter() - started)
-            found["clean"][precision].append(accuracy(model, split))
-            found["robust"][precision].append(pgd_accuracy(model, split, attack, ("benchmark", seed)))
+            measured["seconds"][precision].append(time.perf_counter() - started)
+            measured["clean"][precision].append(accuracy(model, split))
+            measured["robust"][precision].append(pgd_accuracy(model, split, attack, ("benchmark", seed)))
     rows, compared = [], {}
     for what in ("clean", "robust"):
-        plain, short = (found[what][precision] for precision in PRECISIONS)
+        plain, short = (measured[what][precision] for precision in PRECISIONS)
         apart = statistics.mean(short) - statistics.mean(plain)
         deviation = statistics.mean([statistics.variance(plain), statistics.variance(short)]) ** 0.5
         compared[what] = {"difference": apart, "deviation": deviation, "within": abs(apart) <= deviation}
@@ -55,7 +55,9 @@ def main(row, where, threads, out, epochs: int, seeds: int, images: int) -> None
         f"{len(split)} validation images, {attack.text}"
     )
     columns = ["accuracy, %", *PRECISIONS, "difference", "standard deviation", "within one"]
-    report(title, columns, rows, environment(at.runtime.device, threads, seeds) | found | {"compared": compared}, out)
+    report(
+        title, columns, rows, environment(at.runtime.device, threads, seeds) | measured | {"compared": compared}, out
+    )
 
 
 def _spread(shares: list[float]) -> str:

@@ -94,7 +94,7 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
     networks = rows.pop("networks")
     space = SearchSpace.from_params(networks)
     genes = space.sample_genes(numpy_generator("ranking", "networks"), NETWORKS, BUDGET)
-    archs = [space.decode(one) for one in genes]
+    archs = [space.decode(row) for row in genes]
     if not table:
         data = prepared(cifar10, networks)
         if part != "supernets":
@@ -156,21 +156,24 @@ def print_table(out: Path) -> None:
     networks = {seed: [kept.get(f"{index:02}-seed-{seed}") for index in range(NETWORKS)] for seed in SEEDS}
     truth = networks[SEEDS[0]]
     if None in truth:
-        done = sum(one is not None for one in truth)
+        done = sum(network is not None for network in truth)
         click.echo(f"{done} of {NETWORKS} networks are trained; the table needs all of them")
         return
     ways = {"trained again": networks[SEEDS[1]]} if None not in networks[SEEDS[1]] else {}
-    ways["parameters"] = [{"clean": one["parameters"], "robust": one["parameters"]} for one in truth]
+    ways["parameters"] = [{"clean": network["parameters"], "robust": network["parameters"]} for network in truth]
     for name in SCHEDULES:
         for kind in RECALIBRATIONS:
-            if found := kept.get(f"{name}-{kind}", {}).get("networks"):
-                ways[f"{name}, {kind}"] = found
+            if predictions := kept.get(f"{name}-{kind}", {}).get("networks"):
+                ways[f"{name}, {kind}"] = predictions
     rows, figures = [], {}
-    for way, found in ways.items():
-        agreed = {what: agreement(*([one[what] for one in side] for side in (found, truth)), TOP) for what in WHATS}
-        figures[way] = {what: asdict(one) for what, one in agreed.items()}
-        cells = [100 * np.mean([one[what] for one in found]) if way != "parameters" else "" for what in WHATS]
-        rows.append([way, *cells, *(shown(getattr(agreed[what], one), one) for one in MEASURES for what in WHATS)])
+    for way, predictions in ways.items():
+        shares = {what: [network[what] for network in predictions] for what in WHATS}
+        agreed = {what: agreement(shares[what], [network[what] for network in truth], TOP) for what in WHATS}
+        figures[way] = {what: asdict(agreed[what]) for what in WHATS}
+        cells = [100 * np.mean(shares[what]) if way != "parameters" else "" for what in WHATS]
+        rows.append(
+            [way, *cells, *(shown(getattr(agreed[what], measure), measure) for measure in MEASURES for what in WHATS)]
+        )
     columns = [f"{title} {what}" for title in ("tau", f"best {TOP}", "regret") for what in WHATS]
     title = f"{NETWORKS} networks, CIFAR-10 at 16x16: what predicts their accuracy when trained"
     result = {"agreement": figures, "networks": networks}

@@ -79,8 +79,8 @@ def train_all(cifar10: Path, out: Path) -> None:
     def train(name: str, seed: int) -> dict:
         return trained(rows[name], arch, file_name(name, seed), seed, data, out)
 
-    found = {name: train(name, 0) for name in RECIPES}
-    best = sorted(found, key=lambda name: (found[name]["robust"], found[name]["clean"]), reverse=True)[:BEST]
+    results = {name: train(name, 0) for name in RECIPES}
+    best = sorted(results, key=lambda name: (results[name]["robust"], results[name]["clean"]), reverse=True)[:BEST]
     for seed in range(1, SEEDS):
         for name in dict.fromkeys((*best, "base")):
             train(name, seed)
@@ -90,13 +90,13 @@ def print_table(out: Path) -> None:
     rows, results = [], []
     for name in RECIPES:
         paths = [out / f"{file_name(name, seed)}.json" for seed in range(SEEDS)]
-        found = [read_json(path) for path in paths if path.exists()]
-        if found:
-            epochs = found[0]["training"]["recipe"]["epochs"]
-            seconds = [one["cpu_seconds"] / epochs for one in found if one.get("cpu_seconds")]
-            accuracies = [percent([one[what] for one in found]) for what in ("clean", "robust")]
-            rows.append([name, len(found), *accuracies, epochs, min(seconds, default="")])
-            results += found
+        trainings = [read_json(path) for path in paths if path.exists()]
+        if trainings:
+            epochs = trainings[0]["training"]["recipe"]["epochs"]
+            seconds = [training["cpu_seconds"] / epochs for training in trainings if training.get("cpu_seconds")]
+            accuracies = [percent([training[what] for training in trainings]) for what in ("clean", "robust")]
+            rows.append([name, len(trainings), *accuracies, epochs, min(seconds, default="")])
+            results += trainings
     columns = ["recipe", "seeds", "clean, %", "PGD-20 at 8/255, %", "epochs", "CPU seconds an epoch"]
     title = "CIFAR-10 at 16x16, one network, 45,000 training and 5,000 validation images"
     report(title, columns, rows, {"trainings": results}, out / "table.json")

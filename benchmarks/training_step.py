@@ -97,14 +97,14 @@ def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], r
         optimiser, images = torch.optim.SGD(network.parameters(), 0.01, 0.9), x.to(memory_format=memory_format)
         return lambda: step(network, optimiser, images, y, noise)
 
-    found = {
+    steps = {
         "ours": ours(runtime),
         "(a) literal TRADES-YOPO-5-3": theirs(literal_yopo),
         "(b) TRADES-10": theirs(trades10),
     }
     if runtime.device.type == "cuda":
-        return found | {"ours, eager float32": ours(Runtime(runtime.device))}
-    return found | {"(a), channels-last": theirs(literal_yopo, MEMORY_FORMAT)}
+        return steps | {"ours, eager float32": ours(Runtime(runtime.device))}
+    return steps | {"(a), channels-last": theirs(literal_yopo, MEMORY_FORMAT)}
 
 
 @benchmark

@@ -50,6 +50,6 @@ class Workers:
         """function(spec, context) of each spec, in their order, dealt out to `count` workers beforehand."""
         groups = [specs[first::count] for first in range(min(count, len(specs)))]
         results: list = [None] * len(specs)
-        for first, found in self._jobs.run_jobs(partial(_each_of, function), groups):
-            results[first::count] = found
+        for first, outcomes in self._jobs.run_jobs(partial(_each_of, function), groups):
+            results[first::count] = outcomes
         return results

@@ -26,16 +26,16 @@ from tamnas.pipeline.stage import stage_run
 def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     stage = f"evaluate_{kind}"
     plan, trained = EvaluateStagePlan.load(name, stage), weights(name, KINDS[kind].folder)
-    folder, found = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
+    folder, by_seed = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as checkpoints:
         if seed_folders(kind, trained, plan.seed):  # else controls that are off, or no baselines
             from tamnas.evaluation.grid import evaluate_and_write
 
-            found = evaluate_and_write(plan, kind, trained, checkpoints, folder)
-        networks = {str(seed): list(metrics["networks"]) for seed, metrics in found.items()}
+            by_seed = evaluate_and_write(plan, kind, trained, checkpoints, folder)
+        networks = {str(seed): list(metrics["networks"]) for seed, metrics in by_seed.items()}
         write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
-        for metrics in found.values():
+        for metrics in by_seed.values():
             require_complete(metrics, f"evaluate {kind} {name}")
 
 

@@ -32,8 +32,8 @@ def main(row: str) -> None:
             latencies = read_json(path) if (path := searched / "latencies.json").exists() else None
             counts = pd.read_csv(searched / "hypervolume.csv")["evaluated"].tolist()
             supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
-            found = run_random_search(plan, latencies, counts, supernet, prepared(plan.dataset), load_compute(), memo)
-            for name, rows in zip(("hypervolume.csv", "individuals.csv"), found, strict=True):
+            tables = run_random_search(plan, latencies, counts, supernet, prepared(plan.dataset), load_compute(), memo)
+            for name, rows in zip(("hypervolume.csv", "individuals.csv"), tables, strict=True):
                 write_csv(folder / name, rows)
         else:
             click.echo(f"{row}: controls.random_search is off")

@@ -25,11 +25,11 @@ def main(row: str) -> None:
 
         latencies = measured_latencies(plan, checkpoints)
         supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
-        found, fitness = run_search(plan, latencies, supernet, prepared(plan.dataset), compute, memo)
+        result, fitness = run_search(plan, latencies, supernet, prepared(plan.dataset), compute, memo)
         folder = results(plan.dataset, "search", row)
-        write_csv(folder / "individuals.csv", individuals(found, fitness))
-        write_csv(folder / "hypervolume.csv", found.hypervolume)
-        write_json(folder / "fronts.json", fronts(found, fitness))
+        write_csv(folder / "individuals.csv", individuals(result, fitness))
+        write_csv(folder / "hypervolume.csv", result.hypervolume)
+        write_json(folder / "fronts.json", fronts(result, fitness))
         if latencies is not None:
             write_json(folder / "latencies.json", latencies)
 

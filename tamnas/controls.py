@@ -105,20 +105,20 @@ def same_training(a: TrainingPlan, b: TrainingPlan) -> bool:
 
 def status(plan: ControlsStagePlan) -> dict:
     """For each control whether it was run, JSON-able; `OWN` where the row itself has its setting."""
-    found = {
+    statuses = {
         "lego_reversed": RUN if plan.controls.legonet.reversed else NOT_RUN,
         "lego_random": RUN if plan.controls.legonet.random else NOT_RUN,
         "seeds": RUN if plan.seeds else NOT_RUN,
     }
     if isinstance(plan, RowControlsStagePlan):
         controls = plan.controls
-        found["random_networks"] = RUN if controls.random_networks else NOT_RUN
-        found["common_attack"] = NOT_RUN
+        statuses["random_networks"] = RUN if controls.random_networks else NOT_RUN
+        statuses["common_attack"] = NOT_RUN
         if controls.common_attack:
-            found["common_attack"] = OWN if same_training(controls.common_attack, plan.training) else RUN
+            statuses["common_attack"] = OWN if same_training(controls.common_attack, plan.training) else RUN
         for variant in controls.finetune:
-            found[variant.control] = OWN if same_training(variant.training, plan.finetune) else RUN
-    return {"format": FORMAT, "controls": found}
+            statuses[variant.control] = OWN if same_training(variant.training, plan.finetune) else RUN
+    return {"format": FORMAT, "controls": statuses}
 
 
 def renew(plan: ControlsStagePlan, trained: Path, small: Path) -> None:
@@ -141,11 +141,11 @@ def train_controls(
     source = results(plan.dataset, "legonet" if is_row else "legonet_pooled", plan.name if is_row else None)
     lego = Architecture.from_plain(read_json(source / "statistics.json")["architecture"])
     jobs = _jobs_of_row(plan, lego) if is_row else pooled_jobs(plan, lego)
-    found = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
-    for seed in sorted({record.label.seed for record in found.records}):
-        records = [record for record in found.records if record.label.seed == seed]
-        write_trained(folder, replace(found, records=records), seeded(trained, seed), seeded(small, seed))
-    require_complete(found.plain(), f"controls {plan.name}")
+    trainings = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
+    for seed in sorted({record.label.seed for record in trainings.records}):
+        records = [record for record in trainings.records if record.label.seed == seed]
+        write_trained(folder, replace(trainings, records=records), seeded(trained, seed), seeded(small, seed))
+    require_complete(trainings.plain(), f"controls {plan.name}")
 
 
 def _jobs_of_row(plan: RowControlsStagePlan, lego: Architecture) -> list[Job]:

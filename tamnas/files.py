@@ -87,16 +87,16 @@ def read_json(path: Path) -> dict:
     return plain
 
 
-def require_format(path: Path | str, found: Any, otherwise: str) -> None:
-    """Raises InputError unless `found` is the format that this tamnas reads; `otherwise` says what mends it."""
-    known = type(found) is int  # and no bool, which is an int to isinstance
-    if known and found == FORMAT:
+def require_format(path: Path | str, given: Any, otherwise: str) -> None:
+    """Raises InputError unless `given` is the format that this tamnas reads; `otherwise` says what mends it."""
+    known = type(given) is int  # and no bool, which is an int to isinstance
+    if known and given == FORMAT:
         return
-    if known and found > FORMAT:
+    if known and given > FORMAT:
         raise InputError(
-            f"{path}: format {found} is of a newer tamnas, this one reads {FORMAT}: update it, or {otherwise}"
+            f"{path}: format {given} is of a newer tamnas, this one reads {FORMAT}: update it, or {otherwise}"
         )
-    shown = "no format" if found is None else f"format {found!r:.80}"
+    shown = "no format" if given is None else f"format {given!r:.80}"
     raise InputError(f"{path}: {shown}; this tamnas reads {FORMAT}: {otherwise}")
 
 

@@ -23,11 +23,11 @@ class Voter:
 
 def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Voter]:
     """All networks that `rows` trained from scratch. Raises InputError."""
-    found = []
+    voters = []
     for row in rows:
         records = read_records(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")
-        found += [Voter(row, record) for record in records]
-    return found
+        voters += [Voter(row, record) for record in records]
+    return voters
 
 
 def top(networks: Sequence[Voter], count: int, weights: str) -> list[Voter]:
@@ -74,7 +74,7 @@ def layer_counts(records: Sequence[Record], weights: str) -> list[dict]:
             for record in records:
                 robust[getattr(record.network.architecture, kind)[layer]].append(record.score(weights).robust)
             # fsum: equal sets of accuracies have equal means, whatever the order of the networks
-            means = {value: fsum(found) / len(found) for value, found in robust.items()}
+            means = {value: fsum(accuracies) / len(accuracies) for value, accuracies in robust.items()}
             ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))
             for rank, value in enumerate(ranked):
                 row = {"layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank}

@@ -127,13 +127,13 @@ def published(dataset: str, mode: str, *, lego: bool = False) -> Published | Non
     of III, which would lie 10 points below PGD-30. Clean accuracy of the CIFAR-10 Lego-Net:
     80.495 of VIII is taken, which X rounds to 80.50. `TABLES` keeps what each table prints.
     """
-    found = None
+    merged = None
     for name in _PRECEDENCE:
         for row in TABLES[name].rows:
             if (TABLES[name].dataset, row.mode, row.lego) == (dataset, mode, lego):
-                added = {cell: value for cell, value in row.grid.items() if found and cell not in found.grid}
-                found = replace(found, grid={**found.grid, **added}) if found else row
-    return found
+                added = {cell: value for cell, value in row.grid.items() if merged and cell not in merged.grid}
+                merged = replace(merged, grid={**merged.grid, **added}) if merged else row
+    return merged
 
 
 def contradictions(table: str) -> list[str]:

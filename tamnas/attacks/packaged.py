@@ -50,6 +50,6 @@ def adversarial(kind: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, s
 
 def survivors(attack: EvalAttack, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
     """`EvalAttack.survivors` of the package's attacks; their seed is the generator's."""
-    found = adversarial(attack.kind, model, x, y, float(attack.eps), generator.initial_seed())
+    x_adv = adversarial(attack.kind, model, x, y, float(attack.eps), generator.initial_seed())
     with torch.no_grad():
-        return model(found).argmax(1) == y
+        return model(x_adv).argmax(1) == y

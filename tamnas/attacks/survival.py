@@ -42,8 +42,8 @@ def survivors(
     """
     n, device = len(x), x.device
     if starts is None:
-        starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
-    standing = [torch.zeros(len(one.steps), n, dtype=torch.bool, device=device) for one in attempts]
+        starts = [uniform_start(x, attempt.eps, attempt.generator) for attempt in attempts]
+    standing = [torch.zeros(len(attempt.steps), n, dtype=torch.bool, device=device) for attempt in attempts]
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=x.dtype, device=device).repeat_interleave(n)[:, None, None, None]
@@ -52,30 +52,30 @@ def survivors(
         "x": torch.cat([x] * len(attempts)),
         "target": y.repeat(len(attempts)),
         "eta": torch.cat(list(starts)),
-        "eps": column([one.eps for one in attempts]),
-        "step_size": column([one.step_size for one in attempts]),
+        "eps": column([attempt.eps for attempt in attempts]),
+        "step_size": column([attempt.step_size for attempt in attempts]),
     }
-    attempt = torch.arange(len(attempts), device=device).repeat_interleave(n)
+    attempt_index = torch.arange(len(attempts), device=device).repeat_interleave(n)
     image = torch.arange(n, device=device).repeat(len(attempts))
-    last = torch.tensor([max(one.steps) for one in attempts], device=device)
-    falls = torch.tensor([one.success == "any" for one in attempts], device=device)
+    last = torch.tensor([max(attempt.steps) for attempt in attempts], device=device)
+    falls = torch.tensor([attempt.success == "any" for attempt in attempts], device=device)
     with under_attack(model):
-        for step in range(max(max(one.steps) for one in attempts) + 1):
-            if all(step >= max(one.steps) for one in attempts):
+        for step in range(max(max(attempt.steps) for attempt in attempts) + 1):
+            if all(step >= max(attempt.steps) for attempt in attempts):
                 with torch.no_grad():
                     logits = model(state["x"] + state["eta"])
             else:
                 state["eta"], logits = ascend(model, objective, **state)
             correct = logits.argmax(1) == state["target"]
-            for index, one in enumerate(attempts):
-                if step in one.steps:
-                    mine = attempt == index
-                    standing[index][one.steps.index(step), image[mine]] = correct[mine]
-            going_on = (last[attempt] > step) & (correct | ~falls[attempt])
+            for index, attempt in enumerate(attempts):
+                if step in attempt.steps:
+                    mine = attempt_index == index
+                    standing[index][attempt.steps.index(step), image[mine]] = correct[mine]
+            going_on = (last[attempt_index] > step) & (correct | ~falls[attempt_index])
             left = going_on.nonzero().squeeze(1)  # once: on a GPU each look for them waits for it
             if len(left) < len(image):
                 state = {name: tensor[left] for name, tensor in state.items()}
-                attempt, image = attempt[left], image[left]
+                attempt_index, image = attempt_index[left], image[left]
             if len(image) == 0:
                 break
     return standing

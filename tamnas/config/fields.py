@@ -81,7 +81,7 @@ def distinct(**lists: tuple) -> None:
     """Raises ValueError for the first list that holds a value twice."""
     for name, values in lists.items():
         if len(set(values)) != len(values):
-            shown = ", ".join(format_fraction(one) if isinstance(one, Fraction) else str(one) for one in values)
+            shown = ", ".join(format_fraction(value) if isinstance(value, Fraction) else str(value) for value in values)
             raise ValueError(f"{name}: {shown}: must not repeat")
 
 
@@ -110,7 +110,7 @@ def validated(kind: type[SectionType], raw: Any, source: str) -> SectionType:
     except ValidationError as error:
         errors = error.errors()
         # A misspelt key is also a missing one: the misspelling is what to mend.
-        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+        first = next((detail for detail in errors if detail["type"] == "extra_forbidden"), errors[0])
         place = ": ".join(filter(None, (source, ".".join(_shortened(str(part)) for part in first["loc"]))))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":

@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
+BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet8", "resnet20", "resnet32", "wrn34_2")
 
 
 class AugmentParams(Section):
@@ -34,12 +34,14 @@ class DataParams(Section):
     `validation` and `test` null take the source's whole split of that name, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
     on the validation images too and selects on the test split. `path` may hold ~ and $VARIABLES. `url` is a folder on
-    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes.
+    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes. `images`:
+    whose a user's files hold, so that reports set the published values beside them.
     """
 
     source: str
     path: str | None = None
     url: str | None = None
+    images: Literal["cifar10", "svhn", "svhn-subset"] | None = None
     classes: Annotated[int, Field(ge=2, le=2**16)] = 10
     size: Annotated[int, Field(ge=4, le=512)] = 32
     train: Positive | None = None
@@ -62,9 +64,18 @@ class DataParams(Section):
         if self.url is not None and not source.downloads:
             able = " and ".join(name for name, known in SOURCES.items() if known.downloads)
             raise ValueError(f"url: the source {self.source} downloads nothing; allowed for {able}")
+        if self.images and source.downloads:
+            raise ValueError(f"images: is {self.images!r}; the source {self.source} says itself whose it holds")
+        if self.images and self.classes != 10:
+            raise ValueError(f"images: is {self.images!r}, which has 10 classes, not {self.classes}")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
             raise ValueError(f"url is {self.url!r}; allowed: the web address of a folder, http://... or https://...")
         return self
+
+    @property
+    def whose(self) -> str | None:
+        """Whose images these are: of the source itself or as `images` says; None: nobody's that the paper used."""
+        return self.source if SOURCES[self.source].downloads else self.images
 
 
 class HeadParams(Section):
@@ -78,7 +89,7 @@ class NetworkParams(Section):
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     repeats: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(min_length=1, max_length=16)
     strides: tuple[Annotated[Literal[1, 2], only_ints(1, 2)], ...] = Field(min_length=1, max_length=16)
-    head: HeadParams
+    head: HeadParams | None
     activation: Literal["relu", "silu"] = "relu"
     width: Annotated[float, Field(gt=0, le=16)] = 1
 
@@ -86,8 +97,8 @@ class NetworkParams(Section):
     def _check(self):
         lengths = len(self.channels), len(self.repeats), len(self.strides)
         if len(set(lengths)) > 1:
-            found = "{}, {} and {}".format(*lengths)
-            raise ValueError(f"channels, repeats and strides have {found} entries; allowed: one per stage each")
+            shown = "{}, {} and {}".format(*lengths)
+            raise ValueError(f"channels, repeats and strides have {shown} entries; allowed: one per stage each")
         return self
 
 

@@ -58,8 +58,8 @@ def require(name: str, data, folder: Path, archives: Sequence[Archive]) -> None:
                     _download(url, folder, archive)
         # RuntimeError is torchvision's word for a wrong checksum, ValueError urllib's for an odd address
         except (OSError, HTTPException, RuntimeError, ValueError) as error:
-            reason = "a wrong checksum" if type(error) is RuntimeError else told(error)
-            wanted = " and ".join(f"{one.file} ({one.url}, md5 {one.md5})" for one in missing[place:])
+            reason = "a wrong checksum" if type(error) is RuntimeError else error_text(error)
+            wanted = " and ".join(f"{archive.file} ({archive.url}, md5 {archive.md5})" for archive in missing[place:])
             mirror = "" if data.url else f", or set data.{name}.url to a mirror"
             raise InputError(
                 f"data.{name}: {folder} holds no intact {data.source} archive and {url} gave "
@@ -92,7 +92,7 @@ def _alone(folder: Path, archive: Archive) -> Iterator[None]:
             Path(lock.lock_file).unlink()
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Kind and message in one line."""
     return " ".join(f"{error.__class__.__name__}: {error}".split())
 

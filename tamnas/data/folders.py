@@ -89,13 +89,13 @@ class _Listing:
                 self._leave_out(path, OUTSIDE)
         if not names:
             raise InputError(f"{self.where}: {shown(folder)} holds no folder of a class")
-        found = {name: sorted(self._images(folder / name), key=_order) for name in names}
-        if empty := [name for name, images in found.items() if not images]:
+        by_class = {name: sorted(self._images(folder / name), key=_order) for name in names}
+        if empty := [name for name, images in by_class.items() if not images]:
             raise InputError(
                 f"{self.where}: {shown(folder)}: no image of {shown(', '.join(empty))}; read are {', '.join(SUFFIXES)}"
                 + "".join(f"; {note}" for note in self.notes())
             )
-        return found
+        return by_class
 
     def notes(self) -> list[str]:
         by_reason: dict[str, list[Path]] = {}

@@ -101,12 +101,12 @@ def _duplicates(splits: Splits) -> list[str]:
         split: [hashlib.sha256(image).digest() for image in np.ascontiguousarray(x)] for split, (x, _) in splits.items()
     }
     lines = []
-    for one, other in itertools.combinations(splits, 2):
-        known = set(digests[one])
-        twice = sum(digest in known for digest in digests[other])
-        if twice and splits[one] is not splits[other]:  # merged: validation is the test split
-            count = f"{twice:,} of {len(digests[other]):,} {IMAGES[other]}"
-            lines.append(f"{count} are also among the {IMAGES[one]}, byte for byte: accuracies on them show memory.")
+    for first, second in itertools.combinations(splits, 2):
+        known = set(digests[first])
+        twice = sum(digest in known for digest in digests[second])
+        if twice and splits[first] is not splits[second]:  # merged: validation is the test split
+            count = f"{twice:,} of {len(digests[second]):,} {IMAGES[second]}"
+            lines.append(f"{count} are also among the {IMAGES[first]}, byte for byte: accuracies on them show memory.")
     return lines
 
 

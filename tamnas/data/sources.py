@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tamnas.data.archives import Archive, home, require, told
+from tamnas.data.archives import Archive, error_text, home, require
 from tamnas.data.arrays import read_npz
 from tamnas.data.folders import read_folder
 from tamnas.errors import InputError
@@ -133,7 +133,7 @@ def cifar10(name: str, data: Any) -> Raw:
             _unpack_cifar10(packed, Path(folder) / CIFAR10.base_folder)
             return _cifar10_batches(Path(folder), name)
         except (OSError, tarfile.TarError, RuntimeError) as error:
-            raise InputError(f"data.{name}: {packed}: cannot be unpacked ({told(error)})") from None
+            raise InputError(f"data.{name}: {packed}: cannot be unpacked ({error_text(error)})") from None
 
 
 def _unpack_cifar10(packed: Path, folder: Path) -> None:

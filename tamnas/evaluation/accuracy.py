@@ -72,19 +72,21 @@ def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
 
 def survivals(model: nn.Module, split: Split, attempts: Sequence[Attempt]) -> list[Tensor]:
     """Which images of `split` each attack leaves correctly classified: (len(attempt.steps), images) bool."""
-    model, found = fast_copy(model), []
+    model, standing = fast_copy(model), []
     size = max(1, _pass_size(split) // len(attempts))
     for x, y in _chunks(split):
         # Drawn for the whole chunk, however many attacks share its passes: a GPU's noise depends on the size of a draw.
-        starts = [uniform_start(x, one.eps, one.generator) for one in attempts]
+        starts = [uniform_start(x, attempt.eps, attempt.generator) for attempt in attempts]
         for part in zip(*(tensor.split(size) for tensor in (x, y, *starts)), strict=True):
-            found.append(survivors(model, *part[:2], attempts, part[2:]))
-    return [torch.cat(parts, dim=1) for parts in zip(*found, strict=True)]
+            standing.append(survivors(model, *part[:2], attempts, part[2:]))
+    return [torch.cat(parts, dim=1) for parts in zip(*standing, strict=True)]
 
 
 def robust_accuracies(model: nn.Module, split: Split, attempts: Sequence[Attempt]) -> list[list[float]]:
     """Share of `split` that each attack leaves correctly classified, per step count, at the price of the longest."""
-    return [[count / len(split) for count in one.sum(1).tolist()] for one in survivals(model, split, attempts)]
+    return [
+        [count / len(split) for count in standing.sum(1).tolist()] for standing in survivals(model, split, attempts)
+    ]
 
 
 def robust_accuracy(model: nn.Module, split: Split, attempt: Attempt) -> float:
@@ -96,8 +98,8 @@ def robust_accuracy(model: nn.Module, split: Split, attempt: Attempt) -> float:
 def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> float:
     """Robust accuracy under a planned attack with noise derived from `key`."""
     generator = torch_generator(*key, device=split.images.device)
-    one = Attempt(float(attack.eps), float(attack.step_size), (attack.steps,), generator=generator)
-    return robust_accuracy(model, split, one)
+    attempt = Attempt(float(attack.eps), float(attack.step_size), (attack.steps,), generator=generator)
+    return robust_accuracy(model, split, attempt)
 
 
 def evaluate_pgd(

@@ -30,11 +30,11 @@ class Outcome:
 
     def left(self) -> list[Tensor]:
         """What stands after each part."""
-        standing, found = self.correct, []
+        standing, after = self.correct, []
         for _, fooled in self.parts:
             standing = standing & ~fooled
-            found.append(standing)
-        return found
+            after.append(standing)
+        return after
 
     @property
     def accuracy(self) -> float:
@@ -103,8 +103,8 @@ def attack_model(
                     return _survivors(part, model, images(chosen[batch]), y[batch], generator).tolist()
 
                 path = folder and folder / f"{digest}-{index}-{number}.json"
-                found = kept(path, survivors, f"running {what}") if path else survivors()
-                standing[batch] = torch.tensor(found, device=y.device)
+                mask = kept(path, survivors, f"running {what}") if path else survivors()
+                standing[batch] = torch.tensor(mask, device=y.device)
             parts.append((part, before & ~standing))
     return Outcome(attack, chosen, correct, tuple(parts))
 
@@ -158,6 +158,6 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
     return [*rows, row("worst", "worst", outcome.correct & ~_any_fools(known, chosen))]
 
 
-def _any_fools(found: list[Hits], chosen: Tensor) -> Tensor:
+def _any_fools(known: list[Hits], chosen: Tensor) -> Tensor:
     none = torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device)
-    return torch.stack([none, *(hit.fooled[chosen] for hit in found)]).any(0)
+    return torch.stack([none, *(hit.fooled[chosen] for hit in known)]).any(0)

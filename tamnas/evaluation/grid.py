@@ -109,9 +109,11 @@ def _evaluated(spec: dict, context: GridContext) -> dict:
     ]
     others += [hit for outcome in outcomes for hit in hits(outcome, len(test))]
     about = {name: rows["grid"][0][name] for name in NETWORK}
-    rows["grid"] += [about | grid_row(one.attack, task.plan, len(one.chosen), one.accuracy) for one in outcomes]
-    found = [row for outcome in outcomes for row in attack_rows(outcome, others)]
-    return rows | {"attacks": [{"network": record.id, **row} for row in found]}
+    rows["grid"] += [
+        about | grid_row(outcome.attack, task.plan, len(outcome.chosen), outcome.accuracy) for outcome in outcomes
+    ]
+    attacks = [row for outcome in outcomes for row in attack_rows(outcome, others)]
+    return rows | {"attacks": [{"network": record.id, **row} for row in attacks]}
 
 
 NETWORK = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
@@ -233,21 +235,21 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
             for path, record in zip(paths, records, strict=True)
         ]
     longest_first = sorted(range(len(specs)), key=lambda index: not specs[index]["final"])
-    found: dict[int, dict] = {}
+    by_index: dict[int, dict] = {}
     with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
         for index, rows in jobs.run_jobs(evaluate_network, [specs[index] for index in longest_first]):
             if rows is not None:
-                found[longest_first[index]] = rows
+                by_index[longest_first[index]] = rows
                 network = rows["grid"][0]["network"]
                 for line in trace_signs(rows["attack"]).values():
                     log.warning("warning: %s: %s", network, line)
                 progress.step(network=network, clean=rows["grid"][0]["accuracy"])
-    if specs and not found:
+    if specs and not by_index:
         raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
     evaluated = {}
     for own in dict.fromkeys(spec["seed"] for spec in specs):
         planned = [index for index, spec in enumerate(specs) if spec["seed"] == own]
-        mine = [found[index] for index in planned if index in found]
+        mine = [by_index[index] for index in planned if index in by_index]
         parts = {part: [row for rows in mine for row in rows[part]] for part in PARTS}
         metrics = _metrics(parts["grid"], unfinished_marks(len(mine), len(planned)))
         evaluated[own] = Evaluation(**parts, metrics=metrics)
@@ -263,9 +265,9 @@ def evaluate_and_write(
     """
     space, size, data = SearchSpace.from_params(plan), plan.size, prepared(plan.dataset)
     task = GridTask(space, data, plan.eval, plan.numerics, load_compute(), folder)
-    found = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
+    evaluations = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
     networks = seed_folders(kind, trained, plan.seed)
-    for seed, evaluation in found.items():
+    for seed, evaluation in evaluations.items():
         out = seeded(results, seed)
         write_csv(out / "grid.csv", evaluation.grid)
         for name in ("attacks", "checks"):
@@ -279,7 +281,7 @@ def evaluate_and_write(
         final = {row["network"] for row in evaluation.grid if row["final"]}
         if plan.eval.latency and final:
             write_csv(out / "latency.csv", latency_rows(networks[seed], final, space, plan.eval.weights, size))
-    return {seed: evaluation.metrics for seed, evaluation in found.items()}
+    return {seed: evaluation.metrics for seed, evaluation in evaluations.items()}
 
 
 def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[str]:

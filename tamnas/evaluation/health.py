@@ -28,13 +28,13 @@ def curve_signs(curve: Curve, share: float, images: int, finished: bool = False)
     `share` is that of the largest class, `images` the number of training images.
     """
     attacked = [row for row in curve if row.get("validation_robust") is not None]  # epochs with PGD on validation
-    found = {
+    signs = {
         "dead": _dead(curve, 1 if finished else DEAD_EPOCHS),
         "masked": _masked(curve, share, images),
         "overfitted": _overfitted(attacked, share),
         "collapsed": _collapsed(attacked, share),
     }
-    return {kind: line for kind, line in found.items() if line}
+    return {kind: line for kind, line in signs.items() if line}
 
 
 def _dead(curve: Curve, epochs: int) -> str | None:

@@ -38,8 +38,8 @@ def seed_folders(kind: str, trained: Path, seed: int) -> dict[int, Path]:
     """
     if not trained.is_dir():
         raise InputError(f"{trained}: is missing; `dvc repro` makes what a stage needs")
-    found = {int(path.name.removeprefix("seed-")): path for path in trained.glob("seed-*")}
-    found |= {seed: trained} if any(trained.glob("*.safetensors")) else {}
-    if not found and not KINDS[kind].may_be_empty:
+    folders = {int(path.name.removeprefix("seed-")): path for path in trained.glob("seed-*")}
+    folders |= {seed: trained} if any(trained.glob("*.safetensors")) else {}
+    if not folders and not KINDS[kind].may_be_empty:
         raise InputError(f"{trained}: holds no trained network; `dvc repro` makes them")
-    return dict(sorted(found.items()))
+    return dict(sorted(folders.items()))

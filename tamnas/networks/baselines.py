@@ -1,10 +1,13 @@
 """Hand-made networks beside which the searched ones stand, for (N, 3, H, W) in [0, 1].
 
 Each keeps the contract of `Subnet`: `model(x) == model.rest(model.first_layer(x))` with a
-linear first layer, so that TRADES-YOPO's closed form holds for it too. ResNet-20, ResNet-32
+linear first layer, so that TRADES-YOPO's closed form holds for it too. ResNet-8, ResNet-20, ResNet-32
 and WRN-34-2 are made for 32x32 images; ResNet-18, ShuffleNetV2 x1.0 and MobileNetV3 large are
 torchvision's, adapted: stem with stride 1, no max-pooling, no pretrained weights.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,21 +56,26 @@ def _conv3x3(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut (He et al. 2016, option A)."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016): without parameters (option A), or `projected` where the
+    width changes, by a 1x1 convolution (option B, without BatchNorm).
+    """
 
     conv_norm = (("conv1", "bn1"), ("conv2", "bn2"))
 
-    def __init__(self, cin: int, cout: int, stride: int):
+    def __init__(self, cin: int, cout: int, stride: int, projected: bool = False):
         super().__init__()
         self.conv1 = _conv3x3(cin, cout, stride)
         self.bn1 = nn.BatchNorm2d(cout)
         self.conv2 = _conv3x3(cout, cout)
         self.bn2 = nn.BatchNorm2d(cout)
         self.stride, self.widen = stride, cout - cin
+        self.shortcut = nn.Conv2d(cin, cout, 1, stride, bias=False) if projected and cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+        if self.shortcut is not None:
+            return F.relu(out + self.shortcut(x))
         kept = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widen))
         return F.relu(out + kept)
 
@@ -94,7 +102,7 @@ class WideBlock(nn.Module):
         return out + (x if self.shortcut is None else self.shortcut(normed))
 
 
-def _stages(block: type[nn.Module], n: int, cin: int, widths: tuple[int, ...]) -> list[nn.Module]:
+def _stages(block: Callable[..., nn.Module], n: int, cin: int, widths: tuple[int, ...]) -> list[nn.Module]:
     """`n` blocks a stage; every stage but the first begins with stride 2."""
     blocks = []
     for stage, cout in enumerate(widths):
@@ -108,9 +116,9 @@ def _pooled() -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten()
 
 
-def cifar_resnet(n: int, num_classes: int) -> HandMade:
+def cifar_resnet(n: int, num_classes: int, projected: bool = False) -> HandMade:
     """ResNet-(6n+2) for small images: 16, 32, 64 channels, n blocks a stage."""
-    stages = _stages(BasicBlock, n, 16, (16, 32, 64))
+    stages = _stages(partial(BasicBlock, projected=projected), n, 16, (16, 32, 64))
     return HandMade(_conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *stages, *_pooled(), nn.Linear(64, num_classes))
 
 
@@ -155,6 +163,8 @@ FACTORIES = {
     "resnet18": resnet18,
     "shufflenetv2": shufflenetv2,
     "mobilenetv3": mobilenetv3,
+    # Of MLPerf Tiny (Banbury et al. 2021), without the biases in front of its BatchNorms.
+    "resnet8": lambda num_classes: cifar_resnet(1, num_classes, projected=True),
     "resnet20": lambda num_classes: cifar_resnet(3, num_classes),
     "resnet32": lambda num_classes: cifar_resnet(5, num_classes),
     "wrn34_2": lambda num_classes: wide_resnet(5, 2, num_classes),

@@ -32,6 +32,17 @@ class Head(nn.Module):
         return self.classes(self.act(self.out(x)))
 
 
+class LeanHead(nn.Module):
+    """Pooling and the classifier, not of the paper: its own head holds most parameters of a small network."""
+
+    def __init__(self, space: SearchSpace):
+        super().__init__()
+        self.classes = nn.Linear(space.layers[-1].cout, space.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(x.mean((2, 3)))
+
+
 class Rest(nn.Module):
     """Everything behind the stem convolution."""
 
@@ -41,7 +52,7 @@ class Rest(nn.Module):
         self.act = act_layer()
         genes = zip(space.layers, arch.blocks, arch.ratios, strict=True)
         self.layers = nn.Sequential(*(choice_block(*gene, act_layer) for gene in genes))
-        self.head = Head(space, act_layer)
+        self.head = Head(space, act_layer) if space.head else LeanHead(space)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.head(self.layers(self.act(self.norm(h))))

@@ -97,10 +97,10 @@ def _digest(tensors: Mapping[str, Tensor], payload: str) -> str:
     return digest.hexdigest()
 
 
-def require_match(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_match(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raises InputError naming the first tensor whose name or shape is not the network's."""
-    for name in sorted({*found, *expected}):
-        shapes = [tuple(side[name].shape) if name in side else None for side in (found, expected)]
+    for name in sorted({*tensors, *expected}):
+        shapes = [tuple(side[name].shape) if name in side else None for side in (tensors, expected)]
         if shapes[0] != shapes[1]:
             raise InputError(f"{path}: {name} has shape {shapes[0]}; this network's has {shapes[1]}: another space?")
 

@@ -16,14 +16,14 @@ PLUGINS = ROOT / "plugins"
 
 def source_files(script: Path) -> list[Path]:
     """`script`, the plugins and every tamnas file they transitively import, relative to the project, sorted."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [ROOT / script, *PLUGINS.glob("*.py")]
     while waiting:
         file = waiting.pop()
-        if file not in found:
-            found.add(file)
+        if file not in files:
+            files.add(file)
             waiting += _imports(file)
-    return sorted(file.relative_to(ROOT) for file in found)
+    return sorted(file.relative_to(ROOT) for file in files)
 
 
 @cache

@@ -18,8 +18,8 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_I
 
 def has_avx2() -> bool:
     """Whether this processor can compute with AVX2 (every x86-64 one since about 2015; no ARM one)."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"]
-    return not {"AVX2", "X86_V3"}.isdisjoint((*found["baseline"], *found["found"]))
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    return not {"AVX2", "X86_V3"}.isdisjoint((*extensions["baseline"], *extensions["found"]))
 
 
 def use_instructions(setting: str) -> None:

@@ -93,8 +93,8 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
         for path in (weights(name, "start-finetune.safetensors") for name in names):
             if path.is_file():
                 yield path, path.read_bytes()
-        found = [path for path in checkpoints_root().rglob("*") if path.suffix in PLACES[".checkpoints"]]
-        for path in sorted(found, key=lambda path: (-path.stat().st_mtime, str(path))):  # the newest first
+        checkpoints = [path for path in checkpoints_root().rglob("*") if path.suffix in PLACES[".checkpoints"]]
+        for path in sorted(checkpoints, key=lambda path: (-path.stat().st_mtime, str(path))):  # the newest first
             yield Path(".checkpoints") / path.relative_to(checkpoints_root()), path.read_bytes()
 
 
@@ -102,7 +102,7 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
     """The trained networks with the weights that the reports show, the most robust on validation first."""
     from tamnas.pipeline import checkpoint
 
-    found = []
+    networks = []
     for name, plan in {**study.rows, **study.datasets}.items():
         row = name if name in study.rows else None
         for stage in ("retrain_scratch", "retrain_finetune", "legonet") if row else ("legonet_pooled", "baselines"):
@@ -110,8 +110,8 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
             for record in read_records(path) if path.is_file() else ():
                 score, shown = record.score(plan.eval.weights), f"{plan.eval.weights}."
                 file = weights(name, stage.removesuffix("_pooled")) / f"{record.id}.safetensors"
-                found.append(((stage != "baselines", score.robust, score.clean), file, shown))
-    for _, path, shown in sorted(found, reverse=True):
+                networks.append(((stage != "baselines", score.robust, score.clean), file, shown))
+    for _, path, shown in sorted(networks, reverse=True):
         if path.is_file():
             tensors, meta = checkpoint.load(path)
             yield (
@@ -173,14 +173,14 @@ def unpack(folder: Path, target: Path = Path()) -> dict:
 
 def _allowed(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
     """All members, before any is extracted. Raises InputError for one that is no data of a run."""
-    found = tar.getmembers()
-    for member in found:
+    members = tar.getmembers()
+    for member in members:
         path = PurePosixPath(member.name)
         known = member.name == "params.yaml" or path.suffix in PLACES.get(path.parts[0] if path.parts else "", ())
         if not (known and member.isreg() and ".." not in path.parts):
             allowed = f"params.yaml and data files below {', '.join(PLACES)}"
             raise InputError(f"{folder}: the archive holds {member.name[:200]!r}; allowed: {allowed}")
-    return found
+    return members
 
 
 def keep_best_start(row: str) -> str | None:
@@ -190,7 +190,7 @@ def keep_best_start(row: str) -> str | None:
     if not (start.is_file() and trained.is_file()):
         return None
     chosen, plain = best(read_records(trained), plan.eval.weights).id, read_json(start)
-    write_json(start, plain | {"networks": [one for one in plain["networks"] if one["id"] == chosen]})
+    write_json(start, plain | {"networks": [network for network in plain["networks"] if network["id"] == chosen]})
     return chosen
 
 

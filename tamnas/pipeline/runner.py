@@ -62,39 +62,39 @@ def run(until: str | None = None, only: Collection[str] = (), limits: Limits | N
     absent: list[Instance] = []  # without valid outputs
     training_is_over = False
     with kept_workers():
-        for one in planned:
-            if one.stage.name not in wanted:
+        for instance in planned:
+            if instance.stage.name not in wanted:
                 continue
-            if one.results is not None:
-                shutil.rmtree(one.results, ignore_errors=True)
-            lacking = [other.name for other in absent if needs(one, other)]
-            if lacking and one.stage.per != "run":  # the reports take what there is
-                _note(unfinished, f"{one.name}: skipped, it needs {', '.join(lacking)}")
-                absent.append(one)
+            if instance.results is not None:
+                shutil.rmtree(instance.results, ignore_errors=True)
+            lacking = [other.name for other in absent if needs(instance, other)]
+            if lacking and instance.stage.per != "run":  # the reports take what there is
+                _note(unfinished, f"{instance.name}: skipped, it needs {', '.join(lacking)}")
+                absent.append(instance)
                 continue
-            if limits is not None and one.stage.name not in UNTIMED:
-                is_training = not one.stage.name.startswith("evaluate")
-                set_deadline(time.time() if is_training and training_is_over else limits.of(one.stage.name))
-            log.info("stage %s", one.name)
+            if limits is not None and instance.stage.name not in UNTIMED:
+                is_training = not instance.stage.name.startswith("evaluate")
+                set_deadline(time.time() if is_training and training_is_over else limits.of(instance.stage.name))
+            log.info("stage %s", instance.name)
             try:
-                call(one)
+                call(instance)
             except DeadlineError as stop:
-                _note(unfinished, f"{one.name}: {stop}")
+                _note(unfinished, f"{instance.name}: {stop}")
                 training_is_over = True
                 if not stop.partial:
-                    absent.append(one)
+                    absent.append(instance)
             except DivergenceError as error:  # other rows and stages are not lost with this one
-                _note(unfinished, f"{one.name}: training diverged: {error}")
-                absent.append(one)
+                _note(unfinished, f"{instance.name}: training diverged: {error}")
+                absent.append(instance)
             finally:
                 set_deadline(None)
                 release_gpu_memory()
     return unfinished
 
 
-def call(one: Instance) -> None:
+def call(instance: Instance) -> None:
     """Run a stage instance in this process."""
-    importlib.import_module(f"stages.{one.stage.script.stem}").main.run(*one.arguments)
+    importlib.import_module(f"stages.{instance.stage.script.stem}").main.run(*instance.arguments)
 
 
 def _note(lines: list[str], line: str) -> None:

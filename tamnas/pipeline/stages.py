@@ -72,28 +72,28 @@ def instance(stage: str, name: str | None, dataset: str | None = None) -> Instan
     """The instance of `stage` for the row or dataset `name` (None: the run). Raises InputError for no such stage."""
     if stage not in stages():
         raise InputError(f"stage {stage!r} does not exist; there are: {', '.join(stages())}")
-    found = stages()[stage]
+    definition = stages()[stage]
     words = {"key": name, "item": name, "item.dataset": dataset}
 
     def filled(text: str) -> str:
         return re.sub(r"\$\{(.+?)\}", lambda match: words[match[1]], text)
 
     return Instance(
-        found,
+        definition,
         stage if name is None else f"{stage}@{name}",
-        tuple(filled(found.command).split()[3:]),
-        *(tuple(Path(filled(path)) for path in paths) for paths in (found.deps, found.outs)),
+        tuple(filled(definition.command).split()[3:]),
+        *(tuple(Path(filled(path)) for path in paths) for paths in (definition.deps, definition.outs)),
     )
 
 
 def instances(rows: Mapping[str, str], datasets: Mapping | tuple[str, ...]) -> list[Instance]:
     """Every stage instance of a run, inputs first, otherwise in dvc.yaml's order; `rows` maps them to datasets."""
-    found = []
+    nodes = []
     for stage in stages().values():
         names = {"run": {None: None}, "row": rows, "dataset": {dataset: dataset for dataset in datasets}}[stage.per]
-        found += [instance(stage.name, name, dataset) for name, dataset in names.items()]
-    by_name = {one.name: one for one in found}
-    sorter = TopologicalSorter({one.name: [other.name for other in found if needs(one, other)] for one in found})
+        nodes += [instance(stage.name, name, dataset) for name, dataset in names.items()]
+    by_name = {node.name: node for node in nodes}
+    sorter = TopologicalSorter({node.name: [other.name for other in nodes if needs(node, other)] for node in nodes})
     sorter.prepare()
     order, ready = [], []
     while sorter.is_active():
@@ -103,9 +103,9 @@ def instances(rows: Mapping[str, str], datasets: Mapping | tuple[str, ...]) -> l
     return order
 
 
-def needs(one: Instance, other: Instance) -> bool:
-    """Whether `one` reads what `other` writes."""
+def needs(reader: Instance, writer: Instance) -> bool:
+    """Whether `reader` reads what `writer` writes."""
     return (
-        any(dep == out or dep in out.parents or out in dep.parents for dep in one.deps for out in other.outs)
-        and one.name != other.name
+        any(dep == out or dep in out.parents or out in dep.parents for dep in reader.deps for out in writer.outs)
+        and reader.name != writer.name
     )

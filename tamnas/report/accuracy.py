@@ -16,17 +16,17 @@ def share(test: Test, attack: Attack | None) -> float | None:
 
 def shares(network: TrainedNetwork, attack: Attack | None) -> list[float]:
     """One for each training seed, the run's own first; repeats without the attack are left out."""
-    found = [share(test, attack) for test in (network.test, *network.repeats)]
-    return [] if found[0] is None else [one for one in found if one is not None]
+    accuracies = [share(test, attack) for test in (network.test, *network.repeats)]
+    return [] if accuracies[0] is None else [accuracy for accuracy in accuracies if accuracy is not None]
 
 
 def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float | None = None) -> Value:
     """The mean over seeds, its sample standard deviation, and the 95% Wilson interval over test images."""
-    found = shares(network, attack)
-    if not found:
+    accuracies = shares(network, attack)
+    if not accuracies:
         return Value(paper=paper)
-    mean = fmean(found)
-    spread = (stdev(found), len(found)) if len(found) > 1 else None
+    mean = fmean(accuracies)
+    spread = (stdev(accuracies), len(accuracies)) if len(accuracies) > 1 else None
     interval = wilson(mean, network.test.count(attack))
     return Value(mean, paper, interval=interval, spread=spread, at_chance=network.at_chance)
 
@@ -35,11 +35,11 @@ def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: A
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     """
-    found = [(share(a.test, attack), share(b.test, attack)) for a, b in pairs]
-    if not found or any(None in pair for pair in found):
+    accuracies = [(share(a.test, attack), share(b.test, attack)) for a, b in pairs]
+    if not accuracies or any(None in pair for pair in accuracies):
         return None
-    if len(found) > 1:
-        return paired([a - b for a, b in found])
-    ((first, second),), ((a, b),) = pairs, found
+    if len(accuracies) > 1:
+        return paired([a - b for a, b in accuracies])
+    ((first, second),), ((a, b),) = pairs, accuracies
     interval = newcombe(a, b, first.test.count(attack), second.test.count(attack))
     return Paired(interval.value, interval.low, interval.high, None, 1)

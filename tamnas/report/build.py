@@ -30,8 +30,8 @@ def report_files(datasets: Sequence[Dataset]) -> dict[str, bytes]:
         for suffix, form in (("md", markdown), ("csv", to_csv), ("tex", latex)):
             texts[f"tables/{table.name}.{suffix}"] = form(table)
     files = {name: text.encode() for name, text in texts.items()}
-    for one in drawn:
-        files |= {f"figures/{one.name}.svg": one.svg, f"figures/{one.name}.png": one.png}
+    for picture in drawn:
+        files |= {f"figures/{picture.name}.svg": picture.svg, f"figures/{picture.name}.png": picture.png}
     return files
 
 

@@ -39,16 +39,16 @@ def collect() -> list[Dataset]:
 
 
 def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
-    found = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
+    evaluated = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
-    complete = all(found.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
-    controls, run = _read_controls(plan, None), [row for row in plans if found[row.row]]
+    complete = all(evaluated.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
+    controls, run = _read_controls(plan, None), [row for row in plans if evaluated[row.row]]
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
         card=_card(plan.dataset),
         rows=[_read_row(row) for row in run],
-        missing=[row for row in plans if not found[row.row]],
+        missing=[row for row in plans if not evaluated[row.row]],
         pooled=_read_lego(plan, None, controls) if complete else None,
         baselines=controls.attach(_read_baselines(plan), "baselines"),
         controls=controls,
@@ -70,7 +70,7 @@ def _read_baselines(plan: DatasetPlan) -> list[TrainedNetwork]:
     """Those that the plan names, in its order, and that have been run."""
     if not _evaluated(plan.dataset, "baselines", None, plan.seed):
         return []
-    networks = {one.id: one for one in _read_trained(plan, "baselines", "evaluate_baselines", None)}
+    networks = {network.id: network for network in _read_trained(plan, "baselines", "evaluate_baselines", None)}
     return [networks[name] for name in plan.baselines.names if name in networks]
 
 
@@ -151,12 +151,12 @@ def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResul
 
 
 def _read_searched(networks: Sequence[dict]) -> list[Searched]:
-    found = []
+    searched = []
     for network in networks:
         values = {name: value for name, value in network.items() if name not in ("id", "architecture")}
         base = [values[name] for name in ("parameters", "clean", "robust")]
-        found.append(Searched(network["id"], Architecture.from_plain(network["architecture"]), *base, values))
-    return found
+        searched.append(Searched(network["id"], Architecture.from_plain(network["architecture"]), *base, values))
+    return searched
 
 
 def _read_ranking(path: Path) -> list[Ranked]:

@@ -39,7 +39,7 @@ def void(dataset: str, kind: str, row: str | None) -> bool:
 
 def divergences(dataset: str, rows: Sequence[str]) -> list[Divergence]:
     """Of all `rows` in their order, then of the dataset itself. Raises InputError if a file is damaged."""
-    found = []
+    diverged = []
     for row in (*rows, None):
         for stage, what in WHAT.items():
             path = results(dataset, stage, row) / DIVERGED
@@ -52,5 +52,5 @@ def divergences(dataset: str, rows: Sequence[str]) -> list[Divergence]:
             where = ", ".join(places) + (f" of {facts['steps']}" if "steps" in facts else "")
             network = f", {facts['network']}" if "network" in facts else ""
             text = f"{what}{network}: training diverged: {facts['reason']}" + (f" ({where})" if where else "")
-            found.append(Divergence(row or dataset, stage, f"{text}. Nothing that needs this stage has results."))
-    return found
+            diverged.append(Divergence(row or dataset, stage, f"{text}. Nothing that needs this stage has results."))
+    return diverged

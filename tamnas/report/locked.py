@@ -23,16 +23,16 @@ def require_plans_of_results() -> None:
         return
     study, noted = load_study(), YAML(typ="safe").load(LOCK).get("stages", {})
     void: list[Instance] = []  # of an earlier run, and in no report
-    for one in instances({name: row.dataset for name, row in study.rows.items()}, tuple(study.datasets)):
-        if one.results is None or not one.results.exists() or one.name not in noted:
+    for instance in instances({name: row.dataset for name, row in study.rows.items()}, tuple(study.datasets)):
+        if instance.results is None or not instance.results.exists() or instance.name not in noted:
             continue
-        if (one.results / DIVERGED).exists() or any(needs(one, other) for other in void):
-            void.append(one)
+        if (instance.results / DIVERGED).exists() or any(needs(instance, other) for other in void):
+            void.append(instance)
             continue
-        digests = {dep["path"]: dep["md5"] for dep in noted[one.name]["deps"]}
-        plan = next(dep for dep in one.deps if dep.parts[0] == "plan")
+        digests = {dep["path"]: dep["md5"] for dep in noted[instance.name]["deps"]}
+        plan = next(dep for dep in instance.deps if dep.parts[0] == "plan")
         if not plan.is_file() or hashlib.md5(plan.read_bytes()).hexdigest() != digests.get(plan.as_posix()):
             raise InputError(
-                f"{plan}: {one.results} was made with another plan, says {LOCK}: run `dvc repro plan` if params.yaml "
-                "is what the results belong to, else `dvc repro`"
+                f"{plan}: {instance.results} was made with another plan, says {LOCK}: run `dvc repro plan` if "
+                "params.yaml is what the results belong to, else `dvc repro`"
             )

@@ -18,7 +18,7 @@ from tamnas.report.claims.claims import claims_table
 from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Table, show
-from tamnas.report.terms import attack_text, by_validation, counted, in_order, name_of, weights_text
+from tamnas.report.terms import attack_text, by_validation, counted, images_text, in_order, name_of, weights_text
 from tamnas.report.warnings import warnings
 
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
@@ -34,7 +34,7 @@ def headline(dataset: Dataset) -> list[tuple[str, str, str, str]]:
         if row.lego:
             networks.append((f"{row.name}: Lego-Net", row.lego.network))
     networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
-    networks += [(name_of(one.id), one) for one in dataset.baselines]
+    networks += [(name_of(network.id), network) for network in dataset.baselines]
     return [
         (
             name + ", at chance" * network.at_chance,
@@ -59,8 +59,8 @@ def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
 
 def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
     """(dataset, how many warnings, the first) for the top of the page; none of datasets without warnings."""
-    found = [(dataset.name, warnings(dataset)) for dataset in datasets]
-    return [(name, counted(len(lines), "warning"), lines[0]) for name, lines in found if lines]
+    warned = [(dataset.name, warnings(dataset)) for dataset in datasets]
+    return [(name, counted(len(lines), "warning"), lines[0]) for name, lines in warned if lines]
 
 
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
@@ -69,15 +69,16 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLITS.items())
     pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
     notes = dataset.card.get("notes", [])  # cards of before had none
+    whose = filter(None, [images_text(dataset)])
     further = f"; final networks also {', '.join(map(str, plan.seeds))}" if plan.seeds else ""
     lines = [
-        ("Images", "; ".join([counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
+        ("Images", "; ".join([*whose, counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
         ("Seed", f"{plan.seed}{further}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),
     ]
     for row, measured in in_order(dataset):
-        why = ", training diverged" if any(one.name == row.row for one in dataset.diverged) else ""
+        why = ", training diverged" if any(divergence.name == row.row for divergence in dataset.diverged) else ""
         lines.append((f"Row {row.row}", _row_setting(row) if measured else f"mode {row.mode}: not run{why}"))
     if plan.baselines.names:
         names, training = ", ".join(map(name_of, plan.baselines.names)), plan.baselines.training

@@ -25,8 +25,8 @@ class Test:
     @property
     def pgd(self) -> dict[Pgd, float]:
         """Of the grid's PGD alone, which runs on all images, by radius and step count."""
-        found = [attack for attack in self.grid if type(attack) is Pgd]
-        return {attack: self.grid[attack] for attack in sorted(found, key=lambda attack: (attack.eps, attack.steps))}
+        attacks = [attack for attack in self.grid if type(attack) is Pgd]
+        return {attack: self.grid[attack] for attack in sorted(attacks, key=lambda attack: (attack.eps, attack.steps))}
 
     def count(self, attack: Attack | None) -> int:
         """How many images an attack ran on; None: clean accuracy."""
@@ -112,13 +112,14 @@ class ControlResults:
     networks: Sequence[TrainedNetwork]
 
     def of(self, control: str) -> list[TrainedNetwork]:
-        return [one for one in self.networks if one.label["control"] == control]
+        return [network for network in self.networks if network.label["control"] == control]
 
     def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
-        repeats = [one for one in self.of("seeds") if one.label["kind"] == kind]
+        repeats = [network for network in self.of("seeds") if network.label["kind"] == kind]
         return [
-            replace(one, repeats=[again.test for again in repeats if again.label["of"] == one.id]) for one in networks
+            replace(network, repeats=[again.test for again in repeats if again.label["of"] == network.id])
+            for network in networks
         ]
 
 
@@ -197,6 +198,11 @@ class Dataset:
     @property
     def name(self) -> str:
         return self.plan.dataset
+
+    @property
+    def published(self) -> str:
+        """The paper's dataset whose values stand beside: that of the images, else the one of the same name, if any."""
+        return (self.plan.data.whose or self.name).removesuffix("-subset")
 
     @property
     def images(self) -> dict[str, int]:

@@ -10,9 +10,17 @@ from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import Column, show
 
-NAMES = {"resnet18": "ResNet-18", "resnet20": "ResNet-20", "resnet32": "ResNet-32", "wrn34_2": "WRN-34-2",
-         "shufflenetv2": "ShuffleNetV2", "mobilenetv3": "MobileNetV3", "robnet-medium": "RobNet-medium",
-         "robnet-small": "RobNet-small"}  # fmt: skip
+NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet8": "ResNet-8",
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "wrn34_2": "WRN-34-2",
+    "shufflenetv2": "ShuffleNetV2",
+    "mobilenetv3": "MobileNetV3",
+    "robnet-medium": "RobNet-medium",
+    "robnet-small": "RobNet-small",
+}
 SIZE = Column("parameters", "Parameters", "millions", "min")
 CLEAN = Column("clean", "Clean (%)", "percent", "max")
 # Without a best: heads of searched and of hand-made networks are not the same thing.
@@ -21,6 +29,12 @@ MACS = Column("macs", "MACs", "millions", "min")
 LATENCY = Column("latency_ms", "Latency (ms)", "number", "min")
 BOLD = "Bold: the best measured value of a column."
 PAPER = "(paper …): the published value."
+# The paper's datasets by `whose`: title, training and test images.
+OFFICIAL = {
+    "cifar10": ("CIFAR-10", 50_000, 10_000),
+    "svhn": ("SVHN", 73_257, 26_032),
+    "svhn-subset": ("a subset of SVHN, not comparable with published figures",),
+}
 
 
 def counted(count: int, noun: str) -> str:
@@ -99,6 +113,26 @@ def max_half_width(n: int) -> float:
     return (high - low) / 2
 
 
+def images_text(dataset: Dataset) -> str | None:
+    """Whose images, how many of them where not all, at which size where not their own; None: nobody's we know."""
+    whose, images, size = dataset.plan.data.whose, dataset.images, dataset.plan.data.size
+    if whose is None:
+        return None
+    title, *official = OFFICIAL[whose]
+    used = images["train"] + images["validation"], images["test"]
+    parts = [
+        f"{count:,} of its {total:,} {split} images"
+        for count, total, split in zip(used, official, ("training", "test"), strict=False)
+        if count < total
+    ]
+    return ", ".join([title + (f" at {size}x{size} pixels" if size != 32 else ""), *parts])
+
+
+def data_text(dataset: Dataset) -> str:
+    text = images_text(dataset)
+    return f"Dataset {dataset.name}" + (f" ({text})" if text else "")
+
+
 def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
     """Notes of a table of test accuracies, with the interval of the best subnet under `attack` as an example."""
     n, plan, row = dataset.images["test"], dataset.plan, dataset.best_row
@@ -109,7 +143,7 @@ def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
         example = f"{row.name} {row.best.id}, {attack.text}: {show(value, 'percent')}%"
         interval += f"; {example}, {100 * low:.2f} to {100 * high:.2f}"
     notes = [
-        f"Dataset {dataset.name}, n = {n:,} test images, seed {plan.seed}. {interval}.",
+        f"{data_text(dataset)}, n = {n:,} test images, seed {plan.seed}. {interval}.",
         f"Attack: {attack_text(plan.eval)}.",
         f"Weights: {weights_text(plan.eval.weights)}.",
     ]
@@ -130,7 +164,7 @@ def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
 
 def notes_of(dataset: Dataset, own: Iterable[str], attack: Attack) -> list[str]:
     """Of a table with published values: `setting`, the table's `own` notes, what the marks mean."""
-    known = [PAPER] if dataset.name in ("cifar10", "svhn") else []
+    known = [PAPER] if dataset.published in OFFICIAL else []
     return [*setting(dataset, attack), *own, " ".join([BOLD, *known])]
 
 
@@ -141,7 +175,7 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
         f"the rest, stem included. MACs: multiply-accumulates of one {size}x{size} image in convolutions, linear "
         "layers and attention."
     ]
-    processors = sorted({one.costs.processor for one in networks if one.costs.processor})
+    processors = sorted({network.costs.processor for network in networks if network.costs.processor})
     if processors:
         notes.append(
             f"Latency: median time of one image on one thread ({', '.join(processors)}), BatchNorm folded into "

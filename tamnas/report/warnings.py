@@ -17,32 +17,32 @@ SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
 def warnings(dataset: Dataset) -> list[str]:
     """One line each, what is not there at all first."""
     networks = list(dataset.examined())
-    found = [f"{divergence.name}: {divergence.text}" for divergence in dataset.diverged]
-    found += dataset.unfinished
+    lines = [f"{divergence.name}: {divergence.text}" for divergence in dataset.diverged]
+    lines += dataset.unfinished
     if dataset.plan.data.merge_validation:
-        found.append(
+        lines.append(
             "data.merge_validation is set: validation images were trained on, and selection saw the test split. Test "
             "accuracies of whatever was chosen (subnets, epochs, Lego-Nets) are optimistic."
         )
     reference, key = dataset.plan.validation.attack, dataset.key_attack
     if (reference.eps, reference.steps) != (key.eps, key.steps):
         chosen = Pgd(eps=reference.eps, steps=reference.steps).text
-        found.append(
+        lines.append(
             f"networks are chosen on validation under {chosen}, which is not among the attacks on test images: "
             f"{key.text} stands for robustness in its place."
         )
-    found += [f"images: {line}" for line in dataset.card.get("warnings", [])]
-    found += broken(dataset)
+    lines += [f"images: {line}" for line in dataset.card.get("warnings", [])]
+    lines += broken(dataset)
     signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
-    found += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
+    lines += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
     if dataset.plan.eval.checks:
         radius = format_fraction(dataset.plan.eval.checks.large_eps)
-        found += [
+        lines += [
             f"{name}: {100 * network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
             for name, network in networks
             if network.checks.get("large_eps", 0) > SURVIVORS
         ]
-    return found
+    return lines
 
 
 def suspicious(test: Test) -> list[str]:

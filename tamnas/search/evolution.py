@@ -109,16 +109,16 @@ def run_search(
         return search(space, plan.search, memo, seed), memo.known
 
 
-def individuals(found: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
+def individuals(result: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:
     """One row per individual of every generation, in the order of their birth."""
     return [
         {"generation": generation, "individual": index, "architecture": str(arch), **fitness[arch].row}
-        for generation, archs in enumerate(found.generations)
+        for generation, archs in enumerate(result.generations)
         for index, arch in enumerate(archs)
     ]
 
 
-def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
+def fronts(result: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
     """By value of `search.front`, JSON-able, by growing size: the archive's (ids n01 ...), the population's (p01)."""
 
     def rows(archs: Sequence[Architecture], prefix: str) -> list[dict]:
@@ -129,6 +129,6 @@ def fronts(found: SearchResult, fitness: dict[Architecture, Fitness]) -> dict:
 
     return {
         "format": FORMAT,
-        "archive": rows(found.archive_front, "n"),
-        "population": rows(found.population_front, "p"),
+        "archive": rows(result.archive_front, "n"),
+        "population": rows(result.population_front, "p"),
     }

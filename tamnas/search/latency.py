@@ -14,9 +14,8 @@ from torch import nn
 from tamnas.config.plan import SearchStagePlan
 from tamnas.evaluation.costs import RUNS, latency, processor
 from tamnas.files import FORMAT
-from tamnas.networks.batchnorm import BatchNorm2d
 from tamnas.networks.blocks import ACTIVATIONS, choice_block
-from tamnas.networks.subnet import Head
+from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import kept
 from tamnas.space.blocks import BLOCKS
@@ -53,9 +52,9 @@ def time_parts(space: SearchSpace) -> dict:
                     for block in space.blocks
                 ]
                 progress.step()
-    conv, last = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False), space.layers[-1].cout
-    stem = nn.Sequential(conv, BatchNorm2d(space.stem_channels), act_layer())
-    fixed = latency(stem, space.size) + latency(Head(space, act_layer), space.sizes[-1], last)
+    subnet = Subnet(space, space.sample(np.random.default_rng(0)))  # all have one stem and one head
+    stem = nn.Sequential(subnet.first_layer, subnet.rest.norm, subnet.rest.act)
+    fixed = latency(stem, space.size) + latency(subnet.rest.head, space.sizes[-1], space.layers[-1].cout)
     blocks = [tables[place] for place in places]
     return {"format": FORMAT, "processor": processor(), "runs": RUNS, "stem_and_head": fixed, "blocks": blocks}
 

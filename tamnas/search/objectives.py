@@ -66,10 +66,10 @@ def register_objective(objective: Objective) -> Objective:
 # Every search measures these three, whatever it optimises: tables and figures of the paper need them.
 BASE = (
     register_objective(
-        Objective("clean_error", "clean", "Clean accuracy", "%", lambda found: found.clean(), maximise=True)
+        Objective("clean_error", "clean", "Clean accuracy", "%", lambda candidate: candidate.clean(), maximise=True)
     ),
     register_objective(
-        Objective("robust_error", "robust", "Robust accuracy", "%", lambda found: found.robust(), maximise=True)
+        Objective("robust_error", "robust", "Robust accuracy", "%", lambda candidate: candidate.robust(), maximise=True)
     ),
     register_objective(
         Objective(
@@ -77,7 +77,7 @@ BASE = (
             "parameters",
             "Parameters",
             "parameters",
-            measure=lambda found: found.space.parameters(found.arch),
+            measure=lambda candidate: candidate.space.parameters(candidate.arch),
             scale=lambda space: space.parameter_range()[1],
             exact=lambda space, arch: space.parameters(arch),
         )

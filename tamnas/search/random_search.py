@@ -52,7 +52,7 @@ def run_random_search(
     with memoised(plan, space, weights, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
         rows, fitness = random_search(space, plan.search, counts, memo, generator)
     individuals = [
-        {"individual": index, "architecture": str(arch), **found.row}
-        for index, (arch, found) in enumerate(fitness.items())
+        {"individual": index, "architecture": str(arch), **evaluated.row}
+        for index, (arch, evaluated) in enumerate(fitness.items())
     ]
     return rows, individuals

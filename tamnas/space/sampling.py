@@ -43,7 +43,7 @@ def matching(
     All distinct, and none in `taken`. Raises InputError when the space has no further one.
     """
     low, high = bounds(budget)
-    known, found = set(taken), []
+    known, archs = set(taken), []
     for size in sizes:
         size = min(max(size, low), high)
         tilt = _tilt_for(space, size)
@@ -59,8 +59,8 @@ def matching(
         else:
             raise InputError(f"controls: no further architecture of about {size:,} parameters in this space or budget")
         known.add(arch)
-        found.append(arch)
-    return found
+        archs.append(arch)
+    return archs
 
 
 def _choices(space: SearchSpace, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def _tilt_for(space: SearchSpace, size: int) -> float:
     low, high = -1.0, 1.0  # per parameter: far beyond what any layer's spread needs
     for _ in range(100):
         middle = (low + high) / 2
-        mean = space.fixed_parameters + sum(_tilted(one, middle) @ one for one in layers)
+        mean = space.fixed_parameters + sum(_tilted(parameters, middle) @ parameters for parameters in layers)
         low, high = (middle, high) if mean > size else (low, middle)
     return (low + high) / 2
 

@@ -31,9 +31,10 @@ class SearchSpace:
     """Geometry, allowed blocks and ratios, and everything that follows from them.
 
     `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
-    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `size` is the side of images
-    in pixels, which multiply-accumulates depend on. `latencies`: milliseconds of each part on one machine, where they
-    were measured (`tamnas.search.latency`).
+    has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `head` None: pooling and the
+    classifier alone, in which the search decides about nearly all parameters. `size` is the side of images in pixels,
+    which multiply-accumulates depend on. `latencies`: milliseconds of each part on one machine, where they were
+    measured (`tamnas.search.latency`).
     """
 
     num_classes: int = 10
@@ -42,7 +43,7 @@ class SearchSpace:
     channels: tuple[int, ...] = (48, 96, 192)
     repeats: tuple[int, ...] = (4, 8, 4)
     strides: tuple[int, ...] = (2, 2, 2)
-    head: tuple[int, int, int] = (176, 920, 1024)
+    head: tuple[int, int, int] | None = (176, 920, 1024)
     activation: str = "relu"
     blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
@@ -87,7 +88,7 @@ class SearchSpace:
             channels=network.channels,
             repeats=network.repeats,
             strides=network.strides,
-            head=(head.conv, head.hidden, head.out),
+            head=head and (head.conv, head.hidden, head.out),
             activation=network.activation,
             blocks=params.space.blocks,
             ratios=params.space.ratios,
@@ -155,15 +156,19 @@ class SearchSpace:
                 raise InputError(
                     f"search.objectives: macs: choice block {block}, {BLOCKS[block].name!r}, counts no macs"
                 )
-        (conv, hidden, out), last = self.head, self.layers[-1].cout
-        head = (
-            last * conv * self.sizes[-1] ** 2 + conv * hidden + se_macs(hidden) + hidden * out + out * self.num_classes
-        )
-        stem = 27 * self.stem_channels * self.size**2
+        stem, last = 27 * self.stem_channels * self.size**2, self.layers[-1].cout
+        if self.head is None:
+            head = last * self.num_classes
+        else:
+            conv, hidden, out = self.head
+            head = last * conv * self.sizes[-1] ** 2 + conv * hidden + se_macs(hidden)
+            head += hidden * out + out * self.num_classes
         return Sums(stem + head, self.tabled(lambda kind, *place: kind.macs(*place), np.int64))
 
     @cached_property
     def head_parameters(self) -> int:
+        if self.head is None:
+            return (self.layers[-1].cout + 1) * self.num_classes
         conv, hidden, out = self.head
         linear = (conv + 1) * hidden + (hidden + 1) * out + (out + 1) * self.num_classes  # with biases
         return self.layers[-1].cout * conv + 2 * conv + se_parameters(hidden) + linear
@@ -208,13 +213,13 @@ class SearchSpace:
         """
         self.require_feasible(budget, ratios)
         low, high = bounds(budget)
-        found: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         for _ in range(_MAX_BATCHES):
             genes = self._uniform_genes(generator, max(_BATCH if budget else 0, count), ratios)
             counts = self.genes_parameters(genes)
-            found += list(genes[(counts >= low) & (counts <= high)][: count - len(found)])
-            if len(found) == count:
-                return np.stack(found)
+            rows += list(genes[(counts >= low) & (counts <= high)][: count - len(rows)])
+            if len(rows) == count:
+                return np.stack(rows)
         smallest, largest = self.parameter_range(ratios)
         raise InputError(
             f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "

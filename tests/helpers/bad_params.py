@@ -55,6 +55,7 @@ BAD = [
     ("network.width", 0),
     ("network.width", INF),
     ("network.head.hidden", 3),
+    (f"data.{DATASET}.images", "mnist"),
     ("network.head.nope", 3),
     ("space.blocks", []),
     ("space.blocks", 0),
@@ -185,6 +186,8 @@ BAD = [
     ("retrain.finetune.schedule", {"kind": "cosine", "milestones": [2]}),
     ("eval.eps", ["8/255", "8/255"]),
     ("run.datasets", [DATASET, DATASET]),
+    (f"data.{DATASET}", {"source": "cifar10", "images": "cifar10", "validation": 5000}),
+    (f"data.{DATASET}", {"source": "npz", "path": "x.npz", "images": "cifar10", "classes": 2}),
     # misspelt
     ("retrain.scratch.epochz", 3),
     ("supernet.block.epoch", 3),

@@ -22,6 +22,7 @@ PGD = {"kind": "pgd", "eps": "8/255", "steps": 10, "step_size": "2/255"}
 OPTIONAL = {
     f"data.{DATASET}.path": "pictures",
     f"data.{DATASET}.url": None,
+    f"data.{DATASET}.images": "cifar10",
     f"data.{DATASET}.train": 1000,
     f"data.{DATASET}.merge_validation": False,
     "supernet.attack_steps": None,

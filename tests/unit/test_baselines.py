@@ -26,11 +26,13 @@ from tamnas.training.networks import TrainingTask, train_network
 from tests.helpers.tiny import tiny_params
 
 # Published: ResNet-18 11.17M on CIFAR; ResNet-20 0.27M, ResNet-32 0.46M (He et al.); WRN-34-2 1.86M. The two mobile
-# networks are torchvision's 2,278,604 and 5,483,032 with 10 classes in place of 1,000.
+# networks are torchvision's 2,278,604 and 5,483,032 with 10 classes in place of 1,000. MLPerf Tiny's ResNet-8:
+# 78,186 trainable ones, 336 of them biases in front of BatchNorms.
 SIZES = {
     "resnet18": 11_173_962,
     "shufflenetv2": 2_278_604 - 990 * 1025,
     "mobilenetv3": 5_483_032 - 990 * 1281,
+    "resnet8": 78_186 - 336,
     "resnet20": 269_722,
     "resnet32": 464_154,
     "wrn34_2": 1_855_578,

@@ -391,6 +391,17 @@ def test_the_page_has_every_claim_on_every_dataset_and_says_what_is_weak(several
         "small sample (360 test images, 6 retrained subnets a mode)",
         "not the paper's images (source digits)",
     ]
+    of = several.plan.data
+    for data, caveat in (
+        ({"source": "npz", "images": "cifar10", "size": 16}, "CIFAR-10 at 16x16 pixels"),
+        ({"source": "npz", "images": "svhn-subset"}, "a subset of SVHN, not comparable with published figures"),
+        ({"source": "cifar10", "size": 32}, "CIFAR-10"),
+    ):
+        plan = several.plan.model_copy(update={"data": of.model_copy(update=data)})
+        (_, told) = caveats(replace(several, plan=plan))
+        assert told.startswith(f"not the paper's images ({caveat}")
+    whole = several.card | {"splits": {name: {"images": 50_000} for name in ("train", "validation", "test")}}
+    assert "the paper's images" not in str(caveats(replace(several, plan=plan, card=whole)))
     for line in page.splitlines():
         if f"| {HOLDS} |" in line or f"| {FAILS} |" in line or f"| {UNDECIDED} |" in line:
             assert "360 test images" in line

@@ -106,9 +106,9 @@ def test_the_model_is_left_as_found():
 
 
 def test_head_and_body():
-    space = SearchSpace.paper()
-    subnet = Subnet(space, Architecture((0,) * 16, (1.0,) * 16))
-    assert sum(p.numel() for p in head_of(subnet).parameters()) == space.head_parameters
+    for space in (SearchSpace.paper(), SearchSpace(head=None)):
+        subnet = Subnet(space, Architecture((0,) * 16, (1.0,) * 16))
+        assert sum(p.numel() for p in head_of(subnet).parameters()) == space.head_parameters
     for name, expected in (("resnet20", 64 * 10 + 10), ("mobilenetv3", 960 * 1280 + 1280 + 1280 * 10 + 10)):
         assert sum(p.numel() for p in head_of(baseline(name, 10)).parameters()) == expected
 

@@ -40,6 +40,13 @@ def test_odd_sizes_and_maps_of_one_pixel(size, strides):
         assert space.macs(arch) == costs.macs(Subnet(space, arch), size)
 
 
+@pytest.mark.parametrize("size", [8, 9])
+def test_pooling_and_the_classifier_alone_as_head(size):
+    space = dataclasses.replace(SMALL, head=None, size=size)
+    arch = space.sample(np.random.default_rng(0))
+    assert space.macs(arch) == costs.macs(Subnet(space, arch), size)
+
+
 def test_rows_of_genes_and_the_range():
     generator = np.random.default_rng(0)
     genes = SMALL.sample_genes(generator, 500)

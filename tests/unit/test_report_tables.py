@@ -158,6 +158,21 @@ def test_the_papers_tables_show_what_was_not_run(folder):
     assert grid["cifar10-S_6_10"]["clean_paper"] == "78.63"
 
 
+def test_published_values_stand_beside_the_images_they_are_of(folder):
+    raw = params("small", {"S_8_10": {}})
+    raw["data"]["small"] |= {"source": "npz", "path": "small.npz", "images": "cifar10"}
+    write_run(raw, folder)
+    tables = tables_by_name(collect.collect())
+    assert not any(name.endswith("table-02") for name in tables)
+    (row,) = (row for row in records(tables["table-02-small"]) if row["network"] == "S_8_10")
+    assert (row["status"], row["pgd10_8_255_paper"]) == ("measured", "31.01")
+    (row,) = records(tables["small-grid"])
+    assert row["clean_paper"]
+    for name in ("table-02-small", "small-grid", "small-search"):
+        text = markdown(tables[name])
+        assert "CIFAR-10 at 8x8 pixels, 1,437 of its 50,000 training images, 360 of its 10,000 test images" in text
+
+
 def test_table_x_says_what_networks_cost(folder):
     write_run(params("cifar10", {"S_6_10": {}}, baselines={"names": ["resnet18", "resnet20"]}), folder)
     folder = seeded(results("cifar10", "evaluate_baselines"), 0)

@@ -99,6 +99,7 @@ def test_parameters_of_other_geometries(space, unset):
         space,
         dataclasses.replace(PAPER[1], strides=(1, 2, 2)),
         dataclasses.replace(space, num_classes=43, width=1.5, head=(10, 7, 3), blocks=tuple(range(22))),
+        dataclasses.replace(space, num_classes=43, head=None),
     ]
     for variant in variants:
         arch = variant.sample(np.random.default_rng(0))

@@ -14,7 +14,7 @@ from tamnas.report.claims.judges import Judge
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.study import Dataset
 from tamnas.report.tables.table import Column, Table, markdown
-from tamnas.report.terms import counted
+from tamnas.report.terms import OFFICIAL, counted, images_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ RULES = (
     "intervals over images that of test images; neither covers the seed.",
 )
 SMALL_NETWORKS, SMALL_IMAGES = 10, 1000
-THE_PAPERS = ("cifar10", "svhn")
 
 
 def judged(datasets: Sequence[Dataset]) -> list[tuple[Claim, Dataset, Finding]]:
@@ -66,19 +65,23 @@ def claims_table(datasets: Sequence[Dataset]) -> Table:
     robust = ((dataset.name, dataset.key_attack.text) for dataset in datasets)
     notes += [f"Robust, {name}: {attack}, on test images where not said otherwise." for name, attack in robust]
     notes += [
-        f"Left out, {one.name}, being at chance: {', '.join(names)}." for one in datasets if (names := one.learnt()[1])
+        f"Left out, {dataset.name}, being at chance: {', '.join(names)}."
+        for dataset in datasets
+        if (names := dataset.learnt()[1])
     ]
     return Table.of("claims", "The paper's conclusions, judged by this run", lines, notes)
 
 
 def caveats(dataset: Dataset) -> list[str]:
     """What makes any verdict on this dataset weak."""
-    source, n = dataset.plan.data.source, dataset.images["test"]
+    n = dataset.images["test"]
     networks = min((len(row.scratch) for row in dataset.rows), default=0)
     small = [counted(n, "test image")] if n < SMALL_IMAGES else []
     small += [f"{counted(networks, 'retrained subnet')} a mode"] if networks < SMALL_NETWORKS else []
-    found = [f"small sample ({', '.join(small)})"] if small else []
-    return found + ([f"not the paper's images (source {source})"] if source not in THE_PAPERS else [])
+    reasons = [f"small sample ({', '.join(small)})"] if small else []
+    images = images_text(dataset) or f"source {dataset.plan.data.source}"
+    in_full = {title for title, *official in OFFICIAL.values() if official}
+    return reasons + ([f"not the paper's images ({images})"] if images not in in_full else [])
 
 
 def claims_page(datasets: Sequence[Dataset]) -> str:

@@ -42,7 +42,7 @@ LARGE = "resnet18"
 
 
 def few_steps_suffice(dataset: Dataset) -> Finding:
-    attack, found, numbers = dataset.key_attack, [], []
+    attack, verdicts, numbers = dataset.key_attack, [], []
     pairs = []
     for rows in _alike(dataset, lambda row: (row.plan.supernet.attack.eps, row.plan.network.width)):
         reference = max(rows, key=_steps)
@@ -53,9 +53,9 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
     for row, reference in pairs:
         shares = [_robust_shares(networks[which.name], attack) for which in (row, reference)]
         difference = welch(*shares, 1 - 0.05 / len(pairs))
-        found.append(above(difference, -MARGIN))
+        verdicts.append(above(difference, -MARGIN))
         numbers.append(_compared(row, reference, networks, difference))
-    return Finding(all_of(found), f"mean accuracy under {attack.text}: {'; '.join(numbers)}; {evidence}")
+    return Finding(all_of(verdicts), f"mean accuracy under {attack.text}: {'; '.join(numbers)}; {evidence}")
 
 
 def eps_not_steps(dataset: Dataset) -> Finding:
@@ -87,27 +87,30 @@ def best_eps(dataset: Dataset) -> Finding:
         others = [row for row in rows if row is not ours]
         networks, evidence = retrained_alike(rows)
         level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
-        found, numbers = [], []
+        verdicts, numbers = [], []
         for row in others:
-            pair = [[_over_radii(dataset, one, steps) for one in networks[which.name]] for which in (ours, row)]
+            pair = [[_over_radii(dataset, network, steps) for network in networks[which.name]] for which in (ours, row)]
             difference = welch(*pair, level)
-            found.append(above(difference))
+            verdicts.append(above(difference))
             numbers.append(_compared(ours, row, networks, difference))
         what = f"mean accuracy under PGD-{steps} over the radii of the grid"
-        return Finding(all_of(found), f"{what}: {'; '.join(numbers)}; {evidence}")
+        return Finding(all_of(verdicts), f"{what}: {'; '.join(numbers)}; {evidence}")
     return Finding(NOT_RUN, "needs a mode with a supernet trained at 6/255 beside others that differ in eps alone")
 
 
 def size_is_not_it(dataset: Dataset) -> Finding:
     attack, sizes, shares, rows = dataset.key_attack, [], [], 0
     for row in dataset.rows:
-        networks = [one for one in row.scratch if attack in one.test.grid]
+        networks = [network for network in row.scratch if attack in network.test.grid]
         if len(networks) < 2:
             continue
         rows += 1
-        for values, of in ((sizes, lambda one: math.log(one.parameters)), (shares, lambda one: one.test.grid[attack])):
+        for values, of in (
+            (sizes, lambda network: math.log(network.parameters)),
+            (shares, lambda network: network.test.grid[attack]),
+        ):
             centre = fmean(map(of, networks))
-            values += [of(one) - centre for one in networks]
+            values += [of(network) - centre for network in networks]
     r = correlation(sizes, shares, rows)
     if r is None:
         return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
@@ -118,36 +121,36 @@ def size_is_not_it(dataset: Dataset) -> Finding:
 def scratch_beats_finetuning(dataset: Dataset) -> Finding:
     attack, differences = dataset.key_attack, {"clean": [], "robust": []}
     for row in dataset.rows:
-        finetuned = {one.id: one.test for one in row.finetune}
-        for one in row.scratch:
-            other = finetuned.get(one.id)
-            if other and attack in one.test.grid and attack in other.grid:
-                differences["clean"].append(one.test.clean - other.clean)
-                differences["robust"].append(one.test.grid[attack] - other.grid[attack])
+        finetuned = {network.id: network.test for network in row.finetune}
+        for network in row.scratch:
+            other = finetuned.get(network.id)
+            if other and attack in network.test.grid and attack in other.grid:
+                differences["clean"].append(network.test.clean - other.clean)
+                differences["robust"].append(network.test.grid[attack] - other.grid[attack])
     if len(differences["clean"]) < 2:
         return Finding(NOT_RUN, "needs two subnets or more, each trained both ways")
-    found, numbers = [], []
+    verdicts, numbers = [], []
     for which, values in differences.items():
         result = paired(values)
         clear = result.p_value is not None and result.p_value < 0.05
-        found.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
+        verdicts.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
         numbers.append(f"{which} {result.points}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
     text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {attack.text}"
-    return Finding(all_of(found), "; ".join([text, *uneven]))
+    return Finding(all_of(verdicts), "; ".join([text, *uneven]))
 
 
 def tiny_networks_gain(dataset: Dataset) -> Finding:
     gains = []
     for row in dataset.rows:
-        before = {one.id: one for one in row.selected}
-        known = [one for one in row.scratch if one.id in before]
-        smaller = sorted(known, key=lambda one: (one.parameters, one.id))[: (len(known) + 1) // 2]
+        before = {network.id: network for network in row.selected}
+        known = [network for network in row.scratch if network.id in before]
+        smaller = sorted(known, key=lambda network: (network.parameters, network.id))[: (len(known) + 1) // 2]
         # Where the search attacks with another radius, robust accuracy before and after cannot be compared.
         same = row.plan.search.attack == row.plan.retrain.validation.attack
-        for one in smaller:
-            after, start = one.validation[row.plan.eval.weights], before[one.id]
+        for network in smaller:
+            after, start = network.validation[row.plan.eval.weights], before[network.id]
             both = [after["clean"] - start.clean, *([after["robust"] - start.robust] if same else [])]
             gains.append(min(both))
     if not gains:
@@ -194,9 +197,9 @@ def training_converged(dataset: Dataset) -> Finding:
     if not intervals:
         epochs = max((len(network.curve) for row in dataset.rows for network in row.scratch), default=0)
         return Finding(NOT_RUN, f"needs retraining of more than 40 epochs; here it has {epochs}")
-    found = [within(one, SETTLED) for one in intervals.values()]
-    numbers = [f"{which} {one.points} over {len(changes[which])} subnets" for which, one in intervals.items()]
-    return Finding(all_of(found), f"last epoch minus epoch 40: {', '.join(numbers)}")
+    verdicts = [within(interval, SETTLED) for interval in intervals.values()]
+    numbers = [f"{which} {interval.points} over {len(changes[which])} subnets" for which, interval in intervals.items()]
+    return Finding(all_of(verdicts), f"last epoch minus epoch 40: {', '.join(numbers)}")
 
 
 def robust_blocks_first(dataset: Dataset) -> Finding:
@@ -280,20 +283,20 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
 
 def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork]]) -> Finding:
     """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
-    lego, attack, found, numbers = dataset.pooled.network, dataset.key_attack, [], []
+    lego, attack, verdicts, numbers = dataset.pooled.network, dataset.key_attack, [], []
     for name, other in others:
-        found.append(HOLDS if lego.parameters < other.parameters else FAILS)
+        verdicts.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
         for which, get in (("clean", lambda test: test.clean), (attack.text, lambda test: test.grid.get(attack))):
             ours, theirs = get(lego.test), get(other.test)
             if None in (ours, theirs):
-                found.append(UNDECIDED)
+                verdicts.append(UNDECIDED)
                 continue
             difference = newcombe(ours, theirs, lego.test.images, other.test.images)
-            found.append(above(difference))
+            verdicts.append(above(difference))
             parts.append(f"{which} {difference.points}")
         numbers.append(f"minus {name}: {', '.join(parts)}")
-    return Finding(all_of(found), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
+    return Finding(all_of(verdicts), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
 
 
 def _steps(row: RowResults) -> int:
@@ -306,7 +309,7 @@ def _alike(dataset: Dataset, key: Callable[[RowResults], tuple]) -> list[list[Ro
 
 
 def _robust_shares(networks: Sequence[TrainedNetwork], attack: Attack) -> list[float]:
-    return [one.test.grid[attack] for one in networks if attack in one.test.grid]
+    return [network.test.grid[attack] for network in networks if attack in network.test.grid]
 
 
 def _over_radii(dataset: Dataset, network: TrainedNetwork, steps: int) -> float:

@@ -91,7 +91,7 @@ def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
 
 def draw_robustness(dataset: Dataset) -> Figure:
     """Accuracy against eps of the final networks; with several rows searched and hand-made ones apart."""
-    hand_made = [(name_of(one.id), one) for one in dataset.baselines]
+    hand_made = [(name_of(network.id), network) for network in dataset.baselines]
     legos = [(name, network) for name, network, _ in lego_networks(dataset) if network and name.startswith("Lego")]
     searched = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
     if len(dataset.rows) == 1:
@@ -126,7 +126,7 @@ def _accuracy_against_eps(axes, dataset: Dataset, networks: Sequence[tuple[str, 
                 eps, 100 * shares, 100 * abs(bounds - shares), fmt="none", elinewidth=0.7, ecolor=look["color"]
             )
         axes.plot(eps, 100 * shares, label=name, **look)
-    radii = [0, *(float(one) * 255 for one in dataset.plan.eval.eps)]
+    radii = [0, *(float(radius) * 255 for radius in dataset.plan.eval.eps)]
     axes.set(xlabel="radius eps (1/255 of the pixel range)", xticks=radii)
 
 

@@ -29,7 +29,9 @@ def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
 
 
 def _overview(datasets: Sequence[Dataset]) -> Picture:
-    tests = "; ".join(f"{one.name}: n = {one.images['test']:,}, {one.key_attack.text}" for one in datasets)
+    tests = "; ".join(
+        f"{dataset.name}: n = {dataset.images['test']:,}, {dataset.key_attack.text}" for dataset in datasets
+    )
     caption = (
         f"Parameters against clean (left) and robust (right) accuracy on test images ({tests}). Small circles: all "
         "subnets trained from scratch; ringed: the best of each row by validation. Bars, where few networks leave "

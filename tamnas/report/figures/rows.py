@@ -162,24 +162,26 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
     def draw(axes, row: RowResults, part: tuple[str, int]) -> None:
         best_first = sorted(row.selected, key=lambda network: (-network.robust, network.id))
         last = max(1, len(best_first) - 1)
-        shades = {one.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, one in enumerate(best_first)}
+        shades = {network.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, network in enumerate(best_first)}
         when, other = part
         if other >= len(row.plan.search.objectives):
             axes.set_axis_off()
             return
         if when == "before":
-            found = {one.id: _costs(row, one.measured) for one in row.front}
+            costs_of = {network.id: _costs(row, network.measured) for network in row.front}
             axes.set_title("before training (inherited weights)")
         else:
-            searched = {one.id: one.measured for one in row.selected}
+            searched = {network.id: network.measured for network in row.selected}
             weights = row.plan.eval.weights
-            found = {one.id: _costs(row, searched[one.id], **_shares(one, weights)) for one in row.scratch}
+            costs_of = {
+                network.id: _costs(row, searched[network.id], **_shares(network, weights)) for network in row.scratch
+            }
             axes.set_title("after training from scratch")
         y, x = objectives_of(row)[0], objectives_of(row)[other]
-        scales = [_scaled(one, [costs[one.name] for costs in found.values()]) for one in (x, y)]
+        scales = [_scaled(one, [costs[one.name] for costs in costs_of.values()]) for one in (x, y)]
         networks = [
             (name, costs[third.name], [costs[one.name] / divisor for one, _, divisor in scales])
-            for name, costs in found.items()
+            for name, costs in costs_of.items()
         ]
         for name, size, point in sorted(networks, key=lambda network: (-network[1], network[0])):
             look = {"color": [shades.get(name, "white")], "edgecolors": style.BLACK, "linewidths": 0.6}

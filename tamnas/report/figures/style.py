@@ -111,7 +111,7 @@ def series(index: int) -> dict:
 def legend_above(figure: Figure, handles: Sequence[Artist] = (), columns: int = 4, **options) -> None:
     """One legend over all panels: their labels, each once, then those of `handles`."""
     labelled = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    by_label = {label: handle for handle, label in [*labelled, *((one, one.get_label()) for one in handles)]}
+    by_label = {label: handle for handle, label in [*labelled, *((handle, handle.get_label()) for handle in handles)]}
     figure.legend(
         list(by_label.values()),
         list(by_label),

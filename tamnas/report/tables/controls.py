@@ -92,7 +92,7 @@ def _comparison(
     switch: str = "",
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
-    pairs = [(one, by_id[one.label["of"]]) for one in controls.of(control)]
+    pairs = [(network, by_id[network.label["of"]]) for network in controls.of(control)]
     if pairs:
         return Comparison(scope, title, beside, count=len(pairs), pairs=pairs)
     status = controls.status.get(control, NOT_RUN)
@@ -104,7 +104,7 @@ def _random_search(row: RowResults) -> Comparison:
     if not row.random_search:
         return Comparison(row.name, search, beside, f"{NOT_RUN} (controls.random_search)")
     last, own = row.random_search[-1], row.hypervolume[-1]
-    hypervolumes = tuple(float(one["archive_hypervolume"]) for one in (last, own))
+    hypervolumes = tuple(float(line["archive_hypervolume"]) for line in (last, own))
     return Comparison(row.name, search, beside, count=last["evaluated"], hypervolumes=hypervolumes)
 
 
@@ -120,37 +120,37 @@ def controls_table(dataset: Dataset) -> Table:
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",
         "Nothing is bold: a line compares its own two sides, and lines differ in what they stand beside.",
     ]
-    lines = [_line(one, dataset.key_attack) for one in comparisons(dataset)] if dataset.rows else []
+    lines = [_line(comparison, dataset.key_attack) for comparison in comparisons(dataset)] if dataset.rows else []
     title, images = f"Controls, {dataset.name}", dataset.images["test"]
     return Table.of(f"{dataset.name}-controls", title, lines, notes, dataset.name, images=images)
 
 
-def _line(one: Comparison, attack: Attack) -> dict[Column, Value | str | float | None]:
+def _line(comparison: Comparison, attack: Attack) -> dict[Column, Value | str | float | None]:
     def both(key: str, title: str, kind: str, sides: Sequence) -> dict:
         columns = Column(key, title[0].upper() + title[1:], kind), Column(f"beside_{key}", f"Beside: {title}", kind)
         return dict(zip(columns, sides, strict=True))
 
     line = {
-        Column("row", "Row"): one.scope,
-        Column("control", "Control"): one.control,
-        Column("beside", "Beside"): one.beside,
-        Column("networks", "Networks", "count"): Value(one.count, text=one.status),
+        Column("row", "Row"): comparison.scope,
+        Column("control", "Control"): comparison.control,
+        Column("beside", "Beside"): comparison.beside,
+        Column("networks", "Networks", "count"): Value(comparison.count, text=comparison.status),
     }
-    sides = list(zip(*one.pairs, strict=True))  # the controls, and what stands beside each
+    sides = list(zip(*comparison.pairs, strict=True))  # the controls, and what stands beside each
     parameters = [round(fmean(network.parameters for network in side)) for side in sides]
     line |= both("parameters", "mean parameters", "count", parameters or NEITHER)
     for key, name, which in (("clean", "clean", None), ("robust", attack.text, attack)):
         line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NEITHER)
-        found = difference(one.pairs, which)
-        line[Column(f"difference_{key}", f"Difference, {key} (points)")] = found.points if found else None
-    return line | both("hypervolume", "hypervolume", "number", one.hypervolumes)
+        gap = difference(comparison.pairs, which)
+        line[Column(f"difference_{key}", f"Difference, {key} (points)")] = gap.points if gap else None
+    return line | both("hypervolume", "hypervolume", "number", comparison.hypervolumes)
 
 
 def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
-    found = [share(network.test, attack) for network in networks]
-    if None in found:
+    accuracies = [share(network.test, attack) for network in networks]
+    if None in accuracies:
         return Value()
-    mean = fmean(found)
+    mean = fmean(accuracies)
     # Of several networks the interval over images would be too wide: their errors are not the same images.
     alone = len({network.id for network in networks}) == 1
     return Value(mean, interval=wilson(mean, networks[0].test.images) if alone else None)
@@ -162,7 +162,7 @@ def attack_checks_table(dataset: Dataset) -> Table:
     networks = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
     networks += [(f"Lego-Net of {row.name}", row.lego.network) for row in dataset.rows if row.lego]
     networks += [("Lego-Net, pooled", dataset.pooled.network)] if dataset.pooled else []
-    networks += [(name_of(one.id), one) for one in dataset.baselines]
+    networks += [(name_of(network.id), network) for network in dataset.baselines]
     attack = plan.attack if plan else dataset.key_attack
     large = Pgd(eps=plan.large_eps, steps=attack.steps).text if plan else "a large radius"
     columns = {"any": "any iterate counts", "last": "the last iterate counts"}

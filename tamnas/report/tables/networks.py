@@ -56,7 +56,7 @@ def grid_table(dataset: Dataset) -> Table:
     attacks = grid_attacks(dataset.plan.eval)
     lines = [
         {Column("row", "Row"): plan.row, Column("subnet", "Subnet"): row and row.best.id}
-        | network_values(row and row.best, attacks, published(dataset.name, plan.mode))
+        | network_values(row and row.best, attacks, published(dataset.published, plan.mode))
         for plan, row in in_order(dataset)
     ]
     return Table.of(
@@ -75,7 +75,7 @@ def lego_table(dataset: Dataset) -> Table:
     return Table.of(
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
-        [{NETWORK: name} | network_values(one, attacks, paper) for name, one, paper in lego_networks(dataset)],
+        [{NETWORK: name} | network_values(network, attacks, paper) for name, network, paper in lego_networks(dataset)],
         notes_of(dataset, [*votes(dataset), by_validation(dataset)], dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
@@ -84,24 +84,26 @@ def lego_table(dataset: Dataset) -> Table:
 
 def lego_networks(dataset: Dataset) -> list[Entry]:
     """The Lego-Nets and the best subnet of all rows."""
-    found, mode = [], dataset.plan.pooled.mode
+    entries, mode = [], dataset.plan.pooled.mode
     if dataset.pooled or dataset.missing:
         network = dataset.pooled and dataset.pooled.network
-        found.append(("Lego-Net, pooled", network, published(dataset.name, mode, lego=True)))
-    found += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
+        entries.append(("Lego-Net, pooled", network, published(dataset.published, mode, lego=True)))
+    entries += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
     if row := dataset.best_row:
-        found.append((f"{row.name} {row.best.id}", row.best, published(dataset.name, row.plan.mode)))
-    return found
+        entries.append((f"{row.name} {row.best.id}", row.best, published(dataset.published, row.plan.mode)))
+    return entries
 
 
 def benchmark_table(dataset: Dataset) -> Table:
     """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
     attacks = final_attacks(dataset)
-    entries = [(name_of(name), one, published(dataset.name, name)) for name, one in hand_made(dataset).items()]
-    entries += [one for one in lego_networks(dataset) if one[0].startswith("Lego")]
+    entries = [
+        (name_of(name), network, published(dataset.published, name)) for name, network in hand_made(dataset).items()
+    ]
+    entries += [entry for entry in lego_networks(dataset) if entry[0].startswith("Lego")]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
-        entries.append((name, network, published(dataset.name, plan.mode)))
+        entries.append((name, network, published(dataset.published, plan.mode)))
     lines, costs = comparison(dataset, entries, attacks)
     notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
     return Table.of(
@@ -116,8 +118,8 @@ def benchmark_table(dataset: Dataset) -> Table:
 
 def hand_made(dataset: Dataset) -> dict[str, TrainedNetwork | None]:
     """All that the plan names; None where one was not run."""
-    found = {network.id: network for network in dataset.baselines}
-    return {name: found.get(name) for name in dataset.plan.baselines.names}
+    by_id = {network.id: network for network in dataset.baselines}
+    return {name: by_id.get(name) for name in dataset.plan.baselines.names}
 
 
 def comparison(
@@ -129,7 +131,7 @@ def comparison(
     """
     networks = [network for _, network, _ in entries if network]
     columns = {HEAD: "head", BODY: "body", MACS: "macs"}
-    if any(one.costs.milliseconds is not None for one in networks):
+    if any(network.costs.milliseconds is not None for network in networks):
         columns[LATENCY] = "milliseconds"
     lines = []
     for name, network, paper in entries:
@@ -173,8 +175,8 @@ def timed_notes(dataset: Dataset) -> list[str]:
 
 
 def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[Column, Value]:
-    inherited = next(one for one in row.selected if one.id == network.id)
-    finetuned = next((one for one in row.finetune if one.id == network.id), None)
+    inherited = next(subnet for subnet in row.selected if subnet.id == network.id)
+    finetuned = next((subnet for subnet in row.finetune if subnet.id == network.id), None)
     head, attack = row.space.head_parameters, dataset.key_attack
     line = {
         Column("row", "Row"): row.name,
@@ -188,24 +190,25 @@ def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[
     # What searches of the dataset optimised besides what every search measures.
     names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
     known = {column.key for column in line}  # every network's MACs are
-    for one in measured(tuple(names))[len(BASE) :]:
-        kind, better = ("percent", "max") if one.maximise else ("number", "min")
-        column = Column(one.column, f"{one.title} ({one.unit})", kind, better)
+    for objective in measured(tuple(names))[len(BASE) :]:
+        kind, better = ("percent", "max") if objective.maximise else ("number", "min")
+        column = Column(objective.column, f"{objective.title} ({objective.unit})", kind, better)
         if column.key not in known:
-            line[column] = inherited.measured.get(one.column)
+            line[column] = inherited.measured.get(objective.column)
     stages = [("inherited", "inherited", {"clean": inherited.clean, "robust": inherited.robust})]
     trained = (("scratch", "scratch", network), ("finetune", "fine-tuned", finetuned))
-    for key, title, one in trained:
+    for key, title, retrained in trained:
         for weights in ("best", "last"):
-            stages.append((f"{key}_{weights}", f"{title}, {weights} epoch", one.validation[weights] if one else {}))
+            shares = retrained.validation[weights] if retrained else {}
+            stages.append((f"{key}_{weights}", f"{title}, {weights} epoch", shares))
     for key, title, shares in stages:
         for which in ("clean", "robust"):
             column = Column(f"validation_{key}_{which}", f"Validation, {title}: {which} (%)", "percent", "max")
             share = shares.get(which)
             interval = None if share is None else wilson(share, dataset.images["validation"])
             line[column] = Value(share, interval=interval)
-    for key, title, one in trained:
+    for key, title, retrained in trained:
         for which, name, under in (("clean", "clean", None), (attack.key, attack.text, attack)):
             column = Column(f"test_{key}_{which}", f"Test, {title}: {name} (%)", "percent", "max")
-            line[column] = accuracy_value(one, under) if one else None
+            line[column] = accuracy_value(retrained, under) if retrained else None
     return line

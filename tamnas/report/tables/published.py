@@ -16,11 +16,11 @@ NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X":
 
 def paper_tables(datasets: Sequence[Dataset]) -> list[Table]:
     """Tables II to VI and VIII to X of the datasets in this run, in the paper's order."""
-    by_name = {dataset.name: dataset for dataset in datasets}
     return [
-        _paper_table(name, by_name[TABLES[name].dataset])
+        _paper_table(name, dataset)
         for name in sorted(NUMBERS, key=NUMBERS.get)
-        if TABLES[name].dataset in by_name
+        for dataset in datasets
+        if dataset.published == TABLES[name].dataset
     ]
 
 
@@ -31,10 +31,16 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
     entries = [(name_of(row.label), _own_network(row, dataset), row) for row in printed.rows]
     if name == "X":
         known = {row.mode for row in printed.rows}
-        entries += [(name_of(one), more, None) for one, more in hand_made(dataset).items() if one not in known]
+        entries += [
+            (name_of(baseline), network, None)
+            for baseline, network in hand_made(dataset).items()
+            if baseline not in known
+        ]
         lines, costs = comparison(dataset, entries, attacks)
     else:
-        lines, costs = [{NETWORK: label} | network_values(one, attacks, paper) for label, one, paper in entries], []
+        lines = [{NETWORK: label} | network_values(network, attacks, paper) for label, network, paper in entries]
+        costs = []
+    suffix = "" if dataset.name == dataset.published else f"-{dataset.name}"
     own = [by_validation(dataset)]
     if any(row.lego and _own_network(row, dataset) for row in printed.rows):
         own = [pooled_votes(dataset), *own]
@@ -43,8 +49,8 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
     notes = [*setting(dataset), *own, *costs, f"{BOLD} {PAPER}"]
     notes += [f"The paper as printed: {text}" for text in contradictions(name)]
     return Table.of(
-        f"table-{NUMBERS[name]:02d}",
-        f"Table {name}. {printed.title}",
+        f"table-{NUMBERS[name]:02d}" + suffix,
+        f"Table {name}. {printed.title}" + (f" (run on {dataset.name})" if suffix else ""),
         lines,
         notes,
         of_paper=True,
@@ -57,4 +63,4 @@ def _own_network(row: Published, dataset: Dataset) -> TrainedNetwork | None:
     if row.lego:
         return dataset.pooled.network if dataset.pooled and dataset.plan.pooled.mode == row.mode else None
     baseline = next((network for network in dataset.baselines if network.id == row.mode), None)
-    return baseline or next((one.best for one in dataset.rows if one.plan.mode == row.mode), None)
+    return baseline or next((searched.best for searched in dataset.rows if searched.plan.mode == row.mode), None)

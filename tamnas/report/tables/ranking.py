@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tamnas.report.agreement import LEAST, RESAMPLES, agreements
 from tamnas.report.study import Dataset, RowResults
 from tamnas.report.tables.table import Column, Table, Value
-from tamnas.report.terms import selection_images
+from tamnas.report.terms import data_text, selection_images
 
 PREDICTIONS = {
     "none": "inherited weights, BatchNorm as inherited",
@@ -22,7 +22,7 @@ def ranking_table(dataset: Dataset) -> Table:
     ranked = [row for row in dataset.rows if len(row.ranking) >= LEAST]
     left_out = [row.name for row in dataset.rows if row not in ranked]
     notes = [
-        f"Dataset {dataset.name}, seed {dataset.plan.seed}; all accuracies on {selection_images(dataset)}: with "
+        f"{data_text(dataset)}, seed {dataset.plan.seed}; all accuracies on {selection_images(dataset)}: with "
         "inherited weights (robust under the search's attack) against after training from scratch (under "
         f"{dataset.plan.validation.attack.text}).",
         "Networks: the retrained subnets, Lego-Net, and controls that are other networks (random ones of matching "

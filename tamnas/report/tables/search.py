@@ -6,7 +6,7 @@ from tamnas.attacks.registry import Attack, Pgd
 from tamnas.report.intervals import Paired, paired
 from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table
-from tamnas.report.terms import BOLD, counted, selection_images
+from tamnas.report.terms import BOLD, counted, data_text, selection_images
 from tamnas.search.objectives import OBJECTIVES
 
 
@@ -64,9 +64,14 @@ def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]
     def mean(values: Sequence[float]) -> float:
         return round(100 * sum(values) / len(values), 2)
 
-    gaps = {"clean": mean([one.validation[weights]["clean"] - one.test.clean for one in row.scratch]), "robust": None}
-    if all(attack in one.test.grid for one in row.scratch):
-        gaps["robust"] = mean([one.validation[weights]["robust"] - one.test.grid[attack] for one in row.scratch])
+    gaps = {
+        "clean": mean([network.validation[weights]["clean"] - network.test.clean for network in row.scratch]),
+        "robust": None,
+    }
+    if all(attack in network.test.grid for network in row.scratch):
+        gaps["robust"] = mean(
+            [network.validation[weights]["robust"] - network.test.grid[attack] for network in row.scratch]
+        )
     return gaps
 
 
@@ -83,7 +88,7 @@ def scratch_minus_finetune(row: RowResults, attack: Attack) -> dict[str, Paired]
 def _data(dataset: Dataset) -> str:
     reference = dataset.plan.validation.attack.text
     return (
-        f"Dataset {dataset.name}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
+        f"{data_text(dataset)}, seed {dataset.plan.seed}; accuracies on {selection_images(dataset)} where not said "
         f"otherwise, robust under {reference} after training."
     )
 
@@ -98,8 +103,8 @@ def layers_table(dataset: Dataset) -> Table:
         for layer in sorted({line["layer"] for line in lego.counts}):
             line = {Column("scope", "Subnets of"): name, Column("layer", "Layer"): str(layer)}
             for gene in ("block", "ratio"):
-                own = [one for one in lego.counts if (one["layer"], one["gene"]) == (layer, gene)]
-                votes_each = ", ".join(f"{one['value']:g} ({one['count']})" for one in own)
+                own = [choice for choice in lego.counts if (choice["layer"], choice["gene"]) == (layer, gene)]
+                votes_each = ", ".join(f"{choice['value']:g} ({choice['count']})" for choice in own)
                 line[Column(f"{gene}s", f"{gene.title()}s (count)")] = votes_each
             lines.append(line)
     notes = [

@@ -51,7 +51,7 @@ def _published_geometry() -> str:
 
 
 def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | None]]:
-    stem, (conv, hidden, out), last = space.stem_channels, space.head, space.layers[-1].cout
+    stem = space.stem_channels
     lines = [
         (size, 3, "3x3 Conv", stem, 1, 1, f"{27 * stem:,}"),
         (size, stem, "BN, activation", stem, 1, None, f"{2 * stem:,}"),
@@ -65,20 +65,31 @@ def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | No
                 lines.append((size, layer.cin, "CB", layer.cout, count, layer.stride, text))
                 size = -(-size // layer.stride)
         index += repeat
-    lines += [
+    lines += _head_lines(space, size)
+    titles = ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
+    columns = [Column(title.lower(), title) for title in titles]
+    cells = ([f"{pixels}² × {cin}", *rest] for pixels, cin, *rest in lines)
+    texts = ([None if cell is None else str(cell) for cell in line] for line in cells)
+    return [dict(zip(columns, line, strict=True)) for line in texts]
+
+
+def _head_lines(space: SearchSpace, size: int) -> list[tuple]:
+    last, classes = space.layers[-1].cout, space.num_classes
+    if space.head is None:
+        return [
+            (size, last, "Pooling", last, 1, None, "0"),
+            (1, last, "FC", classes, 1, None, f"{last * classes + classes:,}"),
+        ]
+    conv, hidden, out = space.head
+    return [
         (size, last, "1x1 Conv", conv, 1, 1, f"{last * conv:,}"),
         (size, conv, "BN, activation", conv, 1, None, f"{2 * conv:,}"),
         (size, conv, "Pooling", conv, 1, None, "0"),
         (1, conv, "1x1 Conv, activation", hidden, 1, 1, f"{conv * hidden + hidden:,}"),
         (1, hidden, "SE", hidden, 1, None, f"{se_parameters(hidden):,}"),
         (1, hidden, "1x1 Conv, activation", out, 1, 1, f"{hidden * out + out:,}"),
-        (1, out, "FC", space.num_classes, 1, None, f"{out * space.num_classes + space.num_classes:,}"),
+        (1, out, "FC", classes, 1, None, f"{out * classes + classes:,}"),
     ]
-    titles = ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
-    columns = [Column(title.lower(), title) for title in titles]
-    cells = ([f"{pixels}² × {cin}", *rest] for pixels, cin, *rest in lines)
-    texts = ([None if cell is None else str(cell) for cell in line] for line in cells)
-    return [dict(zip(columns, line, strict=True)) for line in texts]
 
 
 ALGORITHMS = {

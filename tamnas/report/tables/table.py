@@ -66,7 +66,7 @@ class Table:
         cls, name: str, title: str, lines: Sequence[Mapping[Column, Value | str | float | None]], *rest, **more
     ) -> Self:
         """From lines of the same columns, each {column: cell}; a plain cell is a measured value."""
-        rows = [[one if isinstance(one, Value) else Value(one) for one in line.values()] for line in lines]
+        rows = [[cell if isinstance(cell, Value) else Value(cell) for cell in line.values()] for line in lines]
         return cls(name, title, list(lines[0]) if lines else [], rows, *rest, **more)
 
     def _columns_with(self, attribute: str) -> frozenset[int]:
@@ -75,7 +75,7 @@ class Table:
     @property
     def best(self) -> frozenset[tuple[int, int]]:
         """(row, column) of the best measured values, as shown; none where fewer than two were measured."""
-        found = set()
+        places = set()
         for i, column in enumerate(self.columns):
             measured = {j: row[i].measured for j, row in enumerate(self.rows) if not row[i].at_chance}
             shown = {
@@ -83,8 +83,8 @@ class Table:
             }
             if column.better and len(shown) > 1:
                 target = (max if column.better == "max" else min)(shown.values())
-                found |= {(j, i) for j, value in shown.items() if value == target}
-        return frozenset(found)
+                places |= {(j, i) for j, value in shown.items() if value == target}
+        return frozenset(places)
 
     def cells(self) -> Iterator[list[tuple[Column, str, list[str], bool]]]:
         """Rows of (column, measured value as text, what stands beside it, whether it is the best)."""
