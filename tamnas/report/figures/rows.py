@@ -147,12 +147,18 @@ def front_rows(rows: Sequence[RowResults]) -> list[RowResults]:
 
 def area_objective(rows: Sequence[RowResults]) -> Objective:
     """What marker areas of fronts show: the third objective where all searches have the same, else the parameters."""
-    thirds = {row.plan.search.objectives[2:3] for row in rows}
-    return OBJECTIVES[next(iter(thirds))[0]] if len(thirds) == 1 and thirds != {()} else OBJECTIVES["parameters"]
+    thirds = {one.name for row in rows for one in _errors_first(row)[2:3] if not one.maximise}
+    same = len(thirds) == 1 and all(len(row.plan.search.objectives) > 2 for row in rows)
+    return OBJECTIVES[thirds.pop() if same else "parameters"]
+
+
+def _errors_first(row: RowResults) -> list[Objective]:
+    """They are what training changes: they belong on axes, and sizes into areas."""
+    return sorted(objectives_of(row), key=lambda objective: not objective.maximise)
 
 
 def draw_fronts(rows: Sequence[RowResults]) -> Figure:
-    """Figures 6 and 7 side by side, both on validation: the second objective against the first, or a fourth."""
+    """Figures 6 and 7 side by side, both on validation: the first objective against the second, or a fourth."""
     third = area_objective(rows)
     sizes = [_costs(row, one.measured)[third.name] for row in rows for one in row.front]
     low, high = min(sizes), max(sizes)
@@ -177,7 +183,7 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
                 network.id: _costs(row, searched[network.id], **_shares(network, weights)) for network in row.scratch
             }
             axes.set_title("after training from scratch")
-        y, x = objectives_of(row)[0], objectives_of(row)[other]
+        y, x = _errors_first(row)[0], _errors_first(row)[other]
         scales = [_scaled(one, [costs[one.name] for costs in costs_of.values()]) for one in (x, y)]
         networks = [
             (name, costs[third.name], [costs[one.name] / divisor for one, _, divisor in scales])
