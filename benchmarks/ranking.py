@@ -5,12 +5,13 @@
 30 random networks of 150,000 to 250,000 parameters (7 layers of 32, 64 and 128 channels, the 8 blocks of `EIGHT`, which
 stand for all families; every ratio) are trained from scratch with one recipe, and again with another seed. Then each
 schedule of `SCHEDULES` trains a supernet, 15 epochs of blocks and 25 of blocks and ratios, and the same 30 inherit its
-weights, their BatchNorm recalibrated on 1,024 training images: clean, attacked or both. Everything trains on the same
-20,000 images, batch 128, TRADES with two attack steps and 1/lam = 3; accuracies are of 5,000 validation images, clean
-and under PGD (20 steps of trained networks, 10 of inherited weights).
+weights, their BatchNorm as inherited or recalibrated on 1,024 training images: clean, attacked or both. Everything
+trains on the same 20,000 images, batch 128, TRADES with two attack steps and 1/lam = 3; accuracies are of 5,000
+validation images, clean and under PGD (20 steps of trained networks, 10 of inherited weights).
 
-The table sets Kendall's tau and the share of the best five that is found (by chance: 0.17) beside each way to predict
-the trained accuracies of the first seed, with 95% intervals by bootstrap over the networks. Training again with another
+The table sets Kendall's tau, the share of the best five that is found (by chance: 0.17) and the regret in points of
+picking the first (`tamnas.report.agreement`) beside each way to predict the trained accuracies of the first seed, with
+95% intervals by bootstrap over the networks. Training again with another
 seed says what tau can be reached at best, the number of parameters what costs nothing.
 
 Not compared, since they need a new way to train supernets: clean warm-up, strict fairness, several paths a step.
@@ -21,27 +22,27 @@ FOLDER gets one JSON file per network and per schedule and recalibration. What i
 cut off goes on; --table prints what there is.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
-from scipy.stats import kendalltau
 
 from benchmarks.cifar import COMPUTE, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
-from tamnas.attacks.ascent import pgd
 from tamnas.config.plan import RowPlan, row_stages
 from tamnas.data.loader import Split, chunks, load_split
 from tamnas.errors import DivergenceError
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.files import read_json, write_json
-from tamnas.networks.batchnorm import recalibrate
-from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.store import locked
+from tamnas.report.agreement import agreement
+from tamnas.report.intervals import Interval
+from tamnas.search.recalibration import RECALIBRATIONS, recalibrations
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -50,9 +51,8 @@ from tamnas.training.phases import train_phase
 
 NETWORKS, BUDGET, TRAIN, SEEDS = 30, (150_000, 250_000), 20_000, (0, 1)
 EIGHT, ALL = [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
-RECALIBRATIONS, IMAGES, BATCH = ("clean", "adversarial", "mixed"), 1024, 128
-WHATS, MEASURES = ("clean", "robust"), ("tau", "best")
-TOP, RESAMPLES = 5, 1000
+IMAGES, BATCH, TOP = 1024, 128, 5
+WHATS, MEASURES = ("clean", "robust"), ("tau", "overlap", "regret")
 ATTACK = {"eps": "8/255", "yopo": {"m": 2, "n": 1}, "lam": 1 / 3}
 BASE = {
     "network": {"stem_channels": 16, "channels": [32, 64, 128], "repeats": [2, 3, 2]},
@@ -125,13 +125,16 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
         for path in missing.values():
             write_json(path, result | {"diverged": error.details, "networks": []})
         return
+    found = {kind: [] for kind in missing}
+    for index, arch in enumerate(archs):
+        drawn = chunks(first_images(train, IMAGES), BATCH)
+        for kind, calibrated in recalibrations(supernet.extract(arch).eval(), drawn, plan.search.attack):
+            if kind in found:
+                subnet = fast_copy(calibrated)
+                robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
+                found[kind].append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
     for kind, path in missing.items():
-        networks = []
-        for index, arch in enumerate(archs):
-            subnet = fast_copy(recalibrated(supernet, arch, first_images(train, IMAGES), kind))
-            robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
-            networks.append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
-        write_json(path, result | {"recalibration": kind, "networks": networks, "history": history})
+        write_json(path, result | {"recalibration": kind, "networks": found[kind], "history": history})
 
 
 def trained_supernet(
@@ -146,18 +149,6 @@ def trained_supernet(
         start = weights / f"{plan.row}-{stage}.safetensors"
         checkpoint.write_weights(start, supernet_tensors(supernet), {"row": plan.row})
     return supernet, history
-
-
-def recalibrated(supernet: Supernet, arch: Architecture, split: Split, kind: str) -> Subnet:
-    """`arch` with the supernet's weights, its BatchNorm statistics those of the images as `kind` says."""
-    subnet = supernet.extract(arch).eval()
-    clean = [x for x, _ in chunks(split, BATCH)]
-    recalibrate(subnet, clean)
-    if kind != "clean":
-        how = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10, "random_start": False}
-        attacked = [pgd(subnet, x, y, **how) for x, y in chunks(split, BATCH)]
-        recalibrate(subnet, attacked if kind == "adversarial" else clean + attacked)
-    return subnet
 
 
 def print_table(out: Path) -> None:
@@ -177,33 +168,22 @@ def print_table(out: Path) -> None:
     rows, figures = [], {}
     for way, predictions in ways.items():
         shares = {what: [network[what] for network in predictions] for what in WHATS}
-        figures[way] = {what: agreement(shares[what], [network[what] for network in truth]) for what in WHATS}
+        agreed = {what: agreement(shares[what], [network[what] for network in truth], TOP) for what in WHATS}
+        figures[way] = {what: asdict(agreed[what]) for what in WHATS}
         cells = [100 * np.mean(shares[what]) if way != "parameters" else "" for what in WHATS]
-        rows.append([way, *cells, *(shown(figures[way][what][measure]) for measure in MEASURES for what in WHATS)])
-    columns = ["predicted by", "mean clean, %", "mean robust, %", "tau clean", "tau robust", "best 5 clean"]
+        rows.append(
+            [way, *cells, *(shown(getattr(agreed[what], measure), measure) for measure in MEASURES for what in WHATS)]
+        )
+    columns = [f"{title} {what}" for title in ("tau", f"best {TOP}", "regret") for what in WHATS]
     title = f"{NETWORKS} networks, CIFAR-10 at 16x16: what predicts their accuracy when trained"
     result = {"agreement": figures, "networks": networks}
-    report(title, [*columns, "best 5 robust"], rows, result, out / "table.json")
+    report(title, ["predicted by", "mean clean, %", "mean robust, %", *columns], rows, result, out / "table.json")
 
 
-def agreement(predicted: list[float], truth: list[float]) -> dict[str, list[float | None]]:
-    """Kendall's tau and the share of the `TOP` best that is found, each as [value, low, high]."""
-    if len(set(predicted)) == 1:  # a dead supernet
-        return {measure: [None] * 3 for measure in MEASURES}
-    pairs = np.array([predicted, truth])
-    again = numpy_generator("ranking", "bootstrap").integers(len(truth), size=(RESAMPLES, len(truth)))
-    values = np.array([measures(*pairs[:, chosen]) for chosen in (np.arange(len(truth)), *again)])
-    low, high = np.nanpercentile(values[1:], (2.5, 97.5), axis=0)
-    return {name: [float(values[0, i]), float(low[i]), float(high[i])] for i, name in enumerate(MEASURES)}
-
-
-def measures(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    best = [set(np.argsort(-values, kind="stable")[:TOP]) for values in (predicted, truth)]
-    return kendalltau(predicted, truth).statistic, len(best[0] & best[1]) / TOP
-
-
-def shown(figure: list[float | None]) -> str:
-    return "all alike" if figure[0] is None else "{:.2f} ({:.2f} to {:.2f})".format(*figure)
+def shown(figure: Interval | None, measure: str) -> str:
+    if figure is None:
+        return "all alike"
+    return figure.points if measure == "regret" else f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tamnas.config.fields import validated
 from tamnas.config.sections import SearchPlan
 from tamnas.pipeline.paths import weights
 from tamnas.search.evolution import search
+from tamnas.search.latency import measured_latencies, search_space
 from tamnas.search.memo import memoised
 from tamnas.search.random_search import random_search
 from tamnas.seeding import derived_seed, numpy_generator
@@ -34,15 +35,16 @@ def main(row: str | None, where: str, threads: int, out: Path | None, seeds: int
     with ExitStack() as stack:
         folder = out.parent if out else Path(stack.enter_context(TemporaryDirectory()))
         path = folder / f"{at.plan.row}-evaluated.jsonl"
-        memo = stack.enter_context(memoised(plan, supernet, at.data, at.compute, path, "searches", total))
+        space = search_space(plan, measured_latencies(plan, folder))
+        memo = stack.enter_context(memoised(plan, space, supernet, at.data, at.compute, path, "searches", total))
         volumes = {}
         for name, changed in SEARCHES.items():
             setting_of = validated(SearchPlan, plan.search.plain() | changed, "params.yaml")
             seeded = [derived_seed("supernet_front", seed) % 2**32 for seed in range(seeds)]
-            searches = [search(at.space, setting_of, memo, seed) for seed in seeded]
+            searches = [search(space, setting_of, memo, seed) for seed in seeded]
             volumes[name] = [found.hypervolume[-1]["archive_hypervolume"] for found in searches]
         drawn = [numpy_generator("supernet_front", "random_search", seed) for seed in range(seeds)]
-        found = [random_search(at.space, plan.search, [total], memo, generator) for generator in drawn]
+        found = [random_search(space, plan.search, [total], memo, generator) for generator in drawn]
         volumes["random search"] = [rows[-1]["archive_hypervolume"] for rows, _ in found]
     title = f"Searches of the supernet of {at.plan.row}, {total} evaluations each, {seeds} seeds"
     columns = ["search", "hypervolume of all evaluated, % (95% interval)"]

@@ -12,7 +12,7 @@ import click
 
 from tamnas.config.compute import load_compute
 from tamnas.config.plan import RandomSearchStagePlan
-from tamnas.files import FORMAT, write_csv, write_json
+from tamnas.files import FORMAT, read_json, write_csv, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
 from tamnas.pipeline.stage import stage_run
@@ -28,9 +28,11 @@ def main(row: str) -> None:
 
             from tamnas.search.random_search import run_random_search
 
-            counts = pd.read_csv(results(plan.dataset, "search", row) / "hypervolume.csv")["evaluated"].tolist()
+            searched = results(plan.dataset, "search", row)
+            latencies = read_json(path) if (path := searched / "latencies.json").exists() else None
+            counts = pd.read_csv(searched / "hypervolume.csv")["evaluated"].tolist()
             supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
-            tables = run_random_search(plan, counts, supernet, prepared(plan.dataset), load_compute(), memo)
+            tables = run_random_search(plan, latencies, counts, supernet, prepared(plan.dataset), load_compute(), memo)
             for name, rows in zip(("hypervolume.csv", "individuals.csv"), tables, strict=True):
                 write_csv(folder / name, rows)
         else:

@@ -22,6 +22,7 @@ from tamnas.space.sampling import matching, reversed_order
 from tamnas.space.space import SearchSpace
 
 RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
+OTHER_NETWORKS = ("random_networks", "lego_reversed", "lego_random")  # which differ in the architecture alone
 
 
 def row_jobs(

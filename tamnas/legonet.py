@@ -1,14 +1,12 @@
 """Lego-Net: from the validation accuracies of trained networks to one architecture."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 
-from scipy.stats import kendalltau
-
 from tamnas.errors import InputError
-from tamnas.files import FORMAT, read_json
+from tamnas.files import FORMAT
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import Record, read_records
 from tamnas.space.architecture import Architecture
@@ -17,21 +15,18 @@ from tamnas.space.space import SearchSpace
 
 @dataclass(frozen=True)
 class Voter:
-    """A network trained from scratch that may vote, with its row and its validation accuracies before training."""
+    """A network trained from scratch that may vote, with its row."""
 
     row: str
     record: Record
-    inherited: Mapping[str, float]  # clean and robust
 
 
 def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Voter]:
     """All networks that `rows` trained from scratch. Raises InputError."""
     voters = []
     for row in rows:
-        selected = read_json(results(dataset, "select", row) / "selected.json")["networks"]
-        inherited = {network["id"]: network for network in selected}
         records = read_records(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")
-        voters += [Voter(row, record, inherited[record.id]) for record in records]
+        voters += [Voter(row, record) for record in records]
     return voters
 
 
@@ -50,26 +45,17 @@ def design(
 ) -> tuple[Architecture, list[dict], dict]:
     """(Lego-Net, counts per layer, statistics) from the `count` best networks.
 
-    `weights` (best or last) says by which validation accuracies. The statistics are JSON-able:
-    who voted, and Kendall's tau between inherited and trained accuracies of all networks.
+    `weights` (best or last) says by which validation accuracies. The statistics, who voted, are JSON-able.
     """
     voters = top(networks, count, weights)
     counts = layer_counts([voter.record for voter in voters], weights)
     arch = lego_net(space, counts)
-    correlation = {
-        figure: rank_correlation(
-            [network.inherited[figure] for network in networks],
-            [getattr(network.record.score(weights), figure) for network in networks],
-        )
-        for figure in ("clean", "robust")
-    }
     statistics = {
         "format": FORMAT,
         "architecture": arch.plain(),
         "parameters": space.parameters(arch),
         "voters": [{"row": voter.row, "id": voter.record.id} for voter in voters],
         "weights": weights,
-        "kendall_tau": correlation,
     }
     return arch, counts, statistics
 
@@ -109,11 +95,3 @@ def lego_net(space: SearchSpace, counts: Sequence[dict]) -> Architecture:
                 )
             chosen.append(voted[0])
     return space.require_legal(Architecture(tuple(blocks), tuple(ratios)))
-
-
-def rank_correlation(inherited: Sequence[float], trained: Sequence[float]) -> dict[str, float | int | None]:
-    """Kendall's tau-b between two rankings, with its p-value; None where a ranking is constant."""
-    if len(inherited) < 2 or len(set(inherited)) == 1 or len(set(trained)) == 1:
-        return {"tau": None, "p_value": None, "networks": len(inherited)}
-    result = kendalltau(inherited, trained)
-    return {"tau": float(result.statistic), "p_value": float(result.pvalue), "networks": len(inherited)}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field
 
+from tamnas.attacks.registry import Pgd
 from tamnas.config import sections
 from tamnas.config.fields import Section, read_yaml, validated
 from tamnas.config.sections import Count, Name, Positive
@@ -41,6 +42,10 @@ class RowPlan(Section):
     @property
     def classes(self) -> int:
         return self.data.classes
+
+    @property
+    def size(self) -> int:
+        return self.data.size
 
 
 class PooledPlan(Section):
@@ -77,6 +82,10 @@ class DatasetPlan(Section):
     @property
     def classes(self) -> int:
         return self.data.classes
+
+    @property
+    def size(self) -> int:
+        return self.data.size
 
 
 PLANS = Path("plan")
@@ -133,6 +142,7 @@ class NetworksStagePlan(StagePlan):
     seed: Count
     numerics: sections.NumericsParams
     classes: sections.Channels
+    size: Positive
     network: sections.NetworkParams
     space: sections.SpaceParams
 
@@ -172,6 +182,17 @@ class RandomSearchStagePlan(SearchStagePlan):
 class SelectStagePlan(InheritStagePlan):
     front: sections.FrontName
     max_subnets: Positive | None
+
+
+class RankingParams(RecalibrationParams):
+    attack: Pgd
+
+
+class RankingStagePlan(InheritStagePlan):
+    """Beside the accuracies of trained networks (of their `weights`) those with inherited ones, as the search does."""
+
+    search: RankingParams
+    weights: Literal["best", "last"]
 
 
 class TrainingStagePlan(NetworksStagePlan):
@@ -224,7 +245,6 @@ class PooledControlsStagePlan(ControlsStagePlan):
 class EvaluateStagePlan(NetworksStagePlan):
     """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
 
-    size: Positive
     eval: sections.EvalParams
 
     def key(self) -> dict:
@@ -273,6 +293,9 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         "search": SearchStagePlan.of(known),
         "random_search": RandomSearchStagePlan.of(known | {"run": row.controls.random_search}),
         "select": SelectStagePlan.of(known | {"search": recalibration}),
+        "ranking": RankingStagePlan.of(
+            known | {"search": RankingParams(**dict(recalibration), attack=row.search.attack)}
+        ),
         "retrain_scratch": TrainingStagePlan.of(known),
         "retrain_finetune": TrainingStagePlan.of(known | {"training": row.retrain.finetune}),
         "legonet": LegonetStagePlan.of(known),

@@ -143,6 +143,8 @@ def _require_shared(params: Params, mode: str) -> None:
 def _require_budgets(plan: RowPlan, source: str) -> None:
     try:
         space = SearchSpace.from_params(plan)
+        if "macs" in plan.search.objectives:
+            space.mac_sums  # noqa: B018 - raises where a block counts none
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     first = min(plan.supernet.joint.open_ratios.first, len(space.ratios))

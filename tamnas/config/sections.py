@@ -240,7 +240,7 @@ class EvolutionParams(Section):
     tournament: Annotated[int, Field(ge=2, le=100_000)]
     mutation_probability: Share
     mutation_unit: Literal["gene", "individual"] = "individual"
-    objectives: tuple[str, ...] = Field(default=("clean_error", "robust_error", "parameters"), min_length=2)
+    objectives: tuple[str, ...] = ("clean_error", "robust_error", "parameters")
     crossover_probability: Share
     budget: ParameterRange | None = None
     bn_calibration_images: Count
@@ -254,6 +254,9 @@ class EvolutionParams(Section):
         if self.algorithm == "smsemoa" and self.tournament != 2:
             raise ValueError(f"tournament: {self.tournament}; SMS-EMOA's are of 2")
         distinct(objectives=self.objectives)
+        if not 2 <= len(self.objectives) <= 4:
+            count, names = len(self.objectives), ", ".join(OBJECTIVES)
+            raise ValueError(f"objectives: {count} are given; allowed: 2 to 4 of {names}")
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ValueError(f"objectives: {name!r}; allowed: {', '.join(OBJECTIVES)}")

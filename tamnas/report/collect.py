@@ -21,6 +21,7 @@ from tamnas.report.study import (
     Costs,
     Dataset,
     LegoNet,
+    Ranked,
     RowResults,
     Searched,
     Test,
@@ -111,7 +112,7 @@ def _read_row(plan: RowPlan) -> RowResults:
     def folder(stage: str) -> Path:
         return results(plan.dataset, stage, plan.row)
 
-    fronts = read_json(folder("search") / "fronts.json")
+    fronts, timed = read_json(folder("search") / "fronts.json"), "latency" in plan.search.objectives
     controls, random = _read_controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
     scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
     tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
@@ -134,6 +135,8 @@ def _read_row(plan: RowPlan) -> RowResults:
         lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
+        ranking=_read_ranking(folder("ranking") / "inherited.csv"),
+        timed_on=read_json(folder("search") / "latencies.json")["processor"] if timed else None,
         at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in fronts[plan.retrain.front]),
     )
 
@@ -161,12 +164,24 @@ def _read_searched(networks: Sequence[dict]) -> list[Searched]:
     return searched
 
 
+def _read_ranking(path: Path) -> list[Ranked]:
+    """Empty where a run has stopped before."""
+    networks: dict[str, Ranked] = {}
+    for line in _read_if_there(path):
+        trained, inherited = (
+            {which: line[f"{when}_{which}"] for which in ("clean", "robust")} for when in ("trained", "inherited")
+        )
+        network = networks.setdefault(line["network"], Ranked(line["network"], line["parameters"], trained, {}))
+        network.inherited[line["recalibration"]] = inherited
+    return list(networks.values())
+
+
 def _read_lego(plan: RowPlan | DatasetPlan, row: str | None, controls: ControlResults) -> LegoNet:
     kind = "legonet" if row else "legonet_pooled"
     statistics = read_json(results(plan.dataset, kind, row) / "statistics.json")
     (network,) = controls.attach(_read_trained(plan, kind, f"evaluate_{kind}", row), kind)
     counts = read_csv(results(plan.dataset, kind, row) / "counts.csv")
-    return LegoNet(network, counts, statistics["voters"], statistics["kendall_tau"])
+    return LegoNet(network, counts, statistics["voters"])
 
 
 def _read_trained(
@@ -250,6 +265,15 @@ COLUMNS = {
     "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust", "validation_classes"},
     "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy"},
     "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
+    "inherited.csv": {
+        "network",
+        "parameters",
+        "recalibration",
+        "inherited_clean",
+        "inherited_robust",
+        "trained_clean",
+        "trained_robust",
+    },
     "latency.csv": {"network", "milliseconds", "runs", "processor"},
 }
 

@@ -21,6 +21,10 @@ class Interval:
     high: float
 
     @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
     def points(self) -> str:
         """In percentage points, for differences of shares."""
         return f"{self.value * 100:+.2f} ({self.low * 100:+.2f} to {self.high * 100:+.2f})".replace("-", "−")

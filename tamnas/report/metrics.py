@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import Attack
 from tamnas.files import csv_text
+from tamnas.report.agreement import as_searched
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 
 
@@ -31,7 +32,7 @@ def _row_metrics(row: RowResults, attack: Attack) -> dict:
         },
         "best_scratch": _network_metrics(row.best, attack),
         **{name: _network_metrics(network, attack) for name, network in later.items() if network},
-        "kendall_tau": {which: None if tau["tau"] is None else round(tau["tau"], 4) for which, tau in row.tau.items()},
+        "kendall_tau": {which: found.tau and round(found.tau.value, 4) for which, found in as_searched(row).items()},
     }
 
 

@@ -106,12 +106,24 @@ class Searched:
 
 @dataclass(frozen=True)
 class LegoNet:
-    """A Lego-Net with the votes it was built from; `tau` is of all networks trained from scratch."""
+    """A Lego-Net with the votes it was built from."""
 
     network: TrainedNetwork
     counts: Sequence[Mapping]
     voters: Sequence[Mapping[str, str]]
-    tau: Mapping[str, Mapping[str, float | int | None]]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A network that was trained from scratch by its row's recipe, on validation: clean and robust shares.
+
+    `inherited` maps each recalibration of BatchNorm to those with the supernet's weights.
+    """
+
+    id: str
+    parameters: int
+    trained: Mapping[str, float]
+    inherited: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -137,8 +149,9 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run.
-    `at_chance`: no subnet of the front was better with inherited weights than predicting the largest class.
+    `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run; so is
+    `ranking`. `timed_on`: the processor whose latency the search minimised, if it did. `at_chance`: no subnet of the
+    front was better with inherited weights than predicting the largest class.
     """
 
     plan: RowPlan
@@ -153,6 +166,8 @@ class RowResults:
     lego: LegoNet | None
     controls: ControlResults
     random_search: Sequence[Mapping[str, float]]
+    ranking: Sequence[Ranked] = ()
+    timed_on: str | None = None
     at_chance: bool = False
 
     @property
@@ -172,12 +187,6 @@ class RowResults:
     @property
     def best_finetuned(self) -> TrainedNetwork | None:
         return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
-
-    @property
-    def tau(self) -> Mapping[str, Mapping[str, float | int | None]]:
-        """Kendall's tau of all networks trained from scratch; undefined before the Lego-Net is."""
-        undefined = {"tau": None, "p_value": None, "networks": len(self.scratch)}
-        return self.lego.tau if self.lego else {"clean": undefined, "robust": undefined}
 
 
 @dataclass(frozen=True)

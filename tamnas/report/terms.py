@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.sections import EvalParams
 from tamnas.report.accuracy import accuracy_value
+from tamnas.report.agreement import Agreement
 from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork, WorstCase
 from tamnas.report.tables.table import Column, show
@@ -200,7 +201,7 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
     return notes
 
 
-def tau_text(tau) -> str:
-    if tau["tau"] is None:
-        return f"undefined ({counted(tau['networks'], 'network')})"
-    return f"{tau['tau']:.2f} (p {tau['p_value']:.2g}, {tau['networks']} networks)".replace("-", "−")
+def tau_text(found: Agreement | None, networks: int) -> str:
+    if found is None or found.tau is None:
+        return f"undefined ({counted(networks, 'network')})"
+    return f"{found.tau.value:.2f} (p {found.p_value:.2g}, {networks} networks)".replace("-", "−")

@@ -25,6 +25,7 @@ from tamnas.config.sections import SearchPlan
 from tamnas.files import FORMAT
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume_row
+from tamnas.search.latency import search_space
 from tamnas.search.memo import memoised
 from tamnas.search.operators import Breeding, BudgetSampling, Unseen, by_rank_then_crowding
 from tamnas.seeding import derived_seed
@@ -93,15 +94,19 @@ def _stagnant(rows: list[dict], patience: int | None) -> bool:
     return max(values[:-patience]) >= max(values)
 
 
-def run_search(plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, memo_path: Path):
+def run_search(
+    plan: SearchStagePlan, latencies: Mapping | None, weights: Path, data: Path, compute: ComputeParams, memo_path: Path
+):
     """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
 
-    Returns (SearchResult, fitness of every architecture evaluated).
+    `latencies` are those of `tamnas.search.latency.measured_latencies`. Returns (SearchResult, fitness of every
+    architecture evaluated).
     """
     seed = derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32  # pymoo takes 32 bits
     total = plan.search.population + plan.search.generations * plan.search.offspring
-    with memoised(plan, weights, data, compute, memo_path, f"search {plan.name}", total) as memo:
-        return search(SearchSpace.from_params(plan), plan.search, memo, seed), memo.known
+    space = search_space(plan, latencies)
+    with memoised(plan, space, weights, data, compute, memo_path, f"search {plan.name}", total) as memo:
+        return search(space, plan.search, memo, seed), memo.known
 
 
 def individuals(result: SearchResult, fitness: dict[Architecture, Fitness]) -> list[dict]:

@@ -1,6 +1,6 @@
 """What the search knows of a subnet: what was measured of it with inherited weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -53,26 +53,38 @@ class SearchContext:
     pace: Pace = field(default_factory=Pace)
 
 
-def load_context(plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams) -> SearchContext:
+def load_context(
+    plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams, space: SearchSpace | None = None
+) -> SearchContext:
+    """`space`: the plan's with latencies, where they are an objective."""
     runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
-    return SearchContext(plan, load_supernet(SearchSpace.from_params(plan), weights, runtime), *splits)
+    return SearchContext(plan, load_supernet(space or SearchSpace.from_params(plan), weights, runtime), *splits)
+
+
+def calibration_batches(context: SearchContext) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training images to recalibrate BatchNorm on: one fixed augmented draw, the same for every subnet."""
+    plan, images = context.plan, context.plan.search.bn_calibration_images
+    key = (plan.seed, "search", plan.name, "recalibration")
+    size = max(1, min(plan.batch_size, images))
+    drawn = batches(context.train, size, plan.augment, torch_generator(*key, device=context.train.images.device))
+    return islice(drawn, max(1, images // size) if images else 0)
 
 
 def inherited_subnet(context: SearchContext, arch: Architecture) -> Subnet:
-    """The subnet with the supernet's weights, in eval mode, BatchNorm recalibrated on training images.
+    """The subnet with the supernet's weights, in eval mode, BatchNorm recalibrated on clean training images.
 
-    The images are one fixed augmented draw, the same for every subnet. Zero images: statistics
-    as inherited.
+    Zero images: statistics as inherited.
     """
-    plan, subnet = context.plan, context.supernet.extract(arch)
-    images = plan.search.bn_calibration_images
-    if images:
-        key = (plan.seed, "search", plan.name, "recalibration")
-        size = min(plan.batch_size, images)
-        drawn = batches(context.train, size, plan.augment, torch_generator(*key, device=context.train.images.device))
-        recalibrate(subnet, (x for x, _ in islice(drawn, max(1, images // size))))
+    subnet = context.supernet.extract(arch)
+    if context.plan.search.bn_calibration_images:
+        recalibrate(subnet, (x for x, _ in calibration_batches(context)))
     return subnet.eval()
+
+
+def attack_key(plan: InheritStagePlan) -> tuple:
+    """Of the noise that every subnet of a row is attacked with."""
+    return plan.seed, "search", plan.name, "attack"
 
 
 def evaluate_subnet(arch: Architecture, context: SearchContext) -> dict[str, float]:
@@ -83,14 +95,13 @@ def evaluate_subnet(arch: Architecture, context: SearchContext) -> dict[str, flo
     plan: SearchStagePlan = context.plan
     context.pace.require_time(f"search {plan.name}")
     subnet = fast_copy(inherited_subnet(context, arch))
-    key = (plan.seed, "search", plan.name, "attack")
     candidate = Candidate(
         context.supernet.space,
         arch,
         subnet,
         context.validation,
         clean=partial(accuracy, subnet, context.validation),
-        robust=partial(pgd_accuracy, subnet, context.validation, plan.search.attack, key),
+        robust=partial(pgd_accuracy, subnet, context.validation, plan.search.attack, attack_key(plan)),
     )
     return {objective.column: objective.measure(candidate) for objective in measured(plan.search.objectives)}
 

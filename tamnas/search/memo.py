@@ -13,6 +13,7 @@ from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import seal, unseal
 from tamnas.search.fitness import Fitness, evaluate_subnet, load_context
 from tamnas.space.architecture import Architecture
+from tamnas.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class Memo:
 
 @contextmanager
 def memoised(
-    plan: SearchStagePlan, weights: Path, data: Path, compute: ComputeParams, path: Path, what: str, total: int
+    plan: SearchStagePlan,
+    space: SearchSpace,
+    weights: Path,
+    data: Path,
+    compute: ComputeParams,
+    path: Path,
+    what: str,
+    total: int,
 ):
-    """A `Memo` that evaluates subnets with the supernet's weights in jobs, about `total` of them."""
-    with Jobs(partial(load_context, plan, weights, data, compute), compute) as jobs, Progress(what, total) as progress:
+    """A `Memo` that evaluates subnets of `space` with the supernet's weights in jobs, about `total` of them."""
+    load = partial(load_context, plan, weights, data, compute, space)
+    with Jobs(load, compute) as jobs, Progress(what, total) as progress:
 
         def evaluate(archs: Sequence[Architecture]) -> Evaluated:
             for index, values in jobs.run_jobs(evaluate_subnet, archs):

@@ -45,6 +45,11 @@ class Objective:
     scale: Callable[[SearchSpace], float] = lambda space: 1.0
     exact: Callable[[SearchSpace, Architecture], float] | None = None
 
+    @property
+    def label(self) -> str:
+        """What is minimised, in the words of reports: `clean error`, `parameters`."""
+        return self.name.replace("_", " ") if self.maximise else self.title.lower()
+
     def cost(self, value: float) -> float:
         return 1 - value if self.maximise else float(value)
 
@@ -77,6 +82,29 @@ BASE = (
             exact=lambda space, arch: space.parameters(arch),
         )
     ),
+)
+
+register_objective(
+    Objective(
+        "macs",
+        "macs",
+        "Multiply-accumulates",
+        "MACs",
+        measure=lambda found: found.space.macs(found.arch),
+        scale=lambda space: space.mac_sums.range()[1],
+        exact=lambda space, arch: space.macs(arch),
+    )
+)
+register_objective(  # of the parts, measured on the machine that searches
+    Objective(
+        "latency",
+        "latency",
+        "Latency",
+        "ms",
+        measure=lambda found: found.space.latency(found.arch),
+        scale=lambda space: space.latencies.range()[1],
+        exact=lambda space, arch: space.latency(arch),
+    )
 )
 
 

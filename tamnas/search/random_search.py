@@ -1,6 +1,6 @@
 """Random search beside NSGA-II: equally many distinct evaluations, by the same evaluator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from tamnas.config.plan import RandomSearchStagePlan
 from tamnas.config.sections import SearchPlan
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import hypervolume_row
+from tamnas.search.latency import search_space
 from tamnas.search.memo import memoised
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
@@ -36,15 +37,19 @@ def random_search(
 
 def run_random_search(
     plan: RandomSearchStagePlan,
+    latencies: Mapping | None,
     counts: Sequence[int],
     weights: Path,
     data: Path,
     compute: ComputeParams,
     memo_path: Path,
 ) -> tuple[list[dict], list[dict]]:
-    """(hypervolume rows, individuals) of a row, with `counts` distinct evaluations per generation of its search."""
-    space, generator = SearchSpace.from_params(plan), numpy_generator(plan.seed, "random_search", plan.name)
-    with memoised(plan, weights, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
+    """(hypervolume rows, individuals) of a row, with `counts` distinct evaluations per generation of its search.
+
+    `latencies`: what its search measured, if it did.
+    """
+    space, generator = search_space(plan, latencies), numpy_generator(plan.seed, "random_search", plan.name)
+    with memoised(plan, space, weights, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
         rows, fitness = random_search(space, plan.search, counts, memo, generator)
     individuals = [
         {"individual": index, "architecture": str(arch), **evaluated.row}

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 
 from tamnas.errors import InputError
-from tamnas.space.layers import Layer, non_local_parameters, se_parameters
+from tamnas.space.layers import Layer, non_local_macs, non_local_parameters, se_macs, se_parameters
 
 FAMILIES = ("pure tiny", "tiny robust", "pure robust")  # the paper's
 
@@ -19,8 +19,9 @@ class BlockKind:
     """One row of the block table: what a block id stands for.
 
     `module` names a callable of (layer, kind, ratio, act_layer), "package.module:name"; `parameters` counts what it
-    trains at a layer and ratio. `transitions`: whether it is legal where a stage begins. The rest is for tables and
-    drawings.
+    trains at a layer and ratio. `transitions`: whether it is legal where a stage begins. `macs` counts the
+    multiply-accumulates of one image at a layer, a ratio and a side of the map in front of it; the objective of that
+    name needs them. The rest is for tables and drawings.
     """
 
     id: int
@@ -33,6 +34,7 @@ class BlockKind:
     kernel: int | None = None
     attention: str | None = None  # "embedded" (embedded Gaussian) or "gaussian"
     attention_norm: bool = False
+    macs: Callable[[Layer, float, int], int] | None = None
 
     def allowed(self, layer: Layer) -> bool:
         return self.transitions or not layer.transition
@@ -51,6 +53,19 @@ def _xception(layer: Layer, ratio: float, kernel: int) -> int:
 
 
 BRANCH_PARAMETERS = {"shuffle": _separable, "xception": _xception}
+
+
+def _separable_macs(layer: Layer, ratio: float, kernel: int, size: int) -> int:
+    p, m, o, before, behind = layer.branch_in, layer.middle(ratio), layer.branch_out, size**2, layer.out_size(size) ** 2
+    return p * m * before + (m * kernel**2 + m * o) * behind
+
+
+def _xception_macs(layer: Layer, ratio: float, kernel: int, size: int) -> int:
+    p, m, o, k2 = layer.branch_in, layer.middle(ratio), layer.branch_out, kernel**2
+    return (p * k2 + p * m + m * k2 + m * m + m * k2 + m * o) * layer.out_size(size) ** 2
+
+
+BRANCH_MACS = {"shuffle": _separable_macs, "xception": _xception_macs}
 SHORT = {"shuffle": "S", "xception": "SX", "embedded": "NE", "gaussian": "NG"}
 
 
@@ -66,17 +81,29 @@ def _robust_parameters(layer: Layer, ratio: float, attention: str, norm: bool) -
     return non_local_parameters(layer.cout, layer.middle(ratio), attention, norm) + se_parameters(layer.cout)
 
 
+def _tiny_macs(layer: Layer, ratio: float, size: int, branch: str, kernel: int, attention: str | None) -> int:
+    o, cin, behind = layer.branch_out, layer.cin, layer.out_size(size)
+    count = BRANCH_MACS[branch](layer, ratio, kernel, size) + se_macs(o)
+    if attention:
+        count += non_local_macs(o, o // 2, attention, behind)
+    return count + ((cin * kernel**2 + cin**2) * behind**2 if layer.transition else 0)
+
+
+def _robust_macs(layer: Layer, ratio: float, size: int, attention: str) -> int:
+    return non_local_macs(layer.cout, layer.middle(ratio), attention, size) + se_macs(layer.cout)
+
+
 def _tiny(id_: int, branch: str, kernel: int, attention: str | None) -> BlockKind:
     """A pure tiny block, or with attention a tiny robust one."""
+    made_of = {"branch": branch, "kernel": kernel, "attention": attention}
     return BlockKind(
         id_,
         "+".join(SHORT[part] for part in (branch, attention) if part) + f" {kernel}x{kernel}",
         "tiny robust" if attention else "pure tiny",
         "tamnas.networks.blocks:TinyBlock",
-        partial(_tiny_parameters, branch=branch, kernel=kernel, attention=attention),
-        branch=branch,
-        kernel=kernel,
-        attention=attention,
+        partial(_tiny_parameters, **made_of),
+        macs=partial(_tiny_macs, **made_of),
+        **made_of,
     )
 
 
@@ -91,6 +118,7 @@ def _robust(id_: int, attention: str, norm: bool) -> BlockKind:
         transitions=False,
         attention=attention,
         attention_norm=norm,
+        macs=partial(_robust_macs, attention=attention),
     )
 
 

@@ -28,6 +28,10 @@ class Layer:
         """Channels behind the channel selector (Figure 4)."""
         return max(1, round(self.cout / 2 * ratio))
 
+    def out_size(self, size: int) -> int:
+        """Side of the map behind it, in front of which it is `size`."""
+        return -(-size // self.stride)
+
 
 def se_parameters(c: int) -> int:
     """Squeeze-and-excitation on c channels, reduction 4, with biases."""
@@ -39,3 +43,18 @@ def non_local_parameters(c: int, inner: int, attention: str, norm: bool = False)
     """Non-local block: embedded Gaussian has theta, phi and g, Gaussian g alone."""
     projections = 3 if attention == "embedded" else 1
     return projections * (c * inner + inner) + inner * c + c + (2 * c if norm else 0)
+
+
+# Multiply-accumulates of one image: convolutions, linear layers and the products of attention, as everywhere
+# (`tamnas.evaluation.costs.macs`).
+
+
+def se_macs(c: int) -> int:
+    return 2 * c * (c // 4)
+
+
+def non_local_macs(c: int, inner: int, attention: str, size: int) -> int:
+    """Of a `size` x `size` map: keys and values are pooled 2x2 where it is at least 2x2."""
+    embedded, positions, keys = attention == "embedded", size**2, max(1, size // 2) ** 2
+    projections = 4 if embedded else 2  # theta and phi, g, out
+    return projections * c * inner * positions + positions * keys * ((inner if embedded else c) + inner)

@@ -4,7 +4,7 @@ Nothing here needs torch. The block table is Table VII of the paper, the default
 Table I; where they contradict themselves, docs/reading.md says what was chosen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from tamnas.errors import InputError
 from tamnas.space.architecture import Architecture
-from tamnas.space.blocks import BLOCKS, PAPER_BLOCKS, RATIOS
-from tamnas.space.layers import Layer, se_parameters
+from tamnas.space.blocks import BLOCKS, PAPER_BLOCKS, RATIOS, BlockKind
+from tamnas.space.layers import Layer, se_macs, se_parameters
+from tamnas.space.sums import Sums
 
 Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
 _BATCH = 4096
@@ -31,7 +32,9 @@ class SearchSpace:
 
     `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
     has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `head` None: pooling and the
-    classifier alone, in which the search decides about nearly all parameters.
+    classifier alone, in which the search decides about nearly all parameters. `size` is the side of images in pixels,
+    which multiply-accumulates depend on. `latencies`: milliseconds of each part on one machine, where they were
+    measured (`tamnas.search.latency`).
     """
 
     num_classes: int = 10
@@ -44,6 +47,8 @@ class SearchSpace:
     activation: str = "relu"
     blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
+    size: int = 32
+    latencies: Sums | None = field(default=None, repr=False, compare=False)
     layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -74,7 +79,7 @@ class SearchSpace:
 
     @classmethod
     def from_params(cls, params, num_classes: int | None = None) -> "SearchSpace":
-        """From a plan's `network` and `space` sections and `classes`; `num_classes` where `params` has no `classes`."""
+        """From a plan's `network` and `space` sections, `size` and `classes`, or `num_classes` where it has none."""
         network, head = params.network, params.network.head
         return cls(
             num_classes=params.classes if num_classes is None else num_classes,
@@ -87,6 +92,7 @@ class SearchSpace:
             activation=network.activation,
             blocks=params.space.blocks,
             ratios=params.space.ratios,
+            size=params.size,
         )
 
     @property
@@ -119,12 +125,45 @@ class SearchSpace:
     @cached_property
     def table(self) -> np.ndarray:
         """Parameters of each (layer, block, ratio), int64; -1 where the block is not legal."""
-        table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, dtype=np.int64)
-        for i, layer in enumerate(self.layers):
+        return self.tabled(lambda kind, layer, ratio, size: kind.parameters(layer, ratio), np.int64)
+
+    def tabled(self, figure: Callable[[BlockKind, Layer, float, int], float], dtype: type) -> np.ndarray:
+        """`figure` of each (layer, block, ratio), given the side of the map in front of it; -1 where not legal."""
+        table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, dtype=dtype)
+        for i, (layer, size) in enumerate(zip(self.layers, self.sizes[:-1], strict=True)):
             for j, block in enumerate(self.blocks):
                 if BLOCKS[block].allowed(layer):
-                    table[i, j] = [BLOCKS[block].parameters(layer, ratio) for ratio in self.ratios]
+                    table[i, j] = [figure(BLOCKS[block], layer, ratio, size) for ratio in self.ratios]
         return table
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of the map in front of each layer, and last of the one in front of the head."""
+        sizes = [self.size]
+        for layer in self.layers:
+            sizes.append(layer.out_size(sizes[-1]))
+        return tuple(sizes)
+
+    @cached_property
+    def parameter_sums(self) -> Sums:
+        return Sums(self.fixed_parameters, self.table)
+
+    @cached_property
+    def mac_sums(self) -> Sums:
+        """Multiply-accumulates of one image. Raises InputError if a block says none."""
+        for block in self.blocks:
+            if BLOCKS[block].macs is None:
+                raise InputError(
+                    f"search.objectives: macs: choice block {block}, {BLOCKS[block].name!r}, counts no macs"
+                )
+        stem, last = 27 * self.stem_channels * self.size**2, self.layers[-1].cout
+        if self.head is None:
+            head = last * self.num_classes
+        else:
+            conv, hidden, out = self.head
+            head = last * conv * self.sizes[-1] ** 2 + conv * hidden + se_macs(hidden)
+            head += hidden * out + out * self.num_classes
+        return Sums(stem + head, self.tabled(lambda kind, *place: kind.macs(*place), np.int64))
 
     @cached_property
     def head_parameters(self) -> int:
@@ -143,12 +182,17 @@ class SearchSpace:
         """Trainable parameters of the standalone subnet. Raises InputError if not legal."""
         return int(self.genes_parameters(self.encode(arch)[None])[0])
 
+    def macs(self, arch: Architecture) -> int:
+        """Multiply-accumulates of one image of the subnet. Raises InputError if not legal, or if a block says none."""
+        return int(self.mac_sums.of(self.encode(arch)[None])[0])
+
+    def latency(self, arch: Architecture) -> float:
+        """Milliseconds of one image, the sum of the parts in `latencies`. Raises InputError if not legal."""
+        return float(self.latencies.of(self.encode(arch)[None])[0])
+
     def parameter_range(self, ratios: Sequence[float] | None = None) -> tuple[int, int]:
         """Exact (smallest, largest) parameter count, optionally with `ratios` alone."""
-        columns = [self.ratios.index(ratio) for ratio in (ratios or self.ratios)]
-        table = self.table[:, :, columns].reshape(len(self.layers), -1)
-        smallest = np.where(table < 0, np.iinfo(np.int64).max, table).min(axis=1).sum()
-        return self.fixed_parameters + int(smallest), self.fixed_parameters + int(table.max(axis=1).sum())
+        return self.parameter_sums.range([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
 
     def sample(
         self, generator: np.random.Generator, budget: Budget = None, ratios: Sequence[float] | None = None
@@ -213,9 +257,7 @@ class SearchSpace:
 
     def genes_parameters(self, genes: np.ndarray) -> np.ndarray:
         """Parameter counts of rows of genes, int64."""
-        blocks, ratios = np.split(genes, 2, axis=1)
-        layers = np.arange(len(self.layers))
-        return self.fixed_parameters + self.table[layers, blocks, ratios].sum(axis=1)
+        return self.parameter_sums.of(genes)
 
     def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None, name: str = "budget") -> None:
         """Raises InputError, naming both ranges, when no architecture can have the size asked for."""

@@ -15,6 +15,7 @@ from tamnas.pipeline.paths import results, seeded
 from tamnas.records import Record
 from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import Table, to_csv
+from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -108,12 +109,26 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:
         ]
         write_trained(plan, f"retrain_{kind}", f"evaluate_{kind}", plan.row, trained, random)
         if kind == "scratch":
-            voting = [
-                Voter(plan.row, Record.from_plain(one, "test"), start)
-                for one, start in zip(trained, selected, strict=True)
-            ]
+            voting = [Voter(plan.row, Record.from_plain(one, "test")) for one in trained]
+            write_csv(folder("ranking") / "inherited.csv", _ranking(trained, selected))
     _write_lego(plan, "legonet", plan.row, voting, random)
     return voting
+
+
+def _ranking(trained: list[dict], selected: list[dict]) -> list[dict]:
+    """Recalibrated on clean images as the search has it, worse by a constant otherwise."""
+    return [
+        {
+            "network": one["id"],
+            "parameters": one["parameters"],
+            "architecture": str(Architecture.from_plain(one["architecture"])),
+            "recalibration": recalibration,
+            **{f"inherited_{which}": round(start[which] - loss, 3) for which in ("clean", "robust")},
+            **{f"trained_{which}": one["best"][which] for which in ("clean", "robust")},
+        }
+        for one, start in zip(trained, selected, strict=True)
+        for recalibration, loss in (("none", 0.4), ("clean", 0), ("adversarial", 0.1), ("mixed", 0.1))
+    ]
 
 
 def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Voter]]) -> None:

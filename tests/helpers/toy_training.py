@@ -14,7 +14,7 @@ from tamnas.training.loop import TrainingOutcome, train
 CPU = Runtime(torch.device("cpu"), None)
 SPACE = SearchSpace(
     num_classes=3, stem_channels=4, channels=(8, 12), repeats=(1, 2), strides=(2, 1), head=(8, 16, 16),
-    blocks=(0, 3, 6, 20), ratios=(0.4, 1.0, 1.6, 2.0),
+    blocks=(0, 3, 6, 20), ratios=(0.4, 1.0, 1.6, 2.0), size=8,
 )  # fmt: skip
 ARCH = Architecture((0, 6, 20), (1.0, 0.4, 1.6))
 ATTACK = TrainingAttackPlan(eps="8/255", step_size="5/255", m=1, n=2)

@@ -168,7 +168,7 @@ EVALUATION = both_rows(*(f"evaluate_{kind}" for kind in ("scratch", "finetune", 
 EVALUATION |= {f"evaluate_{kind}@digits" for kind in ("legonet_pooled", "baselines", "controls_pooled")}
 PER_ROW = [
     "supernet_block", "supernet_joint", "search", "random_search", "select", "retrain_scratch", "retrain_finetune",
-    "legonet", "controls", "evaluate_scratch", "evaluate_finetune", "evaluate_legonet", "evaluate_controls",
+    "legonet", "controls", "ranking", "evaluate_scratch", "evaluate_finetune", "evaluate_legonet", "evaluate_controls",
 ]  # fmt: skip
 POOLED = {f"{stage}@digits" for stage in ("legonet_pooled", "controls_pooled")}
 POOLED |= {f"evaluate_{stage}" for stage in POOLED}
@@ -193,7 +193,7 @@ def finetune_epochs(raw: dict) -> None:
     raw["retrain"]["finetune"].update(epochs=2)
 
 
-FINETUNED = both_rows("retrain_finetune", "evaluate_finetune", "controls", "evaluate_controls")
+FINETUNED = both_rows("retrain_finetune", "evaluate_finetune", "controls", "ranking", "evaluate_controls")
 
 
 def test_finetune_epochs_rerun_no_training_from_scratch(repo):
@@ -201,7 +201,7 @@ def test_finetune_epochs_rerun_no_training_from_scratch(repo):
 
 
 def test_a_control_reruns_nothing_that_it_stands_beside(repo):
-    networks = both_rows("controls", "evaluate_controls")
+    networks = both_rows("controls", "ranking", "evaluate_controls")
     assert runs_after(repo, lambda raw: raw["controls"].update(random_networks=True)) == ALWAYS | networks
     edit(repo, lambda raw: raw["controls"].update(random_networks=False))
     search = both_rows("random_search")

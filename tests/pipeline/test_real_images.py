@@ -62,7 +62,7 @@ def test_every_schedule_trains_as_its_name_says(tmp_path):
 
 
 def test_ranking(cifar10, tmp_path, monkeypatch):
-    for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1, "RESAMPLES": 20}.items():
+    for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
         monkeypatch.setattr(ranking, name, value)
     monkeypatch.setattr(ranking, "SCHEDULES", {name: ranking.SCHEDULES[name] for name in ["epoch-8-blocks"]})
     monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
@@ -81,14 +81,3 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
     ).unlink()  # as if cut off between training and evaluation
     assert printed(ranking.main, *options) == text
     assert contents(tmp_path / "out") == before
-
-
-def test_agreement():
-    truth = list(np.linspace(0.2, 0.4, 30))
-    same, reverse = (ranking.agreement(predicted, truth) for predicted in (truth, truth[::-1]))
-    assert (same["tau"], same["best"]) == (pytest.approx([1, 1, 1]), [1, 1, 1])
-    assert (reverse["tau"], reverse["best"]) == (pytest.approx([-1, -1, -1]), [0, 0, 0])
-    assert ranking.agreement([0.1] * 30, truth)["tau"] == [None] * 3
-    noisy = [value + 0.02 * (-1) ** index for index, value in enumerate(truth)]
-    value, low, high = ranking.agreement(noisy, truth)["tau"]
-    assert 0.5 < low < value < high < 1

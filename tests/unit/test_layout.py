@@ -24,6 +24,7 @@ ROOMS = """
     evaluation
     training  search
     legonet  controls
+    ranking
     report
     pipeline.stage  pipeline.pack  pipeline.profiles  release
     pipeline.runner  export

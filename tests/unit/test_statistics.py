@@ -1,14 +1,13 @@
 """The statistics over trained networks, on records made by hand."""
 
 import json
-from itertools import combinations
 
 import numpy as np
 import pytest
 
 from tamnas.errors import InputError
 from tamnas.files import write_json
-from tamnas.legonet import Voter, candidates, design, layer_counts, lego_net, rank_correlation, top
+from tamnas.legonet import Voter, candidates, design, layer_counts, lego_net, top
 from tamnas.records import NetworkSpec, Record, Score, best
 from tamnas.search.front import spread
 from tamnas.space.architecture import Architecture
@@ -27,8 +26,7 @@ def record(name: str, clean=0.9, robust=0.5, *, blocks=(0, 0), ratios=(1.0, 1.0)
 
 
 def candidate(record: Record) -> Voter:
-    """With inherited accuracies that rank clean as training does, and robust not at all."""
-    return Voter("one", record, {"clean": record.best.clean / 2, "robust": 0.3})
+    return Voter("one", record)
 
 
 def names(records: list[Record], count: int) -> list[str]:
@@ -131,44 +129,6 @@ def test_lego_net_of_random_networks_is_legal(space):
             assert votes.count(block) == max(map(votes.count, votes))
 
 
-# -- rank correlation ---------------------------------------------------------------------------
-
-
-def tau_b(xs, ys) -> float:
-    """By definition: (concordant - discordant) / sqrt(pairs untied in x * pairs untied in y)."""
-    signs = [(np.sign(xs[i] - xs[j]), np.sign(ys[i] - ys[j])) for i, j in combinations(range(len(xs)), 2)]
-    return sum(a * b for a, b in signs) / (sum(a != 0 for a, _ in signs) * sum(b != 0 for _, b in signs)) ** 0.5
-
-
-@pytest.mark.parametrize(
-    ("inherited", "trained", "tau"),
-    [
-        ((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8), 1),
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.7, 0.6, 0.5), -1),
-        ((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.8, 0.7), 4 / 6),
-        ((0.1, 0.2, 0.2, 0.4), (0.5, 0.6, 0.7, 0.8), 5 / 30**0.5),
-        ((0.1, 0.2, 0.2), (0.5, 0.5, 0.7), 1 / 2),
-    ],
-)
-def test_kendalls_tau(inherited, trained, tau):
-    found = rank_correlation(inherited, trained)
-    assert found["tau"] == pytest.approx(tau) == pytest.approx(tau_b(inherited, trained))
-    assert found["networks"] == len(inherited)
-    assert 0 <= found["p_value"] <= 1
-
-
-def test_exact_p_value():
-    # of the 4! = 24 orders, two are as extreme as perfect agreement
-    assert rank_correlation((1, 2, 3, 4), (1, 2, 3, 4))["p_value"] == pytest.approx(2 / 24)
-
-
-@pytest.mark.parametrize(
-    ("inherited", "trained"), [((0.5,) * 3, (0.1, 0.2, 0.3)), ((0.1, 0.2), (0.5, 0.5)), ((0.1,), (0.2,)), ((), ())]
-)
-def test_no_tau_of_a_constant(inherited, trained):
-    assert rank_correlation(inherited, trained) == {"tau": None, "p_value": None, "networks": len(inherited)}
-
-
 # -- spread -------------------------------------------------------------------------------------
 
 
@@ -216,10 +176,6 @@ def test_design_end_to_end():
     assert statistics["parameters"] == SPACE.parameters(arch)
     assert statistics["voters"] == [{"row": "one", "id": name} for name in "abc"]
     assert statistics["weights"] == "best"
-    # all four networks are ranked, voters or not
-    assert statistics["kendall_tau"]["clean"]["tau"] == pytest.approx(1)
-    assert statistics["kendall_tau"]["clean"]["networks"] == 4
-    assert statistics["kendall_tau"]["robust"]["tau"] is None
     assert sum(row["count"] for row in counts) == 3 * 2 * 2
     assert json.loads(json.dumps(statistics)) == statistics
 
@@ -235,15 +191,12 @@ def test_candidates_are_read_from_all_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for row in ("one", "two"):
         own = [one.record.plain() for one in voters()[:2]]
-        chosen = [{"id": one["id"], "clean": 0.1, "robust": 0.2, "architecture": {}} for one in reversed(own)]
-        write_json(tmp_path / "results/d/select" / row / "selected.json", {"format": 1, "networks": chosen})
         write_json(
             tmp_path / "results/d/retrain_scratch" / row / "seed-3/validation.json", {"format": 1, "networks": own}
         )
     networks = candidates("d", ["one", "two"], 3)
     found = [(one.row, one.record.id) for one in networks]
     assert found == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
-    assert all((one.inherited["clean"], one.inherited["robust"]) == (0.1, 0.2) for one in networks)
     assert networks[1].record.best.clean == 0.8
     with pytest.raises(InputError, match="seed-4"):
         candidates("d", ["one"], 4)

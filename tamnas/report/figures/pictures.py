@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tamnas.report.figures.architectures import draw_architectures, draw_layers
 from tamnas.report.figures.datasets import draw_hypervolume, draw_overview, draw_robustness
 from tamnas.report.figures.rows import (
+    area_objective,
     draw_fronts,
     draw_ranks,
     draw_retraining,
@@ -15,6 +16,7 @@ from tamnas.report.figures.rows import (
 from tamnas.report.figures.style import Picture, picture
 from tamnas.report.study import Dataset, RowResults
 from tamnas.report.terms import counted, max_half_width, selection_images
+from tamnas.search.objectives import Objective
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
@@ -80,8 +82,8 @@ def _of_paper(dataset: Dataset) -> list[Picture]:
             f"{name}-figure-05",
             dataset.name,
             f"From scratch and fine-tuned, {name} (form of Figure 5)",
-            f"The {counted(sum(len(row.scratch) for row in rows), 'retrained subnet')} in the three objectives on "
-            f"n = {dataset.images['test']:,} test images, robust error under {dataset.key_attack.text}. Circles: "
+            f"The {counted(sum(len(row.scratch) for row in rows), 'retrained subnet')} in the objectives of the search "
+            f"on n = {dataset.images['test']:,} test images, robust error under {dataset.key_attack.text}. Circles: "
             "trained from scratch; squares: fine-tuned from inherited weights; a line joins the same architecture."
             + ("" if single else " Area grows with the number of parameters. The axes of the panels differ."),
             draw_scratch_and_finetune,
@@ -95,7 +97,7 @@ def _of_paper(dataset: Dataset) -> list[Picture]:
             f"{modes}Left: the {counted(sum(len(row.front) for row in fronts), 'subnet')} of the "
             f"front{'' if single else 's'} with inherited weights ({before}); right: the "
             f"{sum(len(row.scratch) for row in fronts)} of them that were trained from scratch ({after}); "
-            f"{selection_images(dataset)}. Area grows with the number of parameters. Label and shade are the "
+            f"{selection_images(dataset)}. Area grows with {_amount(area_objective(fronts))}. Label and shade are the "
             "network's in both panels, dark for a low robust error before training; white networks were not "
             "retrained. The axes of the two panels differ.",
             draw_fronts,
@@ -117,9 +119,9 @@ def _of_training(dataset: Dataset) -> list[Picture]:
     single, images, name = len(dataset.rows) == 1, selection_images(dataset), _name(dataset)
     before, after = _attacks(dataset.rows)
     ranks = (
-        f"Rank of each retrained subnet by accuracy on {images} (1 is best, ties share a rank) with inherited "
-        f"weights and after training from scratch; robust: {before}, then {after}. On the diagonal the supernet "
-        "predicts the order."
+        f"Rank of each network that was trained from scratch by its row's recipe by accuracy on {images} (1 is best, "
+        f"ties share a rank), with inherited weights and after training; robust: {before}, then {after}. On the "
+        "diagonal the supernet predicts the order."
     )
     supernet = (
         f"Accuracy on training batches (clean, and under the training attack){' and loss' if single else ''}, per "
@@ -138,6 +140,10 @@ def _of_training(dataset: Dataset) -> list[Picture]:
             ("retraining", "Retraining", retraining, draw_retraining),
         )
     ]
+
+
+def _amount(objective: Objective) -> str:
+    return f"the {'' if objective.maximise or objective.unit == 'ms' else 'number of '}{objective.label}"
 
 
 def _name(dataset: Dataset) -> str:

@@ -3,7 +3,8 @@
 One row has a page's width for its panels; several rows share it, in less detail.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,9 +15,11 @@ from scipy.stats import rankdata
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
+from tamnas.report.agreement import as_searched, searched
 from tamnas.report.figures import style
-from tamnas.report.study import RowResults
+from tamnas.report.study import RowResults, TrainedNetwork
 from tamnas.report.terms import tau_text
+from tamnas.search.objectives import OBJECTIVES, Objective
 
 FRONT_MODES = ("2S_8_1", "S_6_10", "S_8_2")  # of the paper's Figures 6 and 7
 SCRATCH = {"marker": "o", "s": 24, "color": style.VERMILLION, "label": "trained from scratch", "zorder": 3}
@@ -40,21 +43,22 @@ def _panels(
 ) -> Figure:
     """A figure of panels, each drawn by `draw(axes, row, part)`: those of one row side by side, `height` inches high.
 
-    Panels of several rows are smaller, in lines of `columns`, with modes in their titles and labels at the edges only.
+    Panels of several rows are smaller, in lines of `columns`, with modes in their titles and, if their searches have
+    the same objectives, labels at the edges only.
     """
-    several = len(rows) > 1
+    several, alike = len(rows) > 1, len({row.plan.search.objectives for row in rows}) == 1
     cells = [(row, part) for row in rows for part in parts]
-    columns = columns if several else len(parts)
+    columns = columns if several else min(len(parts), columns, 3)
     lines = -(-len(cells) // columns)
-    figure = style.new(style.PAGE, 0.7 + 0.65 * height * lines if several else height)
+    figure = style.new(style.PAGE, 0.7 + 0.65 * height * lines if several else height * lines)
     panels = figure.subplots(lines, columns, squeeze=False, **shared).ravel()
     for index, (axes, (row, part)) in enumerate(zip(panels, cells, strict=False)):
         draw(axes, row, part)
         if several:
             axes.set_title("\n".join(filter(None, (row.plan.mode, axes.get_title(loc="left")))))
-        if index % columns and (several or shared):
+        if index % columns and (several or shared) and alike:
             axes.set_ylabel("")
-        if index + columns < len(cells):
+        if index + columns < len(cells) and several and alike:
             axes.set_xlabel("")
     for unused in panels[len(cells) :]:
         unused.set_axis_off()
@@ -62,38 +66,76 @@ def _panels(
 
 
 def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Figure:
-    """Figure 5 as its three projections: a 3D cloud cannot be read off on paper. Of several rows one, size as area."""
+    """Figure 5 as projections to each two objectives: a cloud cannot be read off on paper.
+
+    Of several rows one, the size as area.
+    """
     counts = [network.parameters for row in rows for network in (*row.scratch, *row.finetune)]
-    unit, word = style.size_unit(counts)
     area = _areas(counts, 6, 60)
     under = f" ({attack.name}, {format_fraction(attack.eps)})" if len(rows) == 1 else ""
-    objectives = {
-        "size": (f"parameters ({word})", lambda network: network.parameters / unit),
-        "clean": ("clean error (%)", lambda network: 100 * (1 - network.test.clean)),
-        "robust": (f"robust error{under} (%)", lambda network: 100 * (1 - network.test.grid.get(attack, float("nan")))),
-    }
+    projections = {row.name: _projections(row) for row in rows}
 
-    def draw(axes, row: RowResults, part: tuple[str, str]) -> None:
-        (x_label, get_x), (y_label, get_y) = (objectives[name] for name in part)
-        finetuned = {network.id: network for network in row.finetune}
-        for network in row.scratch:
-            if network.id in finetuned:
-                pair = (network, finetuned[network.id])
-                axes.plot([*map(get_x, pair)], [*map(get_y, pair)], color="#B5B5B5", linewidth=0.7, zorder=1)
-        for networks, look in ((row.scratch, SCRATCH), (row.finetune, FINETUNED)):
+    def draw(axes, row: RowResults, part: int) -> None:
+        values = _tested_values(row, attack)
+        shown = [_scaled(one, [costs[one.name] for costs in values.values()]) for one in projections[row.name][part]]
+
+        def points(networks: Sequence[tuple[str, str]]) -> list[list[float]]:
+            return [[values[network][one.name] / divisor for network in networks] for one, _, divisor in shown]
+
+        scratch, finetuned = ([(kind, one.id) for one in getattr(row, kind)] for kind in ("scratch", "finetune"))
+        for _, name in scratch:
+            if ("finetune", name) in finetuned:
+                axes.plot(*points([("scratch", name), ("finetune", name)]), color="#B5B5B5", linewidth=0.7, zorder=1)
+        for networks, kind, look in ((row.scratch, scratch, SCRATCH), (row.finetune, finetuned, FINETUNED)):
             sizes = {"s": [area(network.parameters) for network in networks]} if len(rows) > 1 else {}
-            axes.scatter([*map(get_x, networks)], [*map(get_y, networks)], **look | sizes)
-        axes.set(xlabel=x_label, ylabel=y_label)
+            axes.scatter(*points(kind), **look | sizes)
+        labels = [text.replace("robust error", f"robust error{under}") for _, text, _ in shown]
+        axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(0.1)
 
     if len(rows) > 1:
-        figure = _panels(rows, [("clean", "robust")], draw, 2.7)
+        figure = _panels(rows, [-1], draw, 2.7)
         style.legend_above(figure, _size_handles({min(counts), max(counts)}, area))
     else:
-        figure = _panels(rows, [("size", "clean"), ("size", "robust"), ("clean", "robust")], draw, 2.7)
+        figure = _panels(rows, range(len(projections[rows[0].name])), draw, 2.7)
         style.legend_above(figure)
     return figure
+
+
+def _projections(row: RowResults) -> list[tuple[Objective, Objective]]:
+    """Each two objectives of the row's search, sizes before errors; the last are the two errors, if it has both."""
+    return list(combinations(sorted(objectives_of(row), key=lambda objective: objective.maximise), 2))
+
+
+def _tested_values(row: RowResults, attack: Attack) -> dict[tuple[str, str], dict[str, float]]:
+    """Costs of retrained networks by (kind, id): errors on test images, the rest as the search measured it."""
+    searched = {one.id: one.measured for one in row.selected}
+    return {
+        (kind, network.id): _costs(
+            row, searched[network.id], clean=network.test.clean, robust=network.test.grid.get(attack, float("nan"))
+        )
+        for kind in ("scratch", "finetune")
+        for network in getattr(row, kind)
+    }
+
+
+def objectives_of(row: RowResults) -> list[Objective]:
+    return [OBJECTIVES[name] for name in row.plan.search.objectives]
+
+
+def _costs(row: RowResults, measured: Mapping[str, float], **changed: float) -> dict[str, float]:
+    """By objective, the parameters always among them."""
+    values = {**measured, **changed}
+    return {one.name: one.cost(values[one.column]) for one in (*objectives_of(row), OBJECTIVES["parameters"])}
+
+
+def _scaled(objective: Objective, costs: Sequence[float]) -> tuple[Objective, str, float]:
+    """(objective, axis label, what costs are divided by on it)."""
+    divisor, unit = (0.01, "%") if objective.maximise else (1, objective.unit)
+    if max(costs) >= 1e4:
+        divisor, unit = style.size_unit(costs)
+    return objective, f"{objective.label} ({unit})", divisor
 
 
 def front_rows(rows: Sequence[RowResults]) -> list[RowResults]:
@@ -103,55 +145,86 @@ def front_rows(rows: Sequence[RowResults]) -> list[RowResults]:
     return (chosen + [row for row in rows if row not in chosen])[:3]
 
 
+def area_objective(rows: Sequence[RowResults]) -> Objective:
+    """What marker areas of fronts show: the third objective where all searches have the same, else the parameters."""
+    thirds = {one.name for row in rows for one in _errors_first(row)[2:3] if not one.maximise}
+    same = len(thirds) == 1 and all(len(row.plan.search.objectives) > 2 for row in rows)
+    return OBJECTIVES[thirds.pop() if same else "parameters"]
+
+
+def _errors_first(row: RowResults) -> list[Objective]:
+    """They are what training changes: they belong on axes, and sizes into areas."""
+    return sorted(objectives_of(row), key=lambda objective: not objective.maximise)
+
+
 def draw_fronts(rows: Sequence[RowResults]) -> Figure:
-    """Figures 6 and 7 side by side, both on validation."""
-    counts = [network.parameters for row in rows for network in row.front]
-    low, high = min(counts), max(counts)
-    area = _areas(counts, 30, 220)
+    """Figures 6 and 7 side by side, both on validation: the first objective against the second, or a fourth."""
+    third = area_objective(rows)
+    sizes = [_costs(row, one.measured)[third.name] for row in rows for one in row.front]
+    low, high = min(sizes), max(sizes)
+    area = _areas(sizes, 30, 220)
     labels = []
 
-    def draw(axes, row: RowResults, part: str) -> None:
+    def draw(axes, row: RowResults, part: tuple[str, int]) -> None:
         best_first = sorted(row.selected, key=lambda network: (-network.robust, network.id))
         last = max(1, len(best_first) - 1)
         shades = {network.id: colormaps["cividis"](0.05 + 0.9 * rank / last) for rank, network in enumerate(best_first)}
-        if part == "before":
-            measured = [(network, network.robust, network.clean) for network in row.front]
+        when, other = part
+        if other >= len(row.plan.search.objectives):
+            axes.set_axis_off()
+            return
+        if when == "before":
+            costs_of = {network.id: _costs(row, network.measured) for network in row.front}
             axes.set_title("before training (inherited weights)")
         else:
-            shares = ((network, network.validation[row.plan.eval.weights]) for network in row.scratch)
-            measured = [(network, share["robust"], share["clean"]) for network, share in shares]
+            searched = {network.id: network.measured for network in row.selected}
+            weights = row.plan.eval.weights
+            costs_of = {
+                network.id: _costs(row, searched[network.id], **_shares(network, weights)) for network in row.scratch
+            }
             axes.set_title("after training from scratch")
-        errors = ((network, 100 * (1 - robust), 100 * (1 - clean)) for network, robust, clean in measured)
-        networks = [(network.id, network.parameters, point) for network, *point in errors]
-        for name, count, point in sorted(networks, key=lambda network: (-network[1], network[0])):
+        y, x = _errors_first(row)[0], _errors_first(row)[other]
+        scales = [_scaled(one, [costs[one.name] for costs in costs_of.values()]) for one in (x, y)]
+        networks = [
+            (name, costs[third.name], [costs[one.name] / divisor for one, _, divisor in scales])
+            for name, costs in costs_of.items()
+        ]
+        for name, size, point in sorted(networks, key=lambda network: (-network[1], network[0])):
             look = {"color": [shades.get(name, "white")], "edgecolors": style.BLACK, "linewidths": 0.6}
-            axes.scatter(*point, s=area(count), zorder=3 if name in shades else 2, **look)
-        axes.set(xlabel="robust error (%)", ylabel="clean error (%)")
+            axes.scatter(*point, s=area(size), zorder=3 if name in shades else 2, **look)
+        axes.set(xlabel=scales[0][1], ylabel=scales[1][1])
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.margins(0.16)
-        names, counts, points = zip(*networks, strict=True)
+        names, drawn, points = zip(*networks, strict=True)
         texts = [name if name in shades else "" for name in names]
-        labels.append((axes, points, texts, [area(count) ** 0.5 / 2 for count in counts]))
+        labels.append((axes, points, texts, [area(size) ** 0.5 / 2 for size in drawn]))
 
-    figure = _panels(rows, ("before", "after"), draw, 3.7, columns=2)
-    style.legend_above(figure, _size_handles({low, (low + high) // 2, high}, area), borderpad=0.8)
+    others = (1, 3) if any(len(row.plan.search.objectives) > 3 for row in rows) else (1,)
+    figure = _panels(rows, [(when, other) for other in others for when in ("before", "after")], draw, 3.7, columns=2)
+    style.legend_above(figure, _size_handles({low, (low + high) / 2, high}, area, third), borderpad=0.8)
     for label in labels:
         style.label_points(*label)
     return figure
+
+
+def _shares(network: TrainedNetwork, weights: str) -> dict[str, float]:
+    return {which: network.validation[weights][which] for which in ("clean", "robust")}
 
 
 def draw_ranks(rows: Sequence[RowResults]) -> Figure:
     labels = []
 
     def draw(axes, row: RowResults, part: str) -> None:
-        inherited = {network.id: network for network in row.selected}
-        ids = [network.id for network in row.scratch]
+        ids = [network.id for network in row.ranking]
         count = len(ids)
-        x = rankdata([-getattr(inherited[name], part) for name in ids])
-        y = rankdata([-network.validation[row.plan.eval.weights][part] for network in row.scratch])
+        if not ids:
+            axes.set_title(f"{part}: not run")
+            return
+        x = rankdata([-network.inherited[searched(row)][part] for network in row.ranking])
+        y = rankdata([-network.trained[part] for network in row.ranking])
         axes.plot([1, count], [1, count], color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.scatter(x, y, s=26, color=style.BLUE, marker="o" if part == "clean" else "s", zorder=3)
-        tau = tau_text(row.tau[part])
+        tau = tau_text(as_searched(row).get(part), count)
         axes.set_title(f"{part}: tau = {tau if len(rows) == 1 else tau.split(' (')[0]}")
         axes.set_xlabel("rank with inherited weights")
         axes.set_ylabel("rank after training from scratch" if len(rows) == 1 else "rank after training")
@@ -220,13 +293,15 @@ def draw_retraining(rows: Sequence[RowResults]) -> Figure:
     return figure
 
 
-def _areas(counts: Sequence[int], least: float, most: float) -> Callable[[int], float]:
-    """Marker area in square points, linear in the number of parameters."""
+def _areas(counts: Sequence[float], least: float, most: float) -> Callable[[float], float]:
+    """Marker area in square points, linear in a size."""
     low, high = min(counts), max(counts)
     return lambda count: least + (most - least) * ((count - low) / (high - low) if high > low else 0.5)
 
 
-def _size_handles(counts: set[int], area: Callable[[int], float]) -> list[Line2D]:
+def _size_handles(
+    counts: set[float], area: Callable[[float], float], of: Objective = OBJECTIVES["parameters"]
+) -> list[Line2D]:
     look = {
         "linestyle": "none",
         "marker": "o",
@@ -235,6 +310,11 @@ def _size_handles(counts: set[int], area: Callable[[int], float]) -> list[Line2D
         "markeredgewidth": 0.6,
     }
     return [
-        Line2D([], [], markersize=area(count) ** 0.5, label=f"{style.short_count(count)} parameters", **look)
-        for count in sorted(counts)
+        Line2D([], [], markersize=area(count) ** 0.5, label=_size_text(count, of), **look) for count in sorted(counts)
     ]
+
+
+def _size_text(size: float, of: Objective) -> str:
+    if of.maximise:
+        return f"{100 * size:.3g}% {of.label}"
+    return f"{style.short_count(size)} {of.unit}" if size >= 1e3 else f"{size:.3g} {of.unit}"

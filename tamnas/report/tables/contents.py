@@ -7,6 +7,7 @@ from tamnas.report.tables.attacks import attack_checks_table, ensembles_table
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.networks import benchmark_table, grid_table, lego_table, subnets_table
 from tamnas.report.tables.published import paper_tables
+from tamnas.report.tables.ranking import ranking_table
 from tamnas.report.tables.search import layers_table, search_table
 from tamnas.report.tables.space import blocks_table, geometry_table
 from tamnas.report.tables.table import Table
@@ -17,6 +18,7 @@ OF_DATASET = (
     benchmark_table,
     subnets_table,
     search_table,
+    ranking_table,
     layers_table,
     controls_table,
     attack_checks_table,

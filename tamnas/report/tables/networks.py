@@ -150,6 +150,7 @@ def subnets_table(dataset: Dataset) -> Table:
         f"images, epoch or network, are too narrow). Robust: {reference} after training, {' or '.join(searches)} with "
         "inherited weights.",
         *cost_notes([], dataset.plan.data.size),
+        *timed_notes(dataset),
     ]
     return Table.of(
         f"{dataset.name}-subnets",
@@ -160,6 +161,17 @@ def subnets_table(dataset: Dataset) -> Table:
         images=dataset.images["test"],
         validation_images=dataset.images["validation"],
     )
+
+
+def timed_notes(dataset: Dataset) -> list[str]:
+    """How the latency was measured that searches optimise."""
+    processors = sorted({row.timed_on for row in dataset.rows if row.timed_on})
+    if not processors:
+        return []
+    return [
+        f"Latency: sum of the network's parts, each timed once by the search on one thread ({', '.join(processors)}), "
+        "BatchNorm folded into convolutions. It says what is fast on that machine; another finds other networks."
+    ]
 
 
 def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[Column, Value]:
@@ -177,10 +189,12 @@ def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[
     }
     # What searches of the dataset optimised besides what every search measures.
     names = dict.fromkeys(name for row in dataset.rows for name in row.plan.search.objectives)
+    known = {column.key for column in line}  # every network's MACs are
     for objective in measured(tuple(names))[len(BASE) :]:
         kind, better = ("percent", "max") if objective.maximise else ("number", "min")
         column = Column(objective.column, f"{objective.title} ({objective.unit})", kind, better)
-        line[column] = inherited.measured.get(objective.column)
+        if column.key not in known:
+            line[column] = inherited.measured.get(objective.column)
     stages = [("inherited", "inherited", {"clean": inherited.clean, "robust": inherited.robust})]
     trained = (("scratch", "scratch", network), ("finetune", "fine-tuned", finetuned))
     for key, title, retrained in trained:

@@ -119,7 +119,7 @@ def beside(value: Value, kind: str) -> list[str]:
     parts = []
     if value.interval is not None:
         low, high = value.interval
-        parts.append(f"[{100 * low:.1f}, {100 * high:.1f}]")
+        parts.append(f"[{100 * low:.1f}, {100 * high:.1f}]" if kind == "percent" else f"[{low:.2f}, {high:.2f}]")
     if value.at_chance:
         parts.append("at chance")
     if value.paper is not None and kind == "millions":

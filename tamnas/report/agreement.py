@@ -1,0 +1,96 @@
+"""Whether one figure predicts the order of networks by another: what a reader of a one-shot search should ask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from tamnas.report.intervals import Interval
+from tamnas.report.study import Ranked, RowResults
+from tamnas.seeding import numpy_generator
+
+RESAMPLES = 1000
+WHICH = ("clean", "robust")
+LEAST = 3  # networks: of two, one order is as good as the other
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of a prediction with the truth, each with its 95% percentile interval by bootstrap over the networks.
+
+    `tau`: Kendall's tau-b, with the `p_value` of no relation; None where all predictions or all truths are alike.
+    `overlap`: the share of the `top` best that the prediction puts there. `regret`: the best truth minus that of the
+    network which the prediction puts first. Ties are broken by chance: both are expectations over it.
+    """
+
+    tau: Interval | None
+    p_value: float | None
+    overlap: Interval
+    regret: Interval
+    top: int
+    networks: int
+
+
+def agreement(predicted: Sequence[float], truth: Sequence[float], top: int | None = None) -> Agreement:
+    """Of two figures of the same networks, more being better; `top` is a third of the networks if not given."""
+    pairs, n = np.array([predicted, truth], dtype=float), len(truth)
+    top = max(1, n // 3) if top is None else top
+    drawn = np.vstack([np.arange(n), numpy_generator("agreement", "bootstrap").integers(n, size=(RESAMPLES, n))])
+    tau = intervals(_tau(pairs, drawn))
+    p_value = None if tau is None else float(kendalltau(*pairs).pvalue)
+    predicted, truth = pairs[:, drawn]  # (1 + RESAMPLES, n) each
+    overlap = (chance_of_top(predicted, top) * chance_of_top(truth, top)).sum(1) / top
+    regret = truth.max(1) - (chance_of_top(predicted, 1) * truth).sum(1)
+    return Agreement(tau, p_value, intervals(overlap), intervals(regret), top, n)
+
+
+def intervals(values: np.ndarray) -> Interval | None:
+    """The first value, with where 95% of the others lie that are defined; None where the first is not."""
+    if np.isnan(values[0]):
+        return None
+    return Interval(float(values[0]), *map(float, np.nanpercentile(values[1:], (2.5, 97.5))))
+
+
+def _tau(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row of `drawn` networks; NaN where one side is constant."""
+    counts = (drawn[:, :, None] == np.arange(drawn.shape[1])).sum(1)
+    a, b = np.sign(pairs[:, :, None] - pairs[:, None, :])
+
+    def total(signs: np.ndarray) -> np.ndarray:
+        return ((counts @ signs) * counts).sum(1)  # over all pairs of drawn networks
+
+    with np.errstate(invalid="ignore"):
+        return total(a * b) / np.sqrt(total(a * a) * total(b * b))
+
+
+def chance_of_top(values: np.ndarray, top: int) -> np.ndarray:
+    """Of each value in a row, to be among the row's `top` largest when ties are broken by chance."""
+    last = np.sort(values, axis=1)[:, -top, None]
+    above, tied = values > last, values == last
+    return above + tied * (top - above.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+
+
+def agreements(networks: Sequence[Ranked]) -> dict[str, dict[str, Agreement]]:
+    """By what predicts (a recalibration of inherited weights, the size, chance), then by clean and robust accuracy."""
+    found = {name: _by_inherited(networks, name) for name in networks[0].inherited}
+    for name, predicted in (("parameters", [one.parameters for one in networks]), ("chance", [0] * len(networks))):
+        found[name] = {which: agreement(predicted, [one.trained[which] for one in networks]) for which in WHICH}
+    return found
+
+
+def as_searched(row: RowResults) -> dict[str, Agreement]:
+    """Of clean and robust accuracy with inherited weights as the row's search has them; empty for too few networks."""
+    return _by_inherited(row.ranking, searched(row)) if len(row.ranking) >= LEAST else {}
+
+
+def searched(row: RowResults) -> str:
+    """The recalibration that the row's search is based on."""
+    return "clean" if row.plan.search.bn_calibration_images else "none"
+
+
+def _by_inherited(networks: Sequence[Ranked], name: str) -> dict[str, Agreement]:
+    return {
+        which: agreement([one.inherited[name][which] for one in networks], [one.trained[which] for one in networks])
+        for which in WHICH
+    }
