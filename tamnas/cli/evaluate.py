@@ -41,9 +41,9 @@ def evaluate(
 ) -> None:
     """Attack any MODEL that maps images in [0, 1] to logits.
 
-    MODEL is package.module:function, which is called without arguments and returns a torch module, or a TorchScript
-    file (.pt), a torch.export file (.pt2) or ONNX (.onnx, which has no gradients, so that Square alone runs). Whatever
-    it holds runs: use only what you trust.
+    MODEL is a released network (`tamnas models`), or package.module:function, which is called without arguments and
+    returns a torch module, or a TorchScript file (.pt), a torch.export file (.pt2) or ONNX (.onnx, which has no
+    gradients, so that Square alone runs). Whatever it holds runs: use only what you trust.
 
     DATA is an npz with x_test (N, H, W, C) and y_test, a folder with a folder for each class (or test/ with those), a
     dataset that is prepared here, cifar10 or svhn.
@@ -66,17 +66,16 @@ def evaluate(
     from tamnas.evaluation.any_model import evaluate as evaluated
     from tamnas.evaluation.models import read_model
     from tamnas.pipeline import device as devices
+    from tamnas.release.card import released
+    from tamnas.release.network import load
 
     runtime = devices.start(numerics, compute)
     x, y, notes = test_images(data)
     for line in notes:
         log.info("%s", line)
-    network = read_model(model, runtime.device)
+    named = model in released() or model.endswith(".safetensors")
+    network = load(model, runtime.device) if named else read_model(model, runtime.device)
     result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )
     click.echo(json.dumps({"model": model, "data": data, **result.plain()}, indent=1) if as_json else result.text)
-
-
-if __name__ == "__main__":
-    evaluate()

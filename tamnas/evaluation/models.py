@@ -18,7 +18,9 @@ from torch.export.passes import move_to_device_pass
 
 from tamnas.errors import InputError
 
-ALLOWED = "package.module:function, a TorchScript file (.pt), a torch.export file (.pt2) or ONNX (.onnx)"
+ALLOWED = (
+    "a released network, package.module:function, a TorchScript file (.pt), a torch.export file (.pt2) or ONNX (.onnx)"
+)
 
 
 class Opaque(nn.Module):
