@@ -125,16 +125,16 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
         for path in missing.values():
             write_json(path, result | {"diverged": error.details, "networks": []})
         return
-    found = {kind: [] for kind in missing}
+    measured = {kind: [] for kind in missing}
     for index, arch in enumerate(archs):
         drawn = chunks(first_images(train, IMAGES), BATCH)
         for kind, calibrated in recalibrations(supernet.extract(arch).eval(), drawn, plan.search.attack):
-            if kind in found:
+            if kind in measured:
                 subnet = fast_copy(calibrated)
                 robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
-                found[kind].append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
+                measured[kind].append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
     for kind, path in missing.items():
-        write_json(path, result | {"recalibration": kind, "networks": found[kind], "history": history})
+        write_json(path, result | {"recalibration": kind, "networks": measured[kind], "history": history})
 
 
 def trained_supernet(

@@ -42,10 +42,10 @@ def main(row: str | None, where: str, threads: int, out: Path | None, seeds: int
             setting_of = validated(SearchPlan, plan.search.plain() | changed, "params.yaml")
             seeded = [derived_seed("supernet_front", seed) % 2**32 for seed in range(seeds)]
             searches = [search(space, setting_of, memo, seed) for seed in seeded]
-            volumes[name] = [found.hypervolume[-1]["archive_hypervolume"] for found in searches]
+            volumes[name] = [result.hypervolume[-1]["archive_hypervolume"] for result in searches]
         drawn = [numpy_generator("supernet_front", "random_search", seed) for seed in range(seeds)]
-        found = [random_search(space, plan.search, [total], memo, generator) for generator in drawn]
-        volumes["random search"] = [rows[-1]["archive_hypervolume"] for rows, _ in found]
+        by_chance = [random_search(space, plan.search, [total], memo, generator) for generator in drawn]
+        volumes["random search"] = [rows[-1]["archive_hypervolume"] for rows, _ in by_chance]
     title = f"Searches of the supernet of {at.plan.row}, {total} evaluations each, {seeds} seeds"
     columns = ["search", "hypervolume of all evaluated, % (95% interval)"]
     lines = [[name, shown(values)] for name, values in volumes.items()]

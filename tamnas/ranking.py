@@ -44,14 +44,14 @@ def inherited_accuracies(arch: Architecture, context: SearchContext, folder: Pat
 
     def measure() -> dict[str, dict[str, float]]:
         context.pace.require_time(f"ranking {plan.name}")
-        found, subnet = {}, context.supernet.extract(arch).eval()
+        accuracies, subnet = {}, context.supernet.extract(arch).eval()
         for name, calibrated in recalibrations(subnet, calibration_batches(context), plan.search.attack):
             network = fast_copy(calibrated)
             robust = pgd_accuracy(network, context.validation, plan.search.attack, attack_key(plan))
-            found[name] = {"clean": accuracy(network, context.validation), "robust": robust}
+            accuracies[name] = {"clean": accuracy(network, context.validation), "robust": robust}
             if not plan.search.bn_calibration_images:
                 break  # statistics as inherited are the search's own, and there are no others
-        return found
+        return accuracies
 
     return kept(folder / f"{key_of({'architecture': str(arch)})}.json", measure, "measuring its network")
 

@@ -54,8 +54,8 @@ def _differences(first: "Card", second: "Card") -> Iterator[tuple["Figure", "Fig
 
 def _comparison(first: "Card", second: "Card") -> dict:
     differences = [
-        {"attack": one.attack, "a": one.json(), "b": other.json(), "difference": vars(difference)}
-        for one, other, difference in _differences(first, second)
+        {"attack": figure.attack, "a": figure.json(), "b": other.json(), "difference": vars(difference)}
+        for figure, other, difference in _differences(first, second)
     ]
     return {"a": first.name, "b": second.name, "same_images": _same_images(first, second), "accuracies": differences}
 
@@ -70,20 +70,20 @@ def _table(first: "Card", second: "Card", a: str, b: str) -> "Table":
     columns = Column("what", ""), Column("a", f"A: {first.name}"), Column("b", f"B: {second.name}")
     difference = Column("difference", "B minus A")
     lines = [
-        dict(zip((*columns, difference), (what, f"{one:,}", f"{other:,}", f"{other - one:+,}"), strict=True))
-        for what, one, other in (
+        dict(zip((*columns, difference), (what, f"{value:,}", f"{other:,}", f"{other - value:+,}"), strict=True))
+        for what, value, other in (
             ("parameters", first.parameters, second.parameters),
             ("multiply-accumulates", first.macs, second.macs),
         )
     ]
     lines += [
         {
-            columns[0]: "clean (%)" if one.attack == "none" else f"{one.attack} (%)",
-            columns[1]: one.text,
+            columns[0]: "clean (%)" if figure.attack == "none" else f"{figure.attack} (%)",
+            columns[1]: figure.text,
             columns[2]: other.text,
             difference: points.points,
         }
-        for one, other, points in _differences(first, second)
+        for figure, other, points in _differences(first, second)
     ]
     notes = [
         f"A: {a}, {first.title}. B: {b}, {second.title}. n = {first.images['test']:,} and {second.images['test']:,}."

@@ -55,8 +55,8 @@ class Commands(click.Group):
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
         """Without importing every command."""
-        found = [CompletionItem(name, help=entry.summary) for name, entry in ENTRIES.items()]
-        return [item for item in found if item.value.startswith(incomplete)] or click.Command.shell_complete(
+        items = [CompletionItem(name, help=entry.summary) for name, entry in ENTRIES.items()]
+        return [item for item in items if item.value.startswith(incomplete)] or click.Command.shell_complete(
             self, context, incomplete
         )
 

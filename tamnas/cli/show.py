@@ -28,13 +28,13 @@ def show(what: str, as_json: bool) -> None:
             for row in dataset.rows:
                 if row.name == what:
                     return _front(row, dataset, as_json)
-    found = cards(what)
+    by_name = cards(what)
     if as_json:
-        print_json([card.json() for card in found.values()])
+        print_json([card.json() for card in by_name.values()])
     elif Path(what).is_dir():
-        print_cards("Final networks of the run", list(found.values()))
+        print_cards("Final networks of the run", list(by_name.values()))
     else:
-        _network(found[what])
+        _network(by_name[what])
 
 
 def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:

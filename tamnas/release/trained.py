@@ -62,10 +62,10 @@ class Trained:
 
 def finals(dataset: Dataset) -> list[Trained]:
     """Of the best row by validation the best subnets and Lego-Net; the pooled Lego-Net; the hand-made networks."""
-    found, plan = [], dataset.plan
+    chosen, plan = [], dataset.plan
 
     def add(name: str, title: str, network: TrainedNetwork, plan, training: TrainingPlan, folder: Path) -> None:
-        found.append(Trained(f"{dataset.name}/{name}", title, network, plan, training, folder))
+        chosen.append(Trained(f"{dataset.name}/{name}", title, network, plan, training, folder))
 
     if row := dataset.best_row:
         best, retrain, own = "the best searched subnet", row.plan.retrain, partial(weights, row.name)
@@ -80,20 +80,20 @@ def finals(dataset: Dataset) -> list[Trained]:
         add("lego-pooled", "Lego-Net of all rows", pooled.network, plan, plan.pooled.training, own("legonet"))
     for network in dataset.baselines:
         add(network.id, name_of(network.id), network, plan, plan.baselines.training, own("baselines"))
-    return found
+    return chosen
 
 
 def networks(dataset: Dataset) -> list[Trained]:
     """`finals`, and every retrained subnet as ROW/ID and ROW/ID-finetuned."""
-    found = finals(dataset)
+    chosen = finals(dataset)
     for row in dataset.rows:
         trained = ("", "from scratch", row.scratch), ("-finetuned", "fine-tuned", row.finetune)
         for (end, how, subnets), stage in zip(trained, ("scratch", "finetune"), strict=True):
             training, folder = getattr(row.plan.retrain, stage), weights(row.name, f"retrain_{stage}")
             for subnet in subnets:
                 name, title = f"{row.name}/{subnet.id}{end}", f"a subnet of {row.name}, {how}"
-                found.append(Trained(name, title, subnet, row.plan, training, folder))
-    return found
+                chosen.append(Trained(name, title, subnet, row.plan, training, folder))
+    return chosen
 
 
 def write_release(trained: Trained, dataset: Dataset, folder: Path) -> tuple[Path, Card]:

@@ -73,10 +73,15 @@ def chance_of_top(values: np.ndarray, top: int) -> np.ndarray:
 
 def agreements(networks: Sequence[Ranked]) -> dict[str, dict[str, Agreement]]:
     """By what predicts (a recalibration of inherited weights, the size, chance), then by clean and robust accuracy."""
-    found = {name: _by_inherited(networks, name) for name in networks[0].inherited}
-    for name, predicted in (("parameters", [one.parameters for one in networks]), ("chance", [0] * len(networks))):
-        found[name] = {which: agreement(predicted, [one.trained[which] for one in networks]) for which in WHICH}
-    return found
+    by_prediction = {name: _by_inherited(networks, name) for name in networks[0].inherited}
+    for name, predicted in (
+        ("parameters", [network.parameters for network in networks]),
+        ("chance", [0] * len(networks)),
+    ):
+        by_prediction[name] = {
+            which: agreement(predicted, [network.trained[which] for network in networks]) for which in WHICH
+        }
+    return by_prediction
 
 
 def as_searched(row: RowResults) -> dict[str, Agreement]:
@@ -91,6 +96,8 @@ def searched(row: RowResults) -> str:
 
 def _by_inherited(networks: Sequence[Ranked], name: str) -> dict[str, Agreement]:
     return {
-        which: agreement([one.inherited[name][which] for one in networks], [one.trained[which] for one in networks])
+        which: agreement(
+            [network.inherited[name][which] for network in networks], [network.trained[which] for network in networks]
+        )
         for which in WHICH
     }

@@ -32,7 +32,9 @@ def _row_metrics(row: RowResults, attack: Attack) -> dict:
         },
         "best_scratch": _network_metrics(row.best, attack),
         **{name: _network_metrics(network, attack) for name, network in later.items() if network},
-        "kendall_tau": {which: found.tau and round(found.tau.value, 4) for which, found in as_searched(row).items()},
+        "kendall_tau": {
+            which: agreement.tau and round(agreement.tau.value, 4) for which, agreement in as_searched(row).items()
+        },
     }
 
 

@@ -201,7 +201,7 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
     return notes
 
 
-def tau_text(found: Agreement | None, networks: int) -> str:
-    if found is None or found.tau is None:
+def tau_text(agreement: Agreement | None, networks: int) -> str:
+    if agreement is None or agreement.tau is None:
         return f"undefined ({counted(networks, 'network')})"
-    return f"{found.tau.value:.2f} (p {found.p_value:.2g}, {networks} networks)".replace("-", "−")
+    return f"{agreement.tau.value:.2f} (p {agreement.p_value:.2g}, {networks} networks)".replace("-", "−")

@@ -90,7 +90,7 @@ register_objective(
         "macs",
         "Multiply-accumulates",
         "MACs",
-        measure=lambda found: found.space.macs(found.arch),
+        measure=lambda candidate: candidate.space.macs(candidate.arch),
         scale=lambda space: space.mac_sums.range()[1],
         exact=lambda space, arch: space.macs(arch),
     )
@@ -101,7 +101,7 @@ register_objective(  # of the parts, measured on the machine that searches
         "latency",
         "Latency",
         "ms",
-        measure=lambda found: found.space.latency(found.arch),
+        measure=lambda candidate: candidate.space.latency(candidate.arch),
         scale=lambda space: space.latencies.range()[1],
         exact=lambda space, arch: space.latency(arch),
     )

@@ -77,12 +77,19 @@ def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Fig
 
     def draw(axes, row: RowResults, part: int) -> None:
         values = _tested_values(row, attack)
-        shown = [_scaled(one, [costs[one.name] for costs in values.values()]) for one in projections[row.name][part]]
+        shown = [
+            _scaled(objective, [costs[objective.name] for costs in values.values()])
+            for objective in projections[row.name][part]
+        ]
 
         def points(networks: Sequence[tuple[str, str]]) -> list[list[float]]:
-            return [[values[network][one.name] / divisor for network in networks] for one, _, divisor in shown]
+            return [
+                [values[network][objective.name] / divisor for network in networks] for objective, _, divisor in shown
+            ]
 
-        scratch, finetuned = ([(kind, one.id) for one in getattr(row, kind)] for kind in ("scratch", "finetune"))
+        scratch, finetuned = (
+            [(kind, network.id) for network in getattr(row, kind)] for kind in ("scratch", "finetune")
+        )
         for _, name in scratch:
             if ("finetune", name) in finetuned:
                 axes.plot(*points([("scratch", name), ("finetune", name)]), color="#B5B5B5", linewidth=0.7, zorder=1)
@@ -110,7 +117,7 @@ def _projections(row: RowResults) -> list[tuple[Objective, Objective]]:
 
 def _tested_values(row: RowResults, attack: Attack) -> dict[tuple[str, str], dict[str, float]]:
     """Costs of retrained networks by (kind, id): errors on test images, the rest as the search measured it."""
-    searched = {one.id: one.measured for one in row.selected}
+    searched = {subnet.id: subnet.measured for subnet in row.selected}
     return {
         (kind, network.id): _costs(
             row, searched[network.id], clean=network.test.clean, robust=network.test.grid.get(attack, float("nan"))
@@ -127,7 +134,10 @@ def objectives_of(row: RowResults) -> list[Objective]:
 def _costs(row: RowResults, measured: Mapping[str, float], **changed: float) -> dict[str, float]:
     """By objective, the parameters always among them."""
     values = {**measured, **changed}
-    return {one.name: one.cost(values[one.column]) for one in (*objectives_of(row), OBJECTIVES["parameters"])}
+    return {
+        objective.name: objective.cost(values[objective.column])
+        for objective in (*objectives_of(row), OBJECTIVES["parameters"])
+    }
 
 
 def _scaled(objective: Objective, costs: Sequence[float]) -> tuple[Objective, str, float]:
@@ -147,7 +157,7 @@ def front_rows(rows: Sequence[RowResults]) -> list[RowResults]:
 
 def area_objective(rows: Sequence[RowResults]) -> Objective:
     """What marker areas of fronts show: the third objective where all searches have the same, else the parameters."""
-    thirds = {one.name for row in rows for one in _errors_first(row)[2:3] if not one.maximise}
+    thirds = {objective.name for row in rows for objective in _errors_first(row)[2:3] if not objective.maximise}
     same = len(thirds) == 1 and all(len(row.plan.search.objectives) > 2 for row in rows)
     return OBJECTIVES[thirds.pop() if same else "parameters"]
 
@@ -160,7 +170,7 @@ def _errors_first(row: RowResults) -> list[Objective]:
 def draw_fronts(rows: Sequence[RowResults]) -> Figure:
     """Figures 6 and 7 side by side, both on validation: the first objective against the second, or a fourth."""
     third = area_objective(rows)
-    sizes = [_costs(row, one.measured)[third.name] for row in rows for one in row.front]
+    sizes = [_costs(row, subnet.measured)[third.name] for row in rows for subnet in row.front]
     low, high = min(sizes), max(sizes)
     area = _areas(sizes, 30, 220)
     labels = []
@@ -184,9 +194,9 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
             }
             axes.set_title("after training from scratch")
         y, x = _errors_first(row)[0], _errors_first(row)[other]
-        scales = [_scaled(one, [costs[one.name] for costs in costs_of.values()]) for one in (x, y)]
+        scales = [_scaled(objective, [costs[objective.name] for costs in costs_of.values()]) for objective in (x, y)]
         networks = [
-            (name, costs[third.name], [costs[one.name] / divisor for one, _, divisor in scales])
+            (name, costs[third.name], [costs[objective.name] / divisor for objective, _, divisor in scales])
             for name, costs in costs_of.items()
         ]
         for name, size, point in sorted(networks, key=lambda network: (-network[1], network[0])):

@@ -50,22 +50,22 @@ def ranking_table(dataset: Dataset) -> Table:
 
 def _lines(row: RowResults) -> Iterator[dict[Column, Value | str | int | None]]:
     networks = row.ranking
-    for name, found in agreements(networks).items():
+    for name, by_accuracy in agreements(networks).items():
         line = {
             Column("row", "Row"): row.name,
             Column("predicted_by", "Predicted by"): PREDICTIONS[name],
             Column("networks", "Networks", "count"): len(networks),
-            Column("top", "k", "count"): found["clean"].top,
+            Column("top", "k", "count"): by_accuracy["clean"].top,
         }
         known = name in networks[0].inherited
-        for which in found:
-            mean = sum(one.inherited[name][which] for one in networks) / len(networks) if known else None
+        for which in by_accuracy:
+            mean = sum(network.inherited[name][which] for network in networks) / len(networks) if known else None
             line[Column(f"inherited_{which}", f"Inherited, mean {which} (%)", "percent")] = mean
-        for which, agreed in found.items():
+        for which, agreed in by_accuracy.items():
             tau = Value(round(agreed.tau.value, 2), interval=agreed.tau.ends) if agreed.tau else None
             line[Column(f"tau_{which}", f"Tau, {which}", "number")] = tau
         for key, title, unit in (("overlap", "Top k found", "%"), ("regret", "Regret", "points")):
-            for which, agreed in found.items():
+            for which, agreed in by_accuracy.items():
                 interval = getattr(agreed, key)
                 cell = Value(interval.value, interval=interval.ends)
                 line[Column(f"{key}_{which}", f"{title}, {which} ({unit})", "percent")] = cell
