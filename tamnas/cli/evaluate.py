@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 @click.option("--images", type=click.IntRange(1), help="So many images, as many of each class.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Another gives other bits.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Another number, other bits.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--checkpoints", type=click.Path(path_type=Path), help="Where finished batches are kept.  [default: .checkpoints]"
@@ -35,6 +36,7 @@ def evaluate(
     images: int | None,
     batch_size: int,
     device: str,
+    threads: int,
     seed: int,
     checkpoints: Path | None,
     as_json: bool,
@@ -59,7 +61,7 @@ def evaluate(
 
     chosen = [parse_attack(text.strip(), batch_size, images) for text in attacks.split(",")]
     compute = validated(ComputeParams, {"device": device}, "--device")
-    numerics = NumericsParams(precision="float32", threads=None, deterministic=False)
+    numerics = NumericsParams(precision="float32", threads=threads, deterministic=False)
     use_instructions(numerics.instruction_set)
 
     from tamnas.data.evaluated import test_images
