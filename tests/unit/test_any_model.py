@@ -292,7 +292,7 @@ def test_onnx_gives_the_same_logits_and_no_gradients(tmp_path, batch):
         ("damaged.pt2", "cannot be read as a torch.export file"),
         ("damaged.onnx", "cannot be read as ONNX"),
         ("missing.pt", "there is no such file"),
-        ("model.h5", "allowed: package.module:function"),
+        ("model.h5", "allowed: a released network, package.module:function"),
         ("own:three", "gave int; allowed: a torch.nn.Module"),
         ("own:fails", "KeyError: 'weights' (own.py, line 5)"),
         ("own:nothing", "AttributeError"),
