@@ -9,7 +9,7 @@ are from Jung, Lukasik, Keuper: Neural Architecture Design and Robustness: A Dat
 
 The objectives are clean error, error under PGD at 1/255 and parameters. `tamnas.search` runs as on a supernet, the
 evaluation of a subnet being a look-up, with the settings of `SEARCHES`: what params.yaml says, the paper's text, its
-Algorithm 2, the other algorithm, the predictor. Beside each stands random search with as many distinct evaluations. The
+Algorithm 2, crossover, the predictor. Beside each stands random search with as many distinct evaluations. The
 table gives the share of the true front's points that is found, in all that was evaluated (the archive) and in the final
 population: the mean over seeds with its 95% interval (Student's t), and the ratio of the archive's mean to random
 search's. Networks of equal values are one point.
@@ -35,10 +35,10 @@ from tamnas.config.sections import SearchPlan
 from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
 from tamnas.report.intervals import mean_interval
-from tamnas.search.evolution import search
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of
 from tamnas.search.memo import Evaluated, Memo
+from tamnas.search.nsga2 import search
 from tamnas.search.random_search import random_search
 from tamnas.seeding import derived_seed, numpy_generator
 from tamnas.space.architecture import Architecture
@@ -51,9 +51,7 @@ SEARCHES = {  # what is changed in `search` of params.yaml
     "the paper's text": PAPER,
     "the paper's Algorithm 2": PAPER | {"tournament": 2},
     "default with crossover": {"crossover_probability": 0.9},
-    "SMS-EMOA": {"algorithm": "smsemoa"},
     "predictor": {"predictor": "extra_trees"},
-    "SMS-EMOA, predictor": {"algorithm": "smsemoa", "predictor": "extra_trees"},
 }
 RADIUS = 2  # column of eps = 1/255
 WAYS = ("archive", "population", "random")

@@ -19,9 +19,9 @@ from benchmarks.options import benchmark
 from tamnas.config.fields import validated
 from tamnas.config.sections import SearchPlan
 from tamnas.pipeline.paths import weights
-from tamnas.search.evolution import search
 from tamnas.search.latency import measured_latencies, search_space
 from tamnas.search.memo import memoised
+from tamnas.search.nsga2 import search
 from tamnas.search.random_search import random_search
 from tamnas.seeding import derived_seed, numpy_generator
 

@@ -1,4 +1,4 @@
-"""Search a row's space by evolution over the weights inherited from its supernet.
+"""Search a row's space with NSGA-II over the weights inherited from its supernet.
 
     python -m stages.search ROW
 
@@ -20,8 +20,8 @@ from tamnas.pipeline.stage import stage_run
 def main(row: str) -> None:
     plan, compute = SearchStagePlan.load(row, "search"), load_compute()
     with stage_run("search", plan) as checkpoints:
-        from tamnas.search.evolution import fronts, individuals, run_search
         from tamnas.search.latency import measured_latencies
+        from tamnas.search.nsga2 import fronts, individuals, run_search
 
         latencies = measured_latencies(plan, checkpoints)
         supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"

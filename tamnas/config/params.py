@@ -130,7 +130,7 @@ class PgdParams(Section):
         return {"eps": eps, "steps": self.steps, "step_size": self.step_size or eps / 4}
 
 
-class SearchParams(sections.EvolutionParams):
+class SearchParams(sections.Nsga2Params):
     front: sections.FrontName = "archive"
     attack: PgdParams
 

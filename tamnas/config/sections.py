@@ -230,10 +230,9 @@ class SupernetPlan(Section):
 FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population
 
 
-class EvolutionParams(Section):
+class Nsga2Params(Section):
     """The search; `stagnation` generations without hypervolume gain end it, null for never."""
 
-    algorithm: Literal["nsga2", "smsemoa"] = "nsga2"
     population: Annotated[int, Field(ge=2, le=100_000)]
     offspring: Annotated[int, Field(ge=1, le=100_000)]
     generations: Positive
@@ -251,8 +250,6 @@ class EvolutionParams(Section):
     def _check(self):
         if self.tournament > self.population:
             raise ValueError(f"tournament: {self.tournament} is larger than the population, {self.population}")
-        if self.algorithm == "smsemoa" and self.tournament != 2:
-            raise ValueError(f"tournament: {self.tournament}; SMS-EMOA's are of 2")
         distinct(objectives=self.objectives)
         if not 2 <= len(self.objectives) <= 4:
             count, names = len(self.objectives), ", ".join(OBJECTIVES)
@@ -263,7 +260,7 @@ class EvolutionParams(Section):
         return self
 
 
-class SearchPlan(EvolutionParams):
+class SearchPlan(Nsga2Params):
     attack: Pgd
 
 

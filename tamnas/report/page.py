@@ -104,7 +104,6 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
-ALGORITHM_NAMES = {"nsga2": "NSGA-II", "smsemoa": "SMS-EMOA"}
 FRONTS = {"archive": "all evaluated", "population": "the final population"}
 
 
@@ -115,8 +114,7 @@ def _row_setting(plan: RowPlan) -> str:
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
         f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
-        f"Search: {ALGORITHM_NAMES[search.algorithm]}, {search.population} individuals, "
-        f"{counted(search.generations, 'generation')}, "
+        f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
         f"{_training_setting(retrain.scratch)}; fine-tuned "

@@ -103,7 +103,7 @@ def evaluate_subnet(arch: Architecture, context: SearchContext) -> dict[str, flo
         clean=partial(accuracy, subnet, context.validation),
         robust=partial(pgd_accuracy, subnet, context.validation, plan.search.attack, attack_key(plan)),
     )
-    return {objective.column: objective.measure(candidate) for objective in measured(plan.search.objectives)}
+    return {objective.column: objective.of(candidate) for objective in measured(plan.search.objectives)}
 
 
 def inherited_weights(context: SearchContext, chosen: Sequence[dict]) -> dict[str, Tensor]:

@@ -32,18 +32,21 @@ class Objective:
     """An objective of the search, minimised as its `cost`.
 
     `column` names the measured value in results, `title` and `unit` in reports. A value to `maximise` is a share in
-    [0, 1], and its cost the rest. `scale` is the largest cost in a space: the reference of the hypervolume. `exact` is
-    the cost where an architecture alone says it.
+    [0, 1], and its cost the rest. `scale` is the largest cost in a space: the reference of the hypervolume. The value
+    is what `measure` finds of a subnet, or `exact` where an architecture alone says it.
     """
 
     name: str
     column: str
     title: str
     unit: str
-    measure: Callable[[Candidate], float]
+    measure: Callable[[Candidate], float] | None = None
     maximise: bool = False
     scale: Callable[[SearchSpace], float] = lambda space: 1.0
     exact: Callable[[SearchSpace, Architecture], float] | None = None
+
+    def of(self, candidate: Candidate) -> float:
+        return self.exact(candidate.space, candidate.arch) if self.exact else self.measure(candidate)
 
     @property
     def label(self) -> str:
@@ -58,7 +61,9 @@ OBJECTIVES: dict[str, Objective] = {}
 
 
 def register_objective(objective: Objective) -> Objective:
-    """Make `search.objectives` accept its name."""
+    """Make `search.objectives` accept its name. Raises ValueError where nothing says its value, or two things do."""
+    if (objective.measure is None) == (objective.exact is None):
+        raise ValueError(f"objective {objective.name}: needs either measure or exact")
     OBJECTIVES[objective.name] = objective
     return objective
 
@@ -77,7 +82,6 @@ BASE = (
             "parameters",
             "Parameters",
             "parameters",
-            measure=lambda candidate: candidate.space.parameters(candidate.arch),
             scale=lambda space: space.parameter_range()[1],
             exact=lambda space, arch: space.parameters(arch),
         )
@@ -90,7 +94,6 @@ register_objective(
         "macs",
         "Multiply-accumulates",
         "MACs",
-        measure=lambda candidate: candidate.space.macs(candidate.arch),
         scale=lambda space: space.mac_sums.range()[1],
         exact=lambda space, arch: space.macs(arch),
     )
@@ -101,7 +104,6 @@ register_objective(  # of the parts, measured on the machine that searches
         "latency",
         "Latency",
         "ms",
-        measure=lambda candidate: candidate.space.latency(candidate.arch),
         scale=lambda space: space.latencies.range()[1],
         exact=lambda space, arch: space.latency(arch),
     )

@@ -26,7 +26,7 @@ def random_search(
 ) -> tuple[list[dict], dict[Architecture, Fitness]]:
     """(hypervolume after each of `counts` evaluations, fitness of all evaluated in the order drawn).
 
-    The rows are those of `tamnas.search.evolution`; random search has no population but all it evaluated.
+    The rows are those of `tamnas.search.nsga2`; random search has no population but all it evaluated.
     """
     archs = list(map(space.decode, space.distinct_genes(generator, max(counts), plan.budget)))
     fitness = dict(zip(archs, evaluate(archs), strict=True))

@@ -100,7 +100,6 @@ BAD = [
     ("search.generations", True),
     ("search.mutation_probability", 1.5),
     ("search.mutation_unit", "layer"),
-    ("search.algorithm", "nsga3"),
     ("search.predictor", "random_forest"),
     ("search.front", "n01"),
     ("search.attack.steps", 0),

@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tamnas.search.evolution import search
 from tamnas.search.front import hypervolume
+from tamnas.search.nsga2 import search
 from tamnas.space.architecture import Architecture
 from tests.helpers.toy_search import SMALL, THREE, evaluator, fitness_of, planned, toy
 

@@ -17,10 +17,10 @@ from tamnas.networks.supernet import Supernet
 from tamnas.pipeline import plugins
 from tamnas.pipeline.code import ROOT
 from tamnas.pipeline.instructions import AVX2
-from tamnas.search.evolution import fronts, individuals, search
 from tamnas.search.fitness import Fitness, SearchContext, evaluate_subnet
 from tamnas.search.front import hypervolume
-from tamnas.search.objectives import OBJECTIVES
+from tamnas.search.nsga2 import fronts, individuals, search
+from tamnas.search.objectives import OBJECTIVES, Objective, register_objective
 from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import ROW, tiny_params
 from tests.helpers.toy_search import TINY, everything, planned, toy, true_front
@@ -86,6 +86,11 @@ def test_a_search_minimises_it(plugin):
     rows = [*individuals(found, fitness), *fronts(found, fitness)["archive"]]
     assert {"parameters", "clean", "robust", "wide"} <= rows[0].keys() & rows[-1].keys()
     assert {row["wide"] for row in rows} == {0, 1, 2}
+
+
+def test_one_that_nothing_measures_is_refused():
+    with pytest.raises(ValueError, match="objective nothing: needs either measure or exact"):
+        register_objective(Objective("nothing", "nothing", "Nothing", "-"))
 
 
 def test_a_subnet_is_measured_by_it(plugin):

@@ -1,10 +1,9 @@
 """The search's predictor on a toy whose every fitness is known."""
 
 import numpy as np
-import pytest
 
-from tamnas.search.evolution import search
 from tamnas.search.fitness import Fitness
+from tamnas.search.nsga2 import search
 from tamnas.search.predictor import features, most_promising, predict
 from tests.helpers.toy_search import SMALL, evaluator, everything, planned, toy, true_front
 
@@ -59,13 +58,11 @@ def test_the_chosen_are_foremost_among_all(monkeypatch):
     assert (dominators[chosen] == 0).all()
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "smsemoa"])
-def test_a_search_with_it_finds_more_of_the_front(algorithm):
+def test_a_search_with_it_finds_more_of_the_front():
     truth = true_front(everything(SMALL))
 
     def share(predictor: str | None) -> float:
-        plan = planned(algorithm=algorithm, predictor=predictor, tournament=2, mutation_probability=1,
-                       mutation_unit="individual", crossover_probability=0)  # fmt: skip
+        plan = planned(predictor=predictor, tournament=2, mutation_probability=1, crossover_probability=0)
         runs = [search(SMALL, plan, evaluator(SMALL), seed) for seed in range(4)]
         return np.mean([len({arch for archs in run.generations for arch in archs} & truth) for run in runs])
 

@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tamnas.search.evolution import fronts, individuals, search
 from tamnas.search.front import front_of, hypervolume
+from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import bounds
 from tests.helpers.toy_search import SMALL, THREE, TINY, evaluator, everything, fitness_of, planned, toy, true_front
@@ -73,9 +73,8 @@ def test_front_is_the_final_population_not_the_archive():
 
 
 @pytest.mark.parametrize("predictor", [None, "extra_trees"])
-@pytest.mark.parametrize("algorithm", ["nsga2", "smsemoa"])
-def test_the_budget_is_spent_on_distinct_networks(algorithm, predictor):
-    plan = planned(algorithm=algorithm, predictor=predictor, tournament=2, generations=5, offspring=10)
+def test_the_budget_is_spent_on_distinct_networks(predictor):
+    plan = planned(predictor=predictor, generations=5, offspring=10)
     found = search(SMALL, plan, evaluator(SMALL), seed=0)
     assert len({arch for archs in found.generations for arch in archs}) == 16 + 5 * 10
     assert found == search(SMALL, plan, evaluator(SMALL), seed=0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tamnas.search.evolution import search
 from tamnas.search.memo import Memo
+from tamnas.search.nsga2 import search
 from tamnas.space.architecture import Architecture
 from tests.helpers.toy_search import SMALL, TINY, evaluator, planned, toy
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 
-from tamnas.search.evolution import ALGORITHMS, search
+from tamnas.search import nsga2 as module
+from tamnas.search.nsga2 import search
 from tamnas.search.operators import BudgetSampling, GeneMutation, by_rank_then_crowding
 from tamnas.space.space import SearchSpace, bounds
 from tests.helpers.toy_search import SMALL, TINY, evaluator, everything, planned
@@ -119,6 +119,6 @@ def test_tournaments_have_the_planned_size(monkeypatch):
         sizes.add(contestants.shape[1])
         return by_rank_then_crowding(pop, contestants, **kwargs)
 
-    monkeypatch.setitem(ALGORITHMS, "nsga2", (NSGA2, spy))
+    monkeypatch.setattr(module, "by_rank_then_crowding", spy)
     search(SMALL, planned(tournament=7, generations=2), evaluator(SMALL), seed=0)
     assert sizes == {7}

@@ -1,4 +1,4 @@
-"""Multi-objective evolutionary search over inherited weights (paper, Section III-E, Algorithm 2: NSGA-II).
+"""Multi-objective search with NSGA-II over inherited weights (paper, Section III-E, Algorithm 2).
 
 Genes are one block index and one ratio index per layer. Objectives, all minimised: clean error, error under PGD,
 number of parameters. No network is evaluated twice: a search spends population + generations x offspring evaluations,
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pymoo.algorithms.base.genetic import GeneticAlgorithm
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.algorithms.moo.sms import SMSEMOA, cv_and_dom_tournament
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.problem import Problem
 from pymoo.operators.selection.tournament import TournamentSelection
@@ -32,9 +30,6 @@ from tamnas.seeding import derived_seed
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
-# By `search.algorithm`: of pymoo, and the winner among the contestants for parenthood.
-ALGORITHMS = {"nsga2": (NSGA2, by_rank_then_crowding), "smsemoa": (SMSEMOA, cv_and_dom_tournament)}
-
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -49,14 +44,22 @@ class SearchResult:
 def search(
     space: SearchSpace, plan: SearchPlan, evaluate: Callable[[Sequence[Architecture]], list[Fitness]], seed: int
 ) -> SearchResult:
-    """`plan.algorithm` as pymoo has it: `plan.generations` survivals after the initial population.
+    """NSGA-II as the paper sets it: `plan.generations` survivals after the initial population.
 
     `evaluate` maps architectures to fitness, in order. Hypervolume is measured against the
     largest cost of each objective in the space.
     """
     problem = Problem(n_var=2 * len(space.layers), n_obj=len(plan.objectives), vtype=int)
     fitness: dict[Architecture, Fitness] = {}
-    algorithm = _algorithm(space, plan, fitness)
+    unseen = Unseen(space, fitness)
+    selection = TournamentSelection(func_comp=by_rank_then_crowding, pressure=plan.tournament)
+    algorithm = NSGA2(
+        pop_size=plan.population,
+        n_offsprings=plan.offspring,
+        sampling=BudgetSampling(space, plan.budget),
+        mating=Breeding(space, plan, selection, unseen),
+        eliminate_duplicates=unseen,
+    )
     # pymoo counts the initial population as generation 1.
     algorithm.setup(problem, termination=("n_gen", plan.generations + 1), seed=seed, verbose=False)
     generations, rows = [], []
@@ -73,18 +76,6 @@ def search(
         population = [space.decode(genes) for genes in algorithm.pop.get("X")]
         rows.append(hypervolume_row(space, plan.objectives, len(rows), population, fitness))
     return SearchResult(generations, front_of(population, fitness), front_of(list(fitness), fitness), rows)
-
-
-def _algorithm(space: SearchSpace, plan: SearchPlan, evaluated: Mapping[Architecture, Fitness]) -> GeneticAlgorithm:
-    kind, winner = ALGORITHMS[plan.algorithm]
-    selection, unseen = TournamentSelection(func_comp=winner, pressure=plan.tournament), Unseen(space, evaluated)
-    return kind(
-        pop_size=plan.population,
-        n_offsprings=plan.offspring,
-        sampling=BudgetSampling(space, plan.budget),
-        mating=Breeding(space, plan, selection, unseen),
-        eliminate_duplicates=unseen,
-    )
 
 
 def _stagnant(rows: list[dict], patience: int | None) -> bool:
