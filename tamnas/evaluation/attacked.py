@@ -153,12 +153,13 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
     A row for clean images; one for each of the others of the same radius that ran on all these images, `beside`; one
     for each part, with what is left after it; and the `worst` case, in which an image is lost if any attack up to this
     radius fools it. `missed`: of a row beside, images that it fools and this attack leaves; of a part that needs no
-    gradients, images that it fools and no attack with gradients does, if one of this radius ran.
+    gradients, images that it fools and no attack with gradients does, if one of this radius met them.
     """
     chosen, eps = outcome.chosen, outcome.attack.eps
     known = [hit for hit in others if hit.attack.eps <= eps and bool(hit.given[chosen].all())]
     with_gradients = [hit for hit in known if getattr(hit.attack, "needs_gradients", True)]
-    comparable = any(hit.attack.eps == eps for hit in with_gradients)
+    own = [part for part, _ in outcome.parts]
+    met = any(hit.attack.eps == eps and hit.attack not in own for hit in with_gradients)
 
     def row(role: str, name: str, standing: Tensor, missed: int | None = None) -> dict:
         own = {"attack": outcome.attack.key, "images": len(chosen), "role": role, "name": name}
@@ -171,9 +172,9 @@ def attack_rows(outcome: Outcome, others: Iterable[Hits]) -> list[dict]:
         if hit.alone and hit.attack.eps == eps and hit.attack != outcome.attack
     ]
     for (part, fooled), standing in zip(outcome.parts, outcome.left(), strict=True):
-        blind = comparable and not part.needs_gradients
-        unseen = int((fooled & ~_any_fools(with_gradients, chosen)).sum()) if blind else None
+        unseen = int((fooled & ~_any_fools(with_gradients, chosen)).sum()) if met and not part.needs_gradients else None
         rows.append(row("part", part.name, standing, unseen))
+        met |= part.needs_gradients  # by the parts behind it, too
     return [*rows, row("worst", "worst", outcome.correct & ~_any_fools(known, chosen))]
 
 

@@ -154,7 +154,7 @@ def ensemble_signs(rows: Sequence[Mapping], texts: Mapping[str, str]) -> Iterato
         if above(NOISE, row["missed"] or 0, images):
             yield (
                 f"{row['name']}, which needs no gradients, fools {row['missed']:,} of {images:,} images that no attack "
-                f"with gradients does: {MASKING}."
+                f"with gradients does: {MASKING}, or those attacks are too weak."
             )
     if len(parts) < 2:
         return
@@ -162,7 +162,8 @@ def ensemble_signs(rows: Sequence[Mapping], texts: Mapping[str, str]) -> Iterato
         if above(NOISE, row["missed"] or 0, images):
             yield f"{texts[row['name']]} fools {row['missed']:,} of {images:,} images that {name} leaves: {MASKING}."
     left, strongest = parts[-1], min([*beside, parts[0]], key=lambda row: row["accuracy"])
-    alone = round((strongest["accuracy"] - left["accuracy"]) * images) + (strongest["missed"] or 0)
+    found_by_it_alone = strongest["missed"] or 0 if strongest["role"] == "beside" else 0
+    alone = round((strongest["accuracy"] - left["accuracy"]) * images) + found_by_it_alone
     if above(WEAKER, alone, images):
         yield (
             f"{texts.get(strongest['name'], strongest['name'])} leaves {_percent(strongest['accuracy'])}, {name} "

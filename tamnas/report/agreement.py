@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from tamnas.report.intervals import Interval
 from tamnas.report.study import Ranked, RowResults
@@ -17,17 +16,18 @@ LEAST = 3  # networks: of two, one order is as good as the other
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a prediction with the truth, each with its 95% percentile interval by bootstrap over the networks.
+    """Of a prediction with the truth.
 
-    `tau`: Kendall's tau-b, with the `p_value` of no relation; None where all predictions or all truths are alike.
-    `overlap`: the share of the `top` best that the prediction puts there. `regret`: the best truth minus that of the
-    network which the prediction puts first. Ties are broken by chance: both are expectations over it.
+    `tau`: Kendall's tau-b, with its 95% percentile interval by bootstrap over the networks; None where all predictions
+    or all truths are alike. `overlap`: the share of the `top` best that the prediction puts there. `regret`: the best
+    truth minus that of the network which the prediction puts first. Ties are broken by chance: both are expectations
+    over it. They have no interval: the best of a resample is never better than the best there is, so that a bootstrap
+    of them is biased.
     """
 
     tau: Interval | None
-    p_value: float | None
-    overlap: Interval
-    regret: Interval
+    overlap: float
+    regret: float
     top: int
     networks: int
 
@@ -37,15 +37,13 @@ def agreement(predicted: Sequence[float], truth: Sequence[float], top: int | Non
     pairs, n = np.array([predicted, truth], dtype=float), len(truth)
     top = max(1, n // 3) if top is None else top
     drawn = np.vstack([np.arange(n), numpy_generator("agreement", "bootstrap").integers(n, size=(RESAMPLES, n))])
-    tau = intervals(_tau(pairs, drawn))
-    p_value = None if tau is None else float(kendalltau(*pairs).pvalue)
-    predicted, truth = pairs[:, drawn]  # (1 + RESAMPLES, n) each
-    overlap = (chance_of_top(predicted, top) * chance_of_top(truth, top)).sum(1) / top
-    regret = truth.max(1) - (chance_of_top(predicted, 1) * truth).sum(1)
-    return Agreement(tau, p_value, intervals(overlap), intervals(regret), top, n)
+    predicted, truth = pairs
+    overlap = (chance_of_top(predicted, top) * chance_of_top(truth, top)).sum() / top
+    regret = truth.max() - (chance_of_top(predicted, 1) * truth).sum()
+    return Agreement(_interval(_tau(pairs, drawn)), float(overlap), float(regret), top, n)
 
 
-def intervals(values: np.ndarray) -> Interval | None:
+def _interval(values: np.ndarray) -> Interval | None:
     """The first value, with where 95% of the others lie that are defined; None where the first is not."""
     if np.isnan(values[0]):
         return None
@@ -65,10 +63,10 @@ def _tau(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def chance_of_top(values: np.ndarray, top: int) -> np.ndarray:
-    """Of each value in a row, to be among the row's `top` largest when ties are broken by chance."""
-    last = np.sort(values, axis=1)[:, -top, None]
+    """Of each value, to be among the `top` largest when ties are broken by chance."""
+    last = np.sort(values)[-top]
     above, tied = values > last, values == last
-    return above + tied * (top - above.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+    return above + tied * (top - above.sum()) / tied.sum()
 
 
 def agreements(networks: Sequence[Ranked]) -> dict[str, dict[str, Agreement]]:

@@ -204,4 +204,5 @@ def cost_notes(networks: Iterable[TrainedNetwork], size: int) -> list[str]:
 def tau_text(agreement: Agreement | None, networks: int) -> str:
     if agreement is None or agreement.tau is None:
         return f"undefined ({counted(networks, 'network')})"
-    return f"{agreement.tau.value:.2f} (p {agreement.p_value:.2g}, {networks} networks)".replace("-", "−")
+    tau = agreement.tau
+    return f"{tau.value:.2f} ({tau.low:.2f} to {tau.high:.2f}, {networks} networks)".replace("-", "−")

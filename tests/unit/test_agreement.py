@@ -46,23 +46,18 @@ def test_by_definition(predicted, truth):
             found.tau.value == pytest.approx(tau_b(predicted, truth)) == pytest.approx(kendalltau(predicted, truth)[0])
         )
         pairs = list(product(tops(predicted, top), tops(truth, top)))
-        assert found.overlap.value == pytest.approx(np.mean([len(ours & theirs) / top for ours, theirs in pairs]))
+        assert found.overlap == pytest.approx(np.mean([len(ours & theirs) / top for ours, theirs in pairs]))
         picked = np.mean([truth[next(iter(chosen))] for chosen in tops(predicted, 1)])
-        assert found.regret.value == pytest.approx(max(truth) - picked)
+        assert found.regret == pytest.approx(max(truth) - picked)
         assert (found.top, found.networks) == (top, len(truth))
-
-
-def test_exact_p_value():
-    # of the 4! = 24 orders, two are as extreme as perfect agreement
-    assert agreement((1, 2, 3, 4), (1, 2, 3, 4)).p_value == pytest.approx(2 / 24)
 
 
 @pytest.mark.parametrize(("predicted", "truth"), [((0.5,) * 3, (0.1, 0.2, 0.3)), ((0.1, 0.2, 0.3), (0.5,) * 3)])
 def test_no_tau_of_a_constant(predicted, truth):
     found = agreement(predicted, truth)
-    assert (found.tau, found.p_value) == (None, None)
-    assert found.overlap.value == pytest.approx(1 / 3)
-    assert found.regret.value == pytest.approx(max(truth) - np.mean(truth))
+    assert found.tau is None
+    assert found.overlap == pytest.approx(1 / 3)
+    assert found.regret == pytest.approx(max(truth) - np.mean(truth))
 
 
 def test_a_third_is_the_top_if_nothing_is_said():
@@ -70,10 +65,9 @@ def test_a_third_is_the_top_if_nothing_is_said():
 
 
 def test_chances_add_up_to_the_top():
-    values = np.random.default_rng(0).integers(4, size=(50, 9))
-    for top in (1, 4, 9):
+    for values, top in product(np.random.default_rng(0).integers(4, size=(50, 9)), (1, 4, 9)):
         chances = chance_of_top(values, top)
-        assert np.allclose(chances.sum(1), top)
+        assert chances.sum() == pytest.approx(top)
         assert chances.min() >= 0
         assert chances.max() <= 1
 
@@ -86,9 +80,7 @@ def test_intervals_are_those_of_resampled_networks():
     found = agreement(predicted, truth, 5)
     draws = [np.random.default_rng(i).integers(25, size=25) for i in range(1000)]
     taus = [kendalltau(predicted[draw], truth[draw]).statistic for draw in draws]
-    regrets = [truth[draw].max() - truth[draw][predicted[draw].argmax()] for draw in draws]
     assert found.tau.ends == pytest.approx(np.percentile(taus, (2.5, 97.5)), abs=0.06)
-    assert found.regret.ends == pytest.approx(np.percentile(regrets, (2.5, 97.5)), abs=0.03)
     assert found.tau.low < found.tau.value < found.tau.high
     assert agreement(predicted, truth, 5) == found
 

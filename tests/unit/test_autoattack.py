@@ -282,6 +282,10 @@ def test_rows_of_an_attack_beside_others_by_hand():
     alone = Outcome(Square(eps="8/255"), outcome.chosen, outcome.correct, (parts[3],))
     for others in (hits(alone, 7), [pgd[0], *hits(alone, 7)]):
         assert [row["missed"] for row in attack_rows(alone, others) if row["role"] == "part"] == [None]
+    # nor first in an ensemble, whose gradients never met what it fooled
+    first = Outcome(attack, outcome.chosen, outcome.correct, (parts[3], parts[0]))
+    for others, missed_by in ((hits(first, 7), None), ([pgd[1], *hits(first, 7)], 0)):
+        assert [row["missed"] for row in attack_rows(first, others) if row["role"] == "part"] == [missed_by, None]
     # an attack that ran on some of these images alone says nothing of the worst case
     some = Hits(Square(eps="8/255"), bits("1111110"), bits("1111110"))
     assert attack_rows(outcome, [some, *hits(outcome, 7)]) == attack_rows(outcome, hits(outcome, 7))

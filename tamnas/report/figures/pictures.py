@@ -121,7 +121,7 @@ def _of_training(dataset: Dataset) -> list[Picture]:
     ranks = (
         f"Rank of each network that was trained from scratch by its row's recipe by accuracy on {images} (1 is best, "
         f"ties share a rank), with inherited weights and after training; robust: {before}, then {after}. On the "
-        "diagonal the supernet predicts the order."
+        "diagonal the supernet predicts the order. Tau: Kendall's, with its 95% bootstrap interval over the networks."
     )
     supernet = (
         f"Accuracy on training batches (clean, and under the training attack){' and loss' if single else ''}, per "

@@ -31,14 +31,15 @@ def ranking_table(dataset: Dataset) -> Table:
         "Tau: Kendall's tau-b; 1 is the same order, 0 none. Top k found: the share of the k best after training that "
         "the prediction puts among its k best. Regret: how much worse, after training, the network is that the "
         "prediction puts first than the best there is. Ties are broken by chance, in expectation.",
-        f"In square brackets: 95% percentile intervals of {RESAMPLES:,} bootstrap samples of the networks. With few "
-        "networks they are wide, and one of no width (a tau of 1) says no more than that few agree; they cover the "
-        "choice of networks, not what another seed of training would change.",
+        f"In square brackets, of tau: 95% percentile intervals of {RESAMPLES:,} bootstrap samples of the networks. "
+        "With few networks they are wide, and one of no width (a tau of 1) says no more than that few agree; they "
+        "cover the choice of networks, not what another seed of training would change. Top k and regret have none: a "
+        "bootstrap of the best is biased.",
         "Subnets of a front were selected by the accuracies that are judged here and lie close together, so that tau "
-        "among them understates what the supernet knows of its whole space: `controls.random_networks` adds others.",
+        "among them may understate what the supernet knows of its whole space: `controls.random_networks` adds others.",
         "BatchNorm is recalibrated on the same training images in each line; the search itself does so on clean ones "
         "or, with `search.bn_calibration_images: 0`, not at all.",
-        "Nothing is bold: intervals overlap.",
+        "Nothing is bold: a line says how far to trust one prediction.",
     ]
     if left_out:
         notes.insert(1, f"Left out, for fewer than {LEAST} such networks: {', '.join(left_out)}.")
@@ -66,7 +67,5 @@ def _lines(row: RowResults) -> Iterator[dict[Column, Value | str | int | None]]:
             line[Column(f"tau_{which}", f"Tau, {which}", "number")] = tau
         for key, title, unit in (("overlap", "Top k found", "%"), ("regret", "Regret", "points")):
             for which, agreed in by_accuracy.items():
-                interval = getattr(agreed, key)
-                cell = Value(interval.value, interval=interval.ends)
-                line[Column(f"{key}_{which}", f"{title}, {which} ({unit})", "percent")] = cell
+                line[Column(f"{key}_{which}", f"{title}, {which} ({unit})", "percent")] = getattr(agreed, key)
         yield line
