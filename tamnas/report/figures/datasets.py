@@ -50,7 +50,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     for (kind, network, _), (x, y) in zip(named, points, strict=False):
         if len(named) <= BARS:
             low, high = wilson(y / 100, network.test.images)
-            axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=2)
+            axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=0.9)  # below all networks
         marker, colour, size = KIND_STYLE[kind]
         title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
         ringed = {"color": colour, "edgecolors": style.BLACK, "linewidths": 0.9}

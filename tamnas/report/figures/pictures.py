@@ -58,7 +58,7 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
     dotted = "; dotted: random search after as many distinct evaluations" if random else ""
     hypervolume = (
         "Share of the objective box that the front dominates, per generation (0: the initial population). Lines with "
-        f"markers: front of the population; thin lines: of all evaluated{dotted}. Objectives on "
+        f"markers: front of the population; thin lines, where they differ: of all evaluated{dotted}. Objectives on "
         f"{selection_images(dataset)}."
     )
     return [
