@@ -11,6 +11,10 @@ class WorkerError(RuntimeError):
     """A worker process was killed, out of memory perhaps (exit code 1, the next run goes on)."""
 
 
+class CheckError(RuntimeError):
+    """An exported network does not compute what the original does (exit code 1, nothing was written)."""
+
+
 class DivergenceError(RuntimeError):
     """The loss became NaN or infinite (exit code 1, the last good state is kept).
 

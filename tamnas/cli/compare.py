@@ -57,7 +57,9 @@ def _comparison(first: "Card", second: "Card") -> dict:
         {"attack": figure.attack, "a": figure.json(), "b": other.json(), "difference": vars(difference)}
         for figure, other, difference in _differences(first, second)
     ]
-    return {"a": first.name, "b": second.name, "same_images": _same_images(first, second), "accuracies": differences}
+    sizes = {size: {"a": getattr(first, size), "b": getattr(second, size)} for size in ("parameters", "macs")}
+    same = _same_images(first, second)
+    return {"a": first.name, "b": second.name, **sizes, "same_images": same, "accuracies": differences}
 
 
 def _same_images(first: "Card", second: "Card") -> bool:

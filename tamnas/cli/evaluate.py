@@ -1,9 +1,9 @@
-import json
 import logging
 from pathlib import Path
 
 import click
 
+from tamnas.cli.output import json_option, print_json
 from tamnas.pipeline.command import one_line_errors
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--checkpoints", type=click.Path(path_type=Path), help="Where finished batches are kept.  [default: .checkpoints]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a script.")
+@json_option
 @one_line_errors
 def evaluate(
     model: str,
@@ -56,28 +56,30 @@ def evaluate(
     from tamnas.config.compute import ComputeParams
     from tamnas.config.fields import validated
     from tamnas.config.sections import NumericsParams
-    from tamnas.pipeline.instructions import use_instructions
+    from tamnas.pipeline.instructions import instruction_set, use_instructions
     from tamnas.pipeline.store import checkpoints_root
 
     chosen = [parse_attack(text.strip(), batch_size, images) for text in attacks.split(",")]
     compute = validated(ComputeParams, {"device": device}, "--device")
-    numerics = NumericsParams(precision="float32", threads=threads, deterministic=False)
+    raw = {"instruction_set": instruction_set(), "precision": "float32", "threads": threads, "deterministic": False}
+    numerics = validated(NumericsParams, raw, "params.yaml: numerics")
     use_instructions(numerics.instruction_set)
 
     from tamnas.data.evaluated import test_images
     from tamnas.evaluation.any_model import evaluate as evaluated
     from tamnas.evaluation.models import read_model
     from tamnas.pipeline import device as devices
-    from tamnas.release.card import released
+    from tamnas.release.card import is_released
     from tamnas.release.network import load
 
     runtime = devices.start(numerics, compute)
     x, y, notes = test_images(data)
     for line in notes:
         log.info("%s", line)
-    named = model in released() or model.endswith(".safetensors")
-    network = load(model, runtime.device) if named else read_model(model, runtime.device)
+    network = load(model, runtime.device) if is_released(model) else read_model(model, runtime.device)
     result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )
-    click.echo(json.dumps({"model": model, "data": data, **result.plain()}, indent=1) if as_json else result.text)
+    if as_json:
+        return print_json({"model": model, "data": data, **result.plain()})
+    click.echo(result.text)

@@ -34,7 +34,7 @@ def import_images(folder: Path, size: int, validation: int | None, test: int | N
     tenth = max(len(splits["train"][0]) // SHARE, len(classes))
     drawn = {"validation": validation, "test": test}
     drawn |= {split: tenth for split, count in drawn.items() if count is None and split not in splits}
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.resolve().name)
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.resolve().name).strip("-_") or "images"
     section = {"source": "imagefolder", "path": str(folder), "size": size, "classes": len(classes)}
     section |= {split: count for split, count in drawn.items() if count is not None}
     data = validated(DataParams, section, str(folder))

@@ -1,6 +1,8 @@
 """What commands print: tables with bars for people, JSON for scripts."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,8 @@ def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> 
         cells = [" ".join([f"[bold]{escape(text)}[/]" if best else escape(text), *map(escape, more)])
                  for _, text, more, best in row]  # fmt: skip
         drawn.add_row(*cells, *([bars[1][index]] if bars else []))
-    console = Console(highlight=False)
+    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(highlight=False, width=None if known_width else 200)  # into a file or pipe: whole lines
     console.print(escape(table.title), style="bold", soft_wrap=True)
     console.print(drawn)
     for note in table.notes:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 def show(what: str, as_json: bool) -> None:
     """Show WHAT: the run here, or in a FOLDER; the front of a ROW; or a NETWORK.
 
-    A network is a released one (digits/lego), its file, or one of the run here (digits/lego, digits-base/n06,
-    digits-base/n06-finetuned). A run is read from plan/ and results/; no weights are needed.
+    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n06,
+    digits-base/n06-finetuned); `tamnas show` has the final ones of the run, which may be called as released ones are.
+    A run is read from plan/ and results/; no weights are needed.
     """
-    from tamnas.release.references import cards, run_of
+    from tamnas.release.references import cards, is_run, run_of
 
     if "/" not in what and not Path(what).exists():
-        for dataset in run_of(Path()):
+        for dataset in run_of(Path()) if is_run(Path()) else ():
             for row in dataset.rows:
                 if row.name == what:
                     return _front(row, dataset, as_json)
@@ -34,7 +35,7 @@ def show(what: str, as_json: bool) -> None:
     elif Path(what).is_dir():
         print_cards("Final networks of the run", list(by_name.values()))
     else:
-        _network(by_name[what])
+        _network(*by_name.values())
 
 
 def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:

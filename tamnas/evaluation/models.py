@@ -122,6 +122,7 @@ def _onnx(path: Path, device: torch.device) -> nn.Module:
         raise InputError(f"model {path}: ONNX needs onnxruntime: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -1,6 +1,5 @@
 """Whether an exported network is the one that was trained, and how well it stands up to attack itself."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from tamnas.attacks.ascent import pgd
 from tamnas.attacks.listed import Square
 from tamnas.data.loader import Split
+from tamnas.errors import CheckError
 from tamnas.evaluation.accuracy import share
 from tamnas.evaluation.attacked import attack_model
 from tamnas.evaluation.costs import milliseconds, processor
@@ -22,10 +22,6 @@ COMPARED = 500  # images at most whose logits are compared
 TOLERANCE = 1e-4  # largest difference of a float32 logit
 EPS, STEPS = Fraction(8, 255), 10
 PASS = 250  # images
-
-
-class CheckError(RuntimeError):
-    """An exported float32 network does not compute what the original does (exit code 1)."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +56,14 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
     agreement = share(ours[first].argmax(1) == theirs[first].argmax(1))
     if exact and not (difference <= TOLERANCE and agreement == 1):
         raise CheckError(
-            f"{path}: logits differ by up to {difference:.2g} from PyTorch's, {100 * agreement:.2f}% of classes are "
+            f"{path.name}: logits are up to {difference:.2g} from PyTorch's, {100 * agreement:.2f}% of classes are "
             f"equal; allowed: {TOLERANCE:g} and all"
         )
     eps = float(EPS)
     generator = torch_generator("export", "pgd")
     x_adv = pgd(model, x, y, eps=eps, step_size=eps / 4, steps=STEPS, generator=generator)
     square = Square(eps=EPS, images=min(attacked, len(y)))
-    with _one_thread():
-        outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, ("export", "square"))
+    outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, ("export", "square"))
     n, transfer = len(y), f"PGD-{STEPS} at 8/255, made on the original"
 
     def figure(attack: str, answers: Tensor) -> Figure:
@@ -92,17 +87,6 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
         processor(),
         path.stat().st_size,
     )
-
-
-@contextmanager
-def _one_thread():
-    """As the exported network has: between its passes torch's threads would wait for each other thousands of times."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tamnas.errors import InputError
+from tamnas.evaluation.models import read_model
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "executorch": ".pte"}
 BATCH = ({0: torch.export.Dim("batch")},)
@@ -94,35 +95,9 @@ def write_int8(model: nn.Module, size: int, path: Path, images: Tensor) -> None:
 
 
 def read(path: Path) -> nn.Module:
-    """An exported file, on one thread. Raises InputError if it is damaged."""
-    kind = {".onnx": OnnxNetwork, ".pt2": TorchNetwork, ".pte": ExecutorchNetwork}[path.suffix]
-    try:
-        with _quiet():
-            return kind(path)
-    except Exception as error:  # each runtime raises its own
-        raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
-
-
-class OnnxNetwork(nn.Module):
-    def __init__(self, path: Path):
-        import onnxruntime
-
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {"images": x.contiguous().numpy()})[0])
-
-
-class TorchNetwork(nn.Module):
-    def __init__(self, path: Path):
-        super().__init__()
-        self.network = torch.export.load(path).module()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.contiguous())
+    """An exported file, as a module. Raises InputError if it is damaged."""
+    with _quiet():
+        return ExecutorchNetwork(path) if path.suffix == ".pte" else read_model(str(path))
 
 
 class ExecutorchNetwork(nn.Module):

@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 
 import click
 
-from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.errors import CheckError, DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.pipeline.code import ROOT, fingerprint
 from tamnas.pipeline.plugins import load_plugins
 
@@ -90,7 +90,7 @@ def _line_and_code(error: BaseException) -> tuple[str | None, int]:
             return f"error: {error}", 2
         case DivergenceError():
             return f"error: training diverged: {error}", 1
-        case WorkerError():
+        case WorkerError() | CheckError():
             return f"error: {error}", 1
         case DeadlineError():
             return f"{error}; the next run goes on from the last checkpoint", 3

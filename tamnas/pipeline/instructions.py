@@ -7,9 +7,11 @@ the choice from the environment once, when torch is imported. Nothing here impor
 import logging
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
+from tamnas.config.fields import read_yaml
 from tamnas.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,12 @@ def has_avx2() -> bool:
     """Whether this processor can compute with AVX2 (every x86-64 one since about 2015; no ARM one)."""
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]
     return not {"AVX2", "X86_V3"}.isdisjoint((*extensions["baseline"], *extensions["found"]))
+
+
+def instruction_set() -> str:
+    """`numerics.instruction_set` of params.yaml here, not checked; avx2 where nothing is said. Raises InputError."""
+    numerics = read_yaml(Path("params.yaml")).get("numerics") if Path("params.yaml").exists() else None
+    return numerics.get("instruction_set", "avx2") if isinstance(numerics, dict) else "avx2"
 
 
 def use_instructions(setting: str) -> None:

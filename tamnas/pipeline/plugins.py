@@ -1,11 +1,9 @@
 """A user's own choice blocks, sources, objectives and attacks: the modules of plugins/ beside tamnas/."""
 
 from importlib import import_module
-from pathlib import Path
 
-from tamnas.config.fields import read_yaml
 from tamnas.pipeline.code import PLUGINS
-from tamnas.pipeline.instructions import use_instructions
+from tamnas.pipeline.instructions import instruction_set, use_instructions
 
 
 def load_plugins() -> None:
@@ -14,7 +12,7 @@ def load_plugins() -> None:
     One may import torch, so torch is told first with which instructions it computes. Raises InputError.
     """
     files = sorted(PLUGINS.glob("*.py"))
-    if files and Path("params.yaml").exists():
-        use_instructions((read_yaml(Path("params.yaml")).get("numerics") or {}).get("instruction_set", "avx2"))
+    if files:
+        use_instructions(instruction_set())
     for file in files:
         import_module(f"{PLUGINS.name}.{file.stem}")

@@ -121,6 +121,11 @@ def released() -> dict[str, Path]:
     return {path.relative_to(MODELS).with_suffix("").as_posix(): path for path in sorted(MODELS.rglob("*.safetensors"))}
 
 
+def is_released(word: str) -> bool:
+    """Whether `word` names a released network, or its file."""
+    return word.endswith(".safetensors") or word in released()
+
+
 def locate(name: str) -> Path:
     """The file of a released network: by its name, or a path that ends in `.safetensors`. Raises InputError."""
     if name.endswith(".safetensors"):

@@ -8,16 +8,22 @@ from tamnas.config.plan import STUDY, StudyPlan, load_study, stage_plans
 from tamnas.config.resolve import load_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.files import shown
-from tamnas.release.card import Card, locate, read_card, released
+from tamnas.release.card import Card, is_released, locate, read_card, released
 from tamnas.release.trained import Trained, finals, networks
 from tamnas.report.collect import collect
 from tamnas.report.study import Dataset
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (STUDY, "params.yaml"))
 
 
 def run_of(folder: Path) -> list[Dataset]:
     """The run whose results lie in `folder`; without plans, as in a fresh clone, what params.yaml says. Raises
     InputError.
     """
+    if not is_run(folder):
+        raise InputError(f"{shown(folder.resolve())}: holds no run (no plan/, no params.yaml)")
     with chdir(folder):
         return collect(load_study() if STUDY.is_file() else _planned())
 
@@ -37,9 +43,10 @@ def cards(word: str) -> dict[str, Card]:
     """
     if Path(word).is_dir():
         return {final.name: final.card(dataset) for dataset in run_of(Path(word)) for final in finals(dataset)}
-    if word.endswith(".safetensors") or word in released():
-        return {word: read_card(locate(word))}
-    known = networks_of(run_of(Path()))
+    if is_released(word):
+        card = read_card(locate(word))
+        return {card.name: card}
+    known = networks_of(run_of(Path())) if is_run(Path()) else {}
     if word not in known:
         raise InputError(
             f"{shown(word)}: is no released network ({', '.join(released()) or 'none'}), no network of the run here "

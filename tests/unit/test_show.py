@@ -105,3 +105,14 @@ def test_released_networks_are_listed(here):
             low, high = figure["interval"]
             assert low <= figure["accuracy"] <= high
         assert card["name"] in output("models")
+
+
+@pytest.mark.parametrize("command", [("show", "digits/nothing"), ("compare", "digits/lego", "digits/nothing")])
+def test_where_no_run_is_a_wrong_name_lists_what_is_released(folder, command):
+    line = refusal(*command)
+    assert line.startswith("error: digits/nothing: is no released network (digits/")
+    assert "no network of the run here (none)" in line
+
+
+def test_a_folder_without_a_run_is_named(folder):
+    assert "project: holds no run (no plan/, no params.yaml)" in refusal("show", ".")
