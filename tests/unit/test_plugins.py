@@ -116,10 +116,10 @@ def test_one_may_import_torch(tmp_path, setting):
     (tmp_path / "own_plugins/torches.py").write_text("import torch\n")
     write_yaml(tmp_path / "params.yaml", {"numerics": {"instruction_set": setting}})
     code = (
-        "import pathlib, sys; from tamnas.pipeline import instructions, plugins; sys.path.append('.');"
+        f"import pathlib, sys; sys.path += [{str(ROOT)!r}, '.']; from tamnas.pipeline import instructions, plugins;"
         "plugins.PLUGINS = pathlib.Path('own_plugins'); plugins.load_plugins(); assert 'torch' in sys.modules;"
         f"instructions.use_instructions({setting!r})"
     )
-    environment = {name: value for name, value in os.environ.items() if name not in AVX2} | {"PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name not in AVX2}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
