@@ -1,4 +1,4 @@
-"""TRADES-YOPO-m-n: the perturbation and the loss (paper, Section III-D and Eq. 3).
+"""TRADES-YOPO-m-n: the perturbation and the loss (paper, Section III-D and Eq. 3); and PGD-AT in the same steps.
 
 YOPO's n inner steps move along one fixed gradient, because the first layer is linear: they
 equal a single step of n * step_size and one projection. What remains is m steps of projected
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tamnas.attacks.ascent import ascend, project, require_pixels, under_attack
+from tamnas.attacks.ascent import ascend, cross_entropy_sum, project, require_pixels, under_attack, uniform_start
 
 START_NOISE = 0.001  # standard deviation of the start, as in TRADES
 
@@ -27,11 +27,24 @@ def start_noise(x: Tensor, eps: float, generator: torch.Generator | None) -> Ten
     return project(START_NOISE * noise, x, eps)
 
 
+STARTS = {"trades": start_noise, "pgd_at": uniform_start}  # of the perturbation, by the loss
+
+
 def perturb(
-    model: nn.Module, x: Tensor, start: Tensor, *, eps: float, step_size: float, m: int, n: int, bn: str = "eval"
+    model: nn.Module,
+    x: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    m: int,
+    n: int,
+    bn: str = "eval",
+    y: Tensor | None = None,
 ) -> Tensor:
     """eta after TRADES-YOPO-m-n from `start` (noise like x, projected inside); shape of x.
 
+    With labels `y` it climbs their cross-entropy, as PGD-AT does, instead of the divergence from the clean prediction.
     The model is left as found. Soft label and first propagation run in float32 even under
     autocast: the start noise is below bfloat16's resolution near 1. Raises ValueError for images or eps out of [0, 1].
     """
@@ -39,11 +52,13 @@ def perturb(
         require_pixels(x, eps)
     eta = project(start, x, eps)
     with under_attack(model, bn):
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            soft = F.softmax(model(x).float(), dim=1)
+        objective, target = cross_entropy_sum, y
+        if y is None:
+            with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+                objective, target = kl_sum, F.softmax(model(x).float(), dim=1)
         for propagation in range(m):
             with torch.autocast(x.device.type, enabled=False) if propagation == 0 else nullcontext():
-                eta, _ = ascend(model, kl_sum, x, soft, eta, eps=eps, step_size=n * step_size)
+                eta, _ = ascend(model, objective, x, target, eta, eps=eps, step_size=n * step_size)
     return eta
 
 
@@ -62,3 +77,17 @@ def trades_loss(
     )
     natural = F.cross_entropy(clean, y, label_smoothing=label_smoothing)
     return natural + robust / lam, clean.detach(), perturbed.detach()
+
+
+def pgd_at_loss(
+    model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, label_smoothing: float = 0.0, bn: str = "eval"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CE(f(x + eta), y), the batch mean in float32 (Madry et al. 2018); returns what `trades_loss` does.
+
+    Only the perturbed images are trained on. The clean logits tell how training goes: under BatchNorm mode `bn`, as the
+    attack sees the model.
+    """
+    with under_attack(model, bn), torch.no_grad():
+        clean = model(x).float()
+    perturbed = model(x + eta).float()
+    return F.cross_entropy(perturbed, y, label_smoothing=label_smoothing), clean, perturbed.detach()

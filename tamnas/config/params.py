@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from tamnas.config import sections
 from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints, validated
-from tamnas.config.sections import Count, Name, Positive
+from tamnas.config.sections import Count, Name, Positive, TrainingLoss
 
 # Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (design section 11).
 STEPS_TO_M_N = {1: (1, 2), 2: (2, 2), 5: (3, 2), 10: (5, 3)}
@@ -39,25 +39,38 @@ class TrainingAttackParams(Section):
     eps: PixelFraction
     attack_steps: Annotated[Literal[1, 2, 5, 10], only_ints(1, 2, 5, 10)] | None = None
     yopo: YopoParams | None = None
+    loss: TrainingLoss | None = None
     lam: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _check(self):
         exactly_one(attack_steps=self.attack_steps, yopo=self.yopo)
+        if self.loss == "pgd_at" and self.lam is not None:
+            raise ValueError(f"lam is {self.lam:g}; the loss pgd_at has none; allowed: null")
         return self
 
-    def resolve(self, lam: float, bn: str) -> dict:
-        """With `lam` and BatchNorm mode `bn` where nothing else is said."""
+    def resolve(self, loss: str, lam: float, bn: str) -> dict:
+        """With `loss`, `lam` and BatchNorm mode `bn` where nothing else is said."""
         m, n = (self.yopo.m, self.yopo.n) if self.yopo else STEPS_TO_M_N[self.attack_steps]
         # At least eps / 4, and long enough that m * n steps can reach the border (design section 11).
         step = max(self.eps / 4, Fraction(5, 4) * self.eps / (m * n))
         if self.yopo:
             step, bn = self.yopo.step_size or step, self.yopo.bn or bn
-        return {"eps": self.eps, "step_size": min(step, Fraction(1)), "m": m, "n": n, "bn": bn, "lam": self.lam or lam}
+        loss = self.loss or loss
+        lam = None if loss == "pgd_at" else self.lam or lam
+        return {
+            "loss": loss,
+            "eps": self.eps,
+            "step_size": min(step, Fraction(1)),
+            "m": m,
+            "n": n,
+            "bn": bn,
+            "lam": lam,
+        }
 
 
 class TrainingParams(sections.RegularisedParams):
-    """`attack` null: the mode's."""
+    """`attack` null: the mode's, whose `loss` and `lam` are also those of an attack that names none."""
 
     epochs: Positive
     schedule: sections.ScheduleParams
@@ -66,7 +79,8 @@ class TrainingParams(sections.RegularisedParams):
     def resolve(self, attack: dict | None = None) -> dict:
         """`attack` is the mode's, resolved."""
         if self.attack:
-            attack = self.attack.resolve(attack["lam"] if attack else 1.0, "eval")
+            mode = attack or {"loss": "trades", "lam": None}
+            attack = self.attack.resolve(mode["loss"], mode["lam"] or 1.0, "eval")
         recipe = {field: value for field, value in self.plain().items() if field != "attack"}
         return {"recipe": recipe, "attack": attack}
 
@@ -91,7 +105,7 @@ class SupernetScheduleParams(Section):
 
 
 class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
-    lam: Annotated[float, Field(gt=0)] = 1.0
+    loss: TrainingLoss = "trades"
     resample_every: sections.ResampleParams
     schedule: SupernetScheduleParams
     block: BlockPhaseParams
@@ -103,7 +117,7 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
         joint = self._phase(self.joint, self.block.epochs if both else 0)
         return {
             # Running statistics of a path that changes every step belong to other paths.
-            "attack": self.resolve(self.lam, "batch" if self.resample_every.steps is not None else "eval"),
+            "attack": self.resolve(self.loss, 1.0, "batch" if self.resample_every.steps is not None else "eval"),
             "resample_every": self.resample_every.plain(),
             "block": self._phase(self.block, 0),
             "joint": joint | {"keep_momentum": both, "open_ratios": self.joint.open_ratios.plain()},

@@ -17,6 +17,7 @@ from tamnas.space.blocks import BLOCKS
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
+TrainingLoss = Literal["trades", "pgd_at"]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -35,8 +36,8 @@ class DataParams(Section):
     `validation` and `test` null take the source's whole split of that name, a number so many of it (of the training
     images where there is none); `train` null takes all that is left. `merge_validation` trains
     on the validation images too and selects on the test split. `path` may hold ~ and $VARIABLES. `url` is a folder on
-    the web from which the archives of cifar10 and svhn are downloaded instead of from their official homes. `images`:
-    whose a user's files hold, so that reports set the published values beside them.
+    the web from which cifar10 and svhn are downloaded instead of from their official homes. `images`: whose a user's
+    files hold, for published values beside them.
     """
 
     source: str
@@ -179,19 +180,24 @@ class RecipePlan(RegularisedParams):
 
 
 class TrainingAttackPlan(Section):
-    """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, and lam of Eq. 3."""
+    """TRADES-YOPO-m-n: radius, inner step, m, n, BatchNorm mode, lam of Eq. 3. Or PGD-AT in such steps, without lam."""
 
+    loss: TrainingLoss = "trades"
     eps: PixelFraction
     step_size: PixelFraction
     m: Positive
     n: Positive
     bn: Literal["eval", "batch"] = "eval"
-    lam: Annotated[float, Field(gt=0)] = 1.0
+    lam: Annotated[float, Field(gt=0)] | None = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"{'PGD-AT' if self.loss == 'pgd_at' else 'TRADES-YOPO'}-{self.m}-{self.n}"
 
     @property
     def essence(self) -> tuple:
         """Equal for equal perturbations: of n and the step size only the product counts."""
-        return self.eps, self.m, self.n * self.step_size, self.bn, self.lam
+        return self.loss, self.eps, self.m, self.n * self.step_size, self.bn, self.lam
 
 
 class ResampleParams(Section):

@@ -136,7 +136,8 @@ def _training_setting(training: TrainingPlan) -> str:
 
 def _attack_setting(attack: TrainingAttackPlan) -> str:
     eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
-    return f"TRADES-YOPO-{attack.m}-{attack.n} at eps {eps}, inner step {step}, lambda {attack.lam:g}"
+    lam = "" if attack.lam is None else f", lambda {attack.lam:g}"
+    return f"{attack.name} at eps {eps}, inner step {step}{lam}"
 
 
 def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:

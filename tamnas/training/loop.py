@@ -1,4 +1,4 @@
-"""The one training loop: adversarial training with TRADES-YOPO, resumable bit for bit.
+"""The one training loop: adversarial training with TRADES-YOPO or PGD-AT, resumable bit for bit.
 
 Both supernet phases, both retrainings, Lego-Net and the baselines run through `train`. What
 differs between them is the `Trainee`: which network a step trains, and what a checkpoint holds.
@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.yopo import start_noise
+from tamnas.attacks.yopo import STARTS
 from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, batches, steps_per_epoch
 from tamnas.errors import DeadlineError, DivergenceError
@@ -183,7 +183,7 @@ def train(
             raise
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:
-            row |= _epoch(trainee, stepper, split, recipe, attack.eps, augment, (*key, "epoch", epoch), epoch)
+            row |= _epoch(trainee, stepper, split, recipe, attack, augment, (*key, "epoch", epoch), epoch)
         except DivergenceError as error:
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
             raise DivergenceError(f"{who}: {error}{kept}", error.details) from None
@@ -204,7 +204,7 @@ def train(
     return outcome
 
 
-def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[str, float]:
+def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict[str, float]:
     """One pass over the data; reads the device once, at its end. `train_classes`: the most that one step predicted."""
     device = split.images.device
     generator = torch_generator(*key, device=device)
@@ -213,7 +213,7 @@ def _epoch(trainee, stepper, split, recipe, eps, augment, key, epoch) -> dict[st
     first_bad = torch.full((), steps, device=device)
     for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
         x = x.to(memory_format=MEMORY_FORMAT)
-        noise = start_noise(x, float(eps), generator)
+        noise = STARTS[attack.loss](x, float(attack.eps), generator)
         model, optimiser = trainee.at(epoch, step)
         figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
         trainee.stepped()

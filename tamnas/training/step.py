@@ -1,4 +1,4 @@
-"""The TRADES-YOPO training step of one network, and what lasts from one step to the next.
+"""The adversarial training step of one network (TRADES-YOPO, or PGD-AT), and what lasts from one step to the next.
 
 `train_step` is the step. `Stepper` is how the loop runs it: it builds once per network what
 stays as long as that network is trained, the folded twin that perturbations attack and, on
@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.yopo import perturb, trades_loss
+from tamnas.attacks.yopo import perturb, pgd_at_loss, trades_loss
 from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import Runtime
@@ -30,7 +30,7 @@ def train_step(
     runtime: Runtime,
     twin: Folded | None = None,
 ) -> Tensor:
-    """One TRADES-YOPO step; returns (loss, clean correct, robust correct, classes predicted), float32, on device.
+    """One step; returns (loss, clean correct, robust correct, classes predicted), float32, on device.
 
     With a `twin` of the model, the perturbation is found on it: the same function as the model
     in eval mode, for less.
@@ -40,10 +40,13 @@ def train_step(
     attacked = model if twin is None else twin.network
     with runtime.autocast():
         radii = {"eps": float(attack.eps), "step_size": float(attack.step_size)}
-        eta = perturb(attacked, x, noise, **radii, m=attack.m, n=attack.n, bn=attack.bn)
+        labels = y if attack.loss == "pgd_at" else None
+        eta = perturb(attacked, x, noise, **radii, m=attack.m, n=attack.n, bn=attack.bn, y=labels)
 
     def objective() -> tuple[Tensor, Tensor, Tensor]:
         with runtime.autocast():
+            if attack.loss == "pgd_at":
+                return pgd_at_loss(model, x, y, eta, label_smoothing=recipe.label_smoothing, bn=attack.bn)
             return trades_loss(model, x, y, eta, lam=attack.lam, label_smoothing=recipe.label_smoothing)
 
     optimiser.zero_grad(set_to_none=True)

@@ -75,6 +75,8 @@ BAD = [
     ("supernet.attack_steps", 3),
     ("supernet.attack_steps", None),
     ("supernet.yopo", {"m": 1, "n": 2}),
+    ("supernet.loss", "pgd_at"),  # lam is given
+    ("supernet.loss", "mart"),
     ("supernet.lam", 0),
     ("supernet.lam", NAN),
     ("supernet.lam", INF),

@@ -17,7 +17,7 @@ from tamnas.config.params import Params
 from tests.helpers.bad_params import DATASET, INF, MODE, NAN, edited
 
 YOPO = {"m": 1, "n": 2, "step_size": "5/255", "bn": "eval"}
-ATTACK = {"eps": "8/255", "attack_steps": None, "yopo": YOPO, "lam": 1.0}
+ATTACK = {"eps": "8/255", "attack_steps": None, "yopo": YOPO, "loss": "trades", "lam": 1.0}
 PGD = {"kind": "pgd", "eps": "8/255", "steps": 10, "step_size": "2/255"}
 OPTIONAL = {
     f"data.{DATASET}.path": "pictures",

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tamnas.attacks.ascent import project
-from tamnas.attacks.yopo import perturb, start_noise, trades_loss
+from tamnas.attacks.ascent import pgd, project, uniform_start
+from tamnas.attacks.yopo import perturb, pgd_at_loss, start_noise, trades_loss
 from tamnas.networks.baselines import baseline
 from tamnas.networks.batchnorm import recalibrate
 from tamnas.networks.subnet import Subnet
@@ -247,3 +247,30 @@ def test_gradients_of_a_very_sure_network_are_finite():
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_perturbation_of_pgd_at_is_pgd(trained, seen):
+    """By whole steps of n * step_size, from a start in the eps-box."""
+    x, y = seen[0], torch.arange(len(seen[0])) % 3
+    start = uniform_start(x, EPS, torch.Generator().manual_seed(1))
+    eta = perturb(trained, x, start, eps=EPS, step_size=1 / 255, m=3, n=2, y=y)
+    whole = pgd(trained, x, y, eps=EPS, step_size=2 / 255, steps=3, generator=torch.Generator().manual_seed(1))
+    assert_close(x + eta, whole)
+    assert not torch.equal(eta, perturb(trained, x, start, eps=EPS, step_size=1 / 255, m=3, n=2))
+
+
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_pgd_at_trains_on_perturbed_images_alone(space, randomise, batch, bn):
+    x, eta = batch[0].float(), 0.1 * torch.sign(batch[1]).float()
+    y, arch = torch.arange(8), Architecture((0,) * len(space.layers), (1.0,) * len(space.layers))
+    model = randomise(Subnet(space, arch)).train()
+    twin, before = copy.deepcopy(model), copy.deepcopy(model)
+    loss, clean, moved = pgd_at_loss(model, x, y, eta, label_smoothing=0.1, bn=bn)
+    expected = twin(x + eta)
+    assert_close(moved, expected.detach())
+    assert_close(loss, F.cross_entropy(expected, y, label_smoothing=0.1))
+    for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):  # clean images leave no trace in BatchNorm
+        assert_close(ours, theirs)
+    assert_close(clean, before.train(bn == "batch")(x).detach())
+    assert model.training
+    assert not clean.requires_grad

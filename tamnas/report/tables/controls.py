@@ -64,7 +64,7 @@ def _of_subnets(row: RowResults) -> Iterator[Comparison]:
         yield compare(equal, title, scratch, row.scratch)
     common, title = row.plan.controls.common_attack, "the same subnets, from scratch under a common attack"
     if common:
-        title += f": eps {format_fraction(common.attack.eps)}, TRADES-YOPO-{common.attack.m}-{common.attack.n}"
+        title += f": eps {format_fraction(common.attack.eps)}, {common.attack.name}"
     yield compare("common_attack", title, scratch, row.scratch)
 
 
