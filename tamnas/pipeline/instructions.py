@@ -1,7 +1,7 @@
 """Which processor instructions torch computes with: the same kernels on every machine give the same bits.
 
-torch, oneDNN and MKL pick kernels by what the processor has, and sums in wider vectors round differently. They read
-the choice from the environment once, when torch is imported. Nothing here imports torch.
+torch, oneDNN and MKL pick kernels by what the processor has, and sums in wider vectors round differently; MKL also by
+who made it. They read the choice from the environment once, when torch is imported. Nothing here imports torch.
 """
 
 import logging
@@ -15,7 +15,12 @@ from tamnas.config.fields import read_yaml
 from tamnas.errors import InputError
 
 log = logging.getLogger(__name__)
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "DNNL_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",  # the one set of kernels that MKL runs on Intel's and on AMD's processors alike
+}
 
 
 def has_avx2() -> bool:

@@ -43,7 +43,7 @@ def test_what_a_user_set_otherwise_gives_way():
     ("present", "setting", "told"),
     [
         ({}, "avx2", "native"),
-        (AVX2, "native", "ATEN_CPU_CAPABILITY=avx2, DNNL_MAX_CPU_ISA=AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2"),
+        (AVX2, "native", ", ".join(f"{name}={value}" for name, value in AVX2.items())),
         ({"ATEN_CPU_CAPABILITY": "default"}, "avx2", "ATEN_CPU_CAPABILITY=default"),
     ],
     ids=str,
@@ -84,7 +84,10 @@ def test_torch_obeys():
     code = (
         "from tamnas.pipeline.instructions import use_instructions\n"
         "use_instructions('avx2')\n"
-        "import torch; print(torch.backends.cpu.get_cpu_capability())"
+        "import torch; print(torch.backends.cpu.get_cpu_capability(), flush=True)\n"
+        "torch.rand(64, 64) @ torch.rand(64, 64)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "AVX2\n"
+    environment = os.environ | {"MKL_VERBOSE": "1"}  # each product is told on stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[0] == "AVX2"
+    assert "CNR:COMPATIBLE" in done.stdout.splitlines()[-1]
