@@ -57,10 +57,10 @@ def checkout(folder: Path) -> Path:
 
 
 class Reader:
-    """Follows a page in `folder`. Whatever the page makes of params.yaml is shrunk before it runs."""
+    """Follows a page in `folder`. With `smaller`, whatever the page makes of params.yaml is shrunk before it runs."""
 
-    def __init__(self, folder: Path):
-        self.folder, self._params = folder, b""
+    def __init__(self, folder: Path, smaller: bool = True):
+        self.folder, self.smaller, self._params = folder, smaller, b""
         self._smaller()
         commit(folder, "start")
 
@@ -91,7 +91,7 @@ class Reader:
 
     def _smaller(self) -> None:
         path = self.folder / "params.yaml"
-        if path.read_bytes() == self._params:
+        if not self.smaller or path.read_bytes() == self._params:
             return
         raw = YAML(typ="safe", pure=True).load(path)
         rows = raw["run"]["rows"]
