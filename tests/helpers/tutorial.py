@@ -19,7 +19,7 @@ SHELL = ["bash", "-e", "-u", "-o", "pipefail", "-c"]
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the line that it starts at; `title` as the page shows it."""
+    """A block of code: its language (none if it is indented), its text, the line that it starts at; `title` as the page shows it."""
 
     language: str
     title: str
@@ -35,7 +35,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     found = []
     for token in MarkdownIt().parse(page.read_text()):
-        if token.type == "fence":
+        if token.type in ("fence", "code_block"):
             language, _, rest = token.info.partition(" ")
             title = rest.removeprefix('title="').removesuffix('"')
             found.append(Block(language, title, token.content, token.map[0] + 1))

@@ -38,9 +38,17 @@ def test_every_block_is_run_or_says_why_not():
 
 
 COMMANDS = [line for _, block in ALL if block.language == "sh" for line in block.text.splitlines()]
+# Elsewhere they stand in blocks without a language.
+TOLD = [
+    command.strip()
+    for page in (ROOT / "README.md", *DOCS.glob("*.md"))
+    for block in blocks(page)
+    if not block.language
+    for command in re.findall(r"^(?:tamnas|dvc) [a-z][^#\n|&;\\]*", block.text, re.MULTILINE)
+]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", dict.fromkeys([*COMMANDS, *TOLD]))
 def test_a_command_has_these_options(line, monkeypatch):
     """Quickly, without running it, on files that the page makes."""
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, context: value)
