@@ -19,7 +19,7 @@ SHELL = ["bash", "-e", "-u", "-o", "pipefail", "-c"]
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language (none if it is indented), its text, the line that it starts at; `title` as the page shows it."""
+    """A block of code: its language (none if indented), text, and first line; `title` as the page shows it."""
 
     language: str
     title: str
