@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test test-all lint check golden accept faults fuzz wheels clean
+.PHONY: all env test test-all lint check golden accept docs faults fuzz wheels
 
 all: env
 	@test -e .git || $(DVC) config --local core.no_scm true  # a download without git
@@ -54,6 +54,15 @@ golden: env
 accept: env
 	$(DVC) repro --single-item fingerprint
 	$(DVC) commit --force
+
+# The documentation as a site that needs no network; a broken link fails.
+docs: .venv/docs
+	$(BIN)/zensical build --strict --clean
+	@echo "the documentation is in site/index.html"
+
+.venv/docs: docs/requirements.lock | env
+	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.lock --constraint requirements.lock
+	touch $@
 
 # The packages that a GPU machine's Python usually lacks (docs/gpu.md), for x86-64 Linux. torchattacks is in no lock:
 # it pins old packages, and only a benchmark needs it.

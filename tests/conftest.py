@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[1]
 # They take longest: first, so that no worker is left alone with one at the end. The second needs no finished run, so
 # that its worker does not wait for the first one's.
 SLOW = (
-    "test_faults", "test_dvc", "test_dvc_real", "test_smoke", "test_resume", "test_deadline", "test_controls",
-    "test_extending",
+    "test_faults", "test_docs", "test_dvc", "test_dvc_real", "test_smoke", "test_resume", "test_deadline",
+    "test_controls", "test_extending",
 )  # fmt: skip
 
 

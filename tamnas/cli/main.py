@@ -27,6 +27,7 @@ STUDY = {  # these work with the stages, parameters and results of a checkout
 }
 LOOK = {
     "import-images": Entry("tamnas.cli.import_images:import_images", "Check your own images before a run."),
+    "watch": Entry("tamnas.cli.watch:watch", "Follow the run of this checkout while it goes on."),
     "show": Entry("tamnas.cli.show:show", "Show the run, the front of a row, or one network."),
     "compare": Entry("tamnas.cli.compare:compare", "Put two networks or two runs side by side."),
 }

@@ -25,6 +25,11 @@ def print_json(plain) -> None:
     click.echo(json.dumps(plain, indent=1))
 
 
+def make_console() -> Console:
+    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if known_width else 200)  # into a file or pipe: whole lines
+
+
 def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> None:
     """With the notes below; `bars`: a last column with its title, a bar for each row."""
     drawn = RichTable(box=None, pad_edge=False)
@@ -37,8 +42,7 @@ def print_table(table: Table, bars: tuple[str, Sequence[Bar]] | None = None) -> 
         cells = [" ".join([f"[bold]{escape(text)}[/]" if best else escape(text), *map(escape, more)])
                  for _, text, more, best in row]  # fmt: skip
         drawn.add_row(*cells, *([bars[1][index]] if bars else []))
-    known_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(highlight=False, width=None if known_width else 200)  # into a file or pipe: whole lines
+    console = make_console()
     console.print(escape(table.title), style="bold", soft_wrap=True)
     console.print(drawn)
     for note in table.notes:

@@ -27,7 +27,7 @@ from tamnas.config.plan import PLANS, StudyPlan, load_study
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, read_json, replacing, write_json, write_text
 from tamnas.pipeline.command import one_line_errors
-from tamnas.pipeline.paths import LOGS, results, seeded, weights
+from tamnas.pipeline.paths import TIMES, results, seeded, weights
 from tamnas.pipeline.store import checkpoints_root
 from tamnas.records import best, read_records
 
@@ -84,7 +84,7 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
     names = [*study.rows, *study.datasets]
     starts = (weights(name, "start-scratch.json") for name in names)
     small = (Path("results") / dataset for dataset in sorted(study.datasets))
-    for root in (Path("params.yaml"), PLANS, LOGS / "times.csv", *small, *starts, Path("reports")):
+    for root in (Path("params.yaml"), PLANS, TIMES, *small, *starts, Path("reports")):
         for path in sorted([root, *root.rglob("*")]):
             if path.is_file():
                 yield path, path.read_bytes()
@@ -204,7 +204,7 @@ def keep(folder: Path, target: Path) -> None:
             if (source / old).is_dir():
                 shutil.copytree(source / old, target / old)
         shutil.copy(source / "params.yaml", target / "params.yaml")
-        write_text(target / "run.md", _run_page(manifest, source / LOGS / "times.csv"))
+        write_text(target / "run.md", _run_page(manifest, source / TIMES))
 
 
 def _run_page(manifest: dict, times: Path) -> str:

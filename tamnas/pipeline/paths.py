@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-LOGS = Path("logs")
+TIMES = Path("logs") / "times.csv"  # wall time of every stage that ended: when, stage, instance, seconds
 DIVERGED = "diverged.json"  # in the results folder of a stage whose training diverged
 
 

@@ -11,9 +11,10 @@ from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.files import FORMAT, file_digest, write_json
 from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.instructions import use_instructions
-from tamnas.pipeline.paths import DIVERGED, LOGS
+from tamnas.pipeline.paths import DIVERGED, TIMES
+from tamnas.pipeline.progress import recorded
 from tamnas.pipeline.stages import instance
-from tamnas.pipeline.store import checkpoint_folder, key_of, locked
+from tamnas.pipeline.store import checkpoint_folder, key_of, locked, record_path
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +35,19 @@ def stage_run(stage: str, plan: StagePlan, apart: Collection[Path] = ()) -> Iter
     key = key_of({"plan": plan.key(), "inputs": digests, "code": code_digest(own.stage.script)})
     noted = divergence_noted(stage, plan.name, own.results)
     shared = f"-{key_of(beside)}" if beside else ""
-    with checkpoint_folder(stage, plan.name, key, apart=shared) as folder, timed(stage, plan.name), noted:
+    with (
+        checkpoint_folder(stage, plan.name, key, apart=shared) as folder,
+        recorded(record_path(stage, plan.name), folder),
+        timed(stage, plan.name),
+        noted,
+    ):
         yield folder
 
 
 @contextmanager
 def exclusive(stage: str, name: str = "run") -> Iterator[None]:
     """For a stage without checkpoints: locked, its wall time logged."""
-    with locked(stage, name), timed(stage, name):
+    with locked(stage, name), recorded(record_path(stage, name)), timed(stage, name):
         yield
 
 
@@ -68,8 +74,8 @@ def timed(stage: str, name: str) -> Iterator[None]:
     except DeadlineError as error:
         stopped = error
     seconds = time.monotonic() - started
-    LOGS.mkdir(exist_ok=True)
-    with (LOGS / "times.csv").open("a") as file:
+    TIMES.parent.mkdir(exist_ok=True)
+    with TIMES.open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')},{stage},{name},{seconds:.1f}\n")
     log.info("%s %s: %.1f s", stage, name, seconds)
     if stopped is not None:

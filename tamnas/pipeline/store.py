@@ -73,6 +73,11 @@ def key_of(parts: Mapping) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def record_path(stage: str, instance: str) -> Path:
+    """Where `tamnas.pipeline.progress.recorded` writes, beside the lock that the stage instance holds."""
+    return LOCKS / stage / f"{instance}.json"
+
+
 @contextmanager
 def locked(stage: str, instance: str, root: Path = LOCKS, what: str = "this stage") -> Iterator[None]:
     """Only one process at a time runs a stage instance in the working directory; a second one says so and waits.

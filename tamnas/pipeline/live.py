@@ -1,0 +1,168 @@
+"""What is at work in a checkout, read from what its stages leave while they run. Needs no torch, and writes nothing.
+
+A stage instance holds its lock while it runs, and beside it stands how far it is (`tamnas.pipeline.progress`). Its
+checkpoints hold the curves of the networks in training, the records of a search what was evaluated.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tamnas.files import FORMAT
+from tamnas.pipeline.paths import TIMES
+from tamnas.pipeline.store import LOCKS, unseal
+
+STATE = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Units that are `done` of a `total`; `figures` of the last one. `seconds_left` None: not known yet."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+    figures: dict
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Of a search: how many networks it evaluated, the best robust accuracy after each, the front of all of them."""
+
+    count: int
+    best_robust: list[float]
+    front: list[dict]  # by growing costs, in the order of the objectives from the last to the first
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage instance that is at work or, if it is not `alive`, was killed.
+
+    `started` in seconds since 1970; `progress`: the outer counter first; `curves`: by network in training, a row per
+    epoch.
+    """
+
+    stage: str
+    instance: str
+    alive: bool
+    started: float
+    progress: list[Counter]
+    curves: dict[str, list[dict]]
+    evaluated: Evaluated | None
+
+    @property
+    def name(self) -> str:
+        """As DVC calls it."""
+        return self.stage if self.instance == "run" else f"{self.stage}@{self.instance}"
+
+    def plain(self) -> dict:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A line of logs/times.csv: a stage instance that ended at a local time, such as 2030-01-31T14:30:00."""
+
+    at: str
+    stage: str
+    instance: str
+    seconds: float
+
+
+def works(root: Path = LOCKS) -> list[Work]:
+    """All stage instances below `root` that are at work or were killed, in the order in which they started."""
+    return sorted(_works(root), key=lambda work: work.started)
+
+
+def _works(root: Path) -> Iterator[Work]:
+    for path in root.glob("*/*.json"):
+        alive = _is_held(path.with_suffix(".lock"))
+        with suppress(OSError, ValueError, KeyError, TypeError):  # it ended meanwhile, or a power cut damaged its file
+            record = json.loads(path.read_text())
+            if record["format"] != FORMAT:
+                continue
+            folder = Path(record["checkpoints"]) if record["checkpoints"] else None
+            yield Work(
+                path.parent.name,
+                path.stem,
+                alive,
+                record["started"],
+                [Counter(**counter) for counter in record["progress"]],
+                _curves(folder) if folder else {},
+                _evaluated(folder / "evaluated.jsonl") if folder else None,
+            )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds it. A shared try for an instant: a stage that starts right then waits 50 ms."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _curves(folder: Path) -> dict[str, list[dict]]:
+    """Of networks that have a state and are not finished, by name; of a supernet by `supernet`."""
+    curves = {}
+    for path in sorted(folder.rglob(f"*state{STATE}")):
+        name = path.name.removesuffix(f"state{STATE}").rstrip(".")
+        if not name or not path.with_name(name + STATE).exists():
+            history = _history(path)
+            if history:
+                curves[name or "supernet"] = history
+    return curves
+
+
+def _history(path: Path) -> list[dict]:
+    """Of a checkpoint's header, or of the one before it: between two renames the file is not there."""
+    for candidate in (path, path.with_name(path.name + ".previous")):
+        with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(candidate, "numpy") as file:
+            return json.loads(json.loads(file.metadata()["tamnas"])["meta"])["history"]
+    return []
+
+
+def _evaluated(path: Path) -> Evaluated | None:
+    """Of a search's records; a line that is only half there counts when it is whole."""
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # here: most stages have no such file
+
+    known = {}
+    with suppress(OSError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                arch, values, costs = unseal(line.decode())
+                known[arch] = values, costs
+    if not known:
+        return None
+    rows, costs = zip(*known.values(), strict=True)
+    first = NonDominatedSorting().do(np.array(costs), only_non_dominated_front=True)
+    archs = list(known)
+    order = sorted(first, key=lambda index: (*costs[index][::-1], archs[index]))  # as tamnas.search.front
+    best = np.maximum.accumulate([row["robust"] for row in rows]).tolist()
+    return Evaluated(len(known), best, [{"architecture": archs[index], **rows[index]} for index in order])
+
+
+def ended(path: Path = TIMES) -> list[Ended]:
+    """The stage instances that ended, the last one last; a half-written line is left out."""
+    lines = []
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):
+                at, stage, instance, seconds = line.split(",")
+                lines.append(Ended(at, stage, instance, float(seconds)))
+    return lines
