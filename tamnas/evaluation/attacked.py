@@ -28,6 +28,16 @@ class Outcome:
     correct: Tensor
     parts: tuple[tuple[EvalAttack, Tensor], ...]
 
+    def plain(self) -> dict:
+        """As JSON knows it; `of` is the inverse, on CPU."""
+        fooled = [to_bits(mask) for _, mask in self.parts]
+        return {"chosen": self.chosen.tolist(), "correct": to_bits(self.correct), "fooled": fooled}
+
+    @classmethod
+    def of(cls, attack: EvalAttack, plain: dict) -> "Outcome":
+        parts = zip(attack.parts, map(from_bits, plain["fooled"]), strict=True)
+        return cls(attack, torch.tensor(plain["chosen"]), from_bits(plain["correct"]), tuple(parts))
+
     def left(self) -> list[Tensor]:
         """What stands after each part."""
         standing, after = self.correct, []
@@ -52,6 +62,15 @@ class Hits:
     given: Tensor
     fooled: Tensor
     alone: bool = True
+
+
+def to_bits(mask: Tensor) -> str:
+    """(N,) bool as text of 0 and 1."""
+    return "".join("01"[bit] for bit in mask.tolist())
+
+
+def from_bits(text: str) -> Tensor:
+    return torch.tensor([bit == "1" for bit in text], dtype=torch.bool)
 
 
 def balanced(labels: Tensor, count: int | None) -> Tensor:

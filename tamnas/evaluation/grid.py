@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from tamnas.config.sections import EvalParams, NumericsParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import correct, evaluate_pgd, fast_copy, share, survivals
-from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, hits, missed
+from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, from_bits, hits, missed, to_bits
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
@@ -65,23 +65,23 @@ class GridContext:
     pace: Pace = field(default_factory=Pace)
 
 
-def evaluate_network(spec: dict, context: GridContext) -> dict | None:
-    """A job: rows of one network: `grid` (clean images and each attack), `attacks`, `checks` and `attack`.
+def attack_network(spec: dict, context: GridContext) -> dict | None:
+    """A job: one network under all of PGD (`pgd_rows`) or, with an index `spec["listed"]`, under that one of
+    `eval.attacks` (`Outcome.plain`).
 
     None if the deadline came before its end; what is finished is kept.
     """
     try:
-        return _evaluated(spec, context)
+        return _attacked(spec, context)
     except DeadlineError:
         return None
 
 
-def _evaluated(spec: dict, context: GridContext) -> dict:
+def _attacked(spec: dict, context: GridContext) -> dict:
     task, test, path, final = context.task, context.test, Path(spec["weights"]), spec["final"]
     # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
     name = f"{path.stem}-{file_digest(path)[:16]}"
 
-    @cache
     def loaded() -> tuple[nn.Module, Record]:
         model, record = load_network(task.space, path, task.plan.weights, context.runtime)
         return fast_copy(model), record
@@ -93,28 +93,31 @@ def _evaluated(spec: dict, context: GridContext) -> dict:
         before("PGD")
         return pgd_rows(*loaded(), test, task.plan, spec)
 
-    file = task.folder / f"{name}-{'final' if final else 'grid'}.json"
-    rows = kept(file, under_pgd, "evaluating its network")
-    pgd = _pgd_hits(rows.pop("masks"), task.plan.pgd(final), test.labels.device)
-    outcomes: list[Outcome] = []
-    if listed := task.plan.listed(final):
-        model, record = loaded()
-        key, images, folder = _key(spec, record), partial(_images, test), task.folder / name
-        outcomes = [attack_model(model, images, test.labels, attack, key, folder, before) for attack in listed]
-    return rows | _compared(rows["grid"], pgd, outcomes, task.plan, len(test))
+    if spec["listed"] is None:
+        return kept(task.folder / f"{name}-{'final' if final else 'grid'}.json", under_pgd, "evaluating its network")
+    model, record = loaded()
+    attack, key = task.plan.listed(final)[spec["listed"]], _key(spec, record)
+    return attack_model(model, partial(_images, test), test.labels, attack, key, task.folder / name, before).plain()
 
 
-def _pgd_hits(masks: Sequence[str], attacks: Sequence[Pgd], device: torch.device) -> list[Hits]:
-    clean, *left = (torch.tensor([bit == "1" for bit in text], device=device) for text in masks)
+def network_rows(pgd: dict, listed: Sequence[dict], plan: EvalParams, final: bool) -> dict:
+    """Rows of one network from the results of its jobs: `grid` (clean images and each attack), `attacks`, `checks`
+    and `attack`.
+    """
+    outcomes = [Outcome.of(attack, plain) for attack, plain in zip(plan.listed(final), listed, strict=True)]
+    hits_of_pgd = _pgd_hits(pgd["masks"], plan.pgd(final))
+    return {part: pgd[part] for part in PARTS if part in pgd} | _compared(pgd["grid"], hits_of_pgd, outcomes, plan)
+
+
+def _pgd_hits(masks: Sequence[str], attacks: Sequence[Pgd]) -> list[Hits]:
+    clean, *left = map(from_bits, masks)
     everything = torch.ones_like(clean)
     return [Hits(attack, everything, clean & ~standing) for attack, standing in zip(attacks, left, strict=True)]
 
 
-def _compared(
-    pgd_grid: Sequence[dict], pgd: Sequence[Hits], outcomes: Sequence[Outcome], plan: EvalParams, images: int
-) -> dict:
+def _compared(pgd_grid: Sequence[dict], pgd: Sequence[Hits], outcomes: Sequence[Outcome], plan: EvalParams) -> dict:
     """`grid` with rows of `eval.attacks` too, and `attacks`: what only a look at the same images under all can say."""
-    of_listed = [hits(outcome, images) for outcome in outcomes]
+    of_listed = [hits(outcome, pgd_grid[0]["images"]) for outcome in outcomes]
     others = [*pgd, *(hit for parts in of_listed for hit in parts)]
     about = {name: pgd_grid[0][name] for name in NETWORK}
     listed = [about | grid_row(outcome.attack, plan, len(outcome.chosen), outcome.accuracy) for outcome in outcomes]
@@ -150,7 +153,7 @@ def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, sp
         "checks": [{"network": record.id, **row} for row in checks],
         "attack": [{"network": record.id, **row} for row in traced(model, test, plan, key)],
     }
-    return rows | {"masks": ["".join("01"[bit] for bit in mask.tolist()) for mask in masks.values()]}
+    return rows | {"masks": [to_bits(mask) for mask in masks.values()]}
 
 
 def grid_row(attack: Attack | None, plan: EvalParams, images: int, share: float) -> dict:
@@ -229,35 +232,52 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     After a deadline those that are evaluated, the metrics with `unfinished_marks`. Raises
     DeadlineError if there is none.
     """
-    specs = []
+    networks = []
     for own, folder in seed_folders(kind, trained, seed).items():
         paths = sorted(folder.glob("*.safetensors"))
         records = [trained_record(path) for path in paths]
         final = final_networks(kind, records, task.plan.weights)
-        specs += [
+        networks += [
             {"weights": str(path), "final": record.id in final, "seed": own}
             for path, record in zip(paths, records, strict=True)
         ]
-    longest_first = sorted(range(len(specs)), key=lambda index: not specs[index]["final"])
-    by_index: dict[int, dict] = {}
-    with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
-        for index, rows in jobs.run_jobs(evaluate_network, [specs[index] for index in longest_first]):
-            if rows is not None:
-                by_index[longest_first[index]] = rows
-                network = rows["grid"][0]["network"]
-                for line in trace_signs(rows["attack"]).values():
-                    log.warning("warning: %s: %s", network, line)
-                progress.step(network=network, clean=rows["grid"][0]["accuracy"])
-    if specs and not by_index:
+    by_index = _all_attacked(task, networks, what)
+    if networks and not by_index:
         raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
     evaluated = {}
-    for own in dict.fromkeys(spec["seed"] for spec in specs):
-        planned = [index for index, spec in enumerate(specs) if spec["seed"] == own]
+    for own in dict.fromkeys(spec["seed"] for spec in networks):
+        planned = [index for index, spec in enumerate(networks) if spec["seed"] == own]
         mine = [by_index[index] for index in planned if index in by_index]
         parts = {part: [row for rows in mine for row in rows[part]] for part in PARTS}
         metrics = _metrics(parts["grid"], unfinished_marks(len(mine), len(planned)))
         evaluated[own] = Evaluation(**parts, metrics=metrics)
     return evaluated
+
+
+def _all_attacked(task: GridTask, networks: Sequence[dict], what: str) -> dict[int, dict]:
+    """Rows of each network by its index, without those that the deadline cut off.
+
+    Final networks first, each attack of theirs as a job of its own: AutoAttack takes longer than all else.
+    """
+    order = sorted(range(len(networks)), key=lambda index: not networks[index]["final"])
+    parts = {index: [None, *range(len(task.plan.listed(networks[index]["final"])))] for index in order}
+    specs = [networks[index] | {"listed": part} for index in order for part in parts[index]]
+    places = [(index, part) for index in order for part in parts[index]]
+    done: dict[int, dict] = {index: {} for index in order}
+    by_index: dict[int, dict] = {}
+    with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(networks)) as progress:
+        for number, result in jobs.run_jobs(attack_network, specs):
+            index, part = places[number]
+            if result is not None:
+                done[index][part] = result
+            if len(done[index]) == len(parts[index]):
+                pgd, *listed = (done[index][part] for part in parts[index])
+                by_index[index] = rows = network_rows(pgd, listed, task.plan, networks[index]["final"])
+                network = rows["grid"][0]["network"]
+                for line in trace_signs(rows["attack"]).values():
+                    log.warning("warning: %s: %s", network, line)
+                progress.step(network=network, clean=rows["grid"][0]["accuracy"])
+    return by_index
 
 
 def evaluate_and_write(

@@ -101,11 +101,18 @@ def read(path: Path) -> nn.Module:
 
 
 class ExecutorchNetwork(nn.Module):
+    """A `.pte` file, one image at a time, on one thread: with two, one waits for the other most of the time."""
+
     def __init__(self, path: Path):
+        from executorch.extension.pybindings import _portable_lib
         from executorch.runtime import Runtime
 
         super().__init__()
-        self.method = Runtime.get().load_program(path).load_method("forward")
+        _portable_lib._unsafe_reset_threadpool(1)  # before a program is loaded: unsafe for those that are
+        try:
+            self.method = Runtime.get().load_program(path).load_method("forward")
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.method.execute((image.contiguous(),))[0].clone() for image in x.split(1)])

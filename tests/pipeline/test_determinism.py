@@ -15,7 +15,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import StagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.config.sections import NumericsParams
-from tamnas.evaluation.grid import GridTask, evaluate_network
+from tamnas.evaluation.grid import GridTask, attack_network
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
 from tamnas.records import Job, NetworkSpec
@@ -114,8 +114,13 @@ def test_order_of_evaluation_does_not_matter(data, networks, tmp_path):
         context = GridTask(SPACE, data, plan.eval, plan.numerics, COMPUTE, folder).context()
         found = {}
         for index in order:
-            spec = {"weights": str(networks / f"n{index}.safetensors"), "final": False, "seed": plan.seed}
-            found[index] = evaluate_network(spec, context)
+            spec = {
+                "weights": str(networks / f"n{index}.safetensors"),
+                "final": False,
+                "seed": plan.seed,
+                "listed": None,
+            }
+            found[index] = attack_network(spec, context)
         records = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         return found, records
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from tamnas.release.network import images, read
 from tests.helpers.command import answer, refusal, tamnas
 from tests.helpers.tiny import ROW, copy_of
 
+# An environment of its own has it (README): it asks for older test tools than requirements.lock holds.
+needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch")
 QUERIES = 50  # of Square, instead of 5,000
 WITHOUT_TORCH = """
 import json, sys
@@ -64,7 +67,13 @@ def exported(name: str, *options: str) -> dict:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("lego", ["onnx"]), ("lego", ["onnx", "--int8"]), ("lego", ["pt2"]), ("resnet20", ["onnx"])],
+    [
+        ("lego", ["onnx"]),
+        ("lego", ["onnx", "--int8"]),
+        ("lego", ["pt2"]),
+        ("resnet20", ["onnx"]),
+        pytest.param("lego", ["executorch"], marks=needs_executorch),
+    ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_an_exported_network_is_checked_against_pytorch(name, options):
@@ -72,7 +81,11 @@ def test_an_exported_network_is_checked_against_pytorch(name, options):
     _, card = read(released(name))
     (test,) = images(card, "test")
     file = Path(told["file"])
-    assert file.name == f"digits-{name}" + {"onnx": ".onnx", "pt2": ".pt2", "--int8": ".int8.onnx"}[options[-1]]
+    assert (
+        file.name
+        == f"digits-{name}"
+        + {"onnx": ".onnx", "pt2": ".pt2", "--int8": ".int8.onnx", "executorch": ".pte"}[options[-1]]
+    )
     assert told["size"] == file.stat().st_size
     assert told["compared"] == len(test) == 40
     exact = "--int8" not in options
@@ -148,12 +161,12 @@ def test_square_attacks_the_exported_network_itself():
     assert clean.accuracy > square.accuracy == 0
 
 
-def test_damaged_exported_files_are_one_line(tmp_path):
-    for suffix in (".onnx", ".pt2"):
-        path = tmp_path / f"damaged{suffix}"
-        path.write_bytes(b"damaged")
-        with pytest.raises(InputError, match=rf"damaged\{suffix}: cannot be read"):
-            formats.read(path)
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", pytest.param(".pte", marks=needs_executorch)])
+def test_damaged_exported_files_are_one_line(tmp_path, suffix):
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=rf"damaged\{suffix}: cannot be read"):
+        formats.read(path)
 
 
 def test_wrong_usage_is_one_line(monkeypatch):
