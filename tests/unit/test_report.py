@@ -60,7 +60,7 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # the slow part
     # One row's grid lacks the attack that stands for robustness.
     modes = {"S_8_1": {}, "S_4_2": {"network": {"width": 2}, "eval": {"eps": ["2/255"]}}}
-    write_run(params("digits", modes, baselines={"names": []}), folder, networks=1)
+    write_run(params("digits", modes, baselines={"names": []}), folder, networks=2)
     names = [one.name for one in pictures.pictures(collect.collect())]
     of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
                   "supernet", "retraining")  # fmt: skip
@@ -184,7 +184,7 @@ def test_the_page_escapes_and_shortens(folder):
     datasets = collect.collect()
     table = Table("t", "A <b> & c", [Column("a", "<i>")], [[Value("<script>")]], dataset="digits")
     page = html(datasets, [table], [])
-    assert "<td>&lt;script&gt;</td>" in page
+    assert '<td class="text">&lt;script&gt;</td>' in page
     assert "A &lt;b&gt; &amp; c" in page
     assert "None: no accuracy under attack" in page
     assert "dvc repro --single-item tables" in page

@@ -103,10 +103,10 @@ def shapes(networks: Sequence[dict]) -> dict[str, str]:
     return {kind: sign for kind, sign in zip(KINDS, "●■◆▲", strict=True) if kind in there}
 
 
-def views(networks: Sequence[dict], searches: Sequence[dict], robust: str) -> dict[str, list[View]]:
-    """By section of the page; `robust` says under which attack. The page chooses a network and its dataset."""
+def views(networks: Sequence[dict], searches: Sequence[dict], robust: str, curve: str) -> dict[str, list[View]]:
+    """By section of the page; `robust` and `curve` name attacks. The page sets which network and dataset are shown."""
     shared = _parameters(networks, searches)
-    parts = {"networks": _network_views(networks, robust), "picked": _picked_views(len(networks) < FEW)}
+    parts = {"networks": _network_views(networks, robust), "picked": _picked_views(curve, len(networks) < FEW)}
     if searches:
         parts["search"] = _search_views(searches)
     return {
@@ -131,7 +131,7 @@ def _parameters(networks: Sequence[dict], searches: Sequence[dict]) -> dict:
 
 
 def _specification(chart: alt.LayerChart, label: str, parameters: dict) -> dict:
-    size = {"width": "container", "autosize": alt.AutoSizeParams(type="fit", contains="padding")}
+    size = {"width": "container", "autosize": alt.AutoSizeParams(type="fit", contains="padding", resize=True)}
     spec = chart.properties(description=label, **size).configure(**CONFIG).to_dict(validate=False)
     own = spec.get("params", [])
     names = {parameter["name"] for parameter in own}
@@ -176,6 +176,7 @@ def _networks(index: int, pairs: Sequence[tuple[Axis, Axis]], size: int) -> alt.
             color=alt.Color("colour:N", scale=None),
             opacity=alt.condition(in_boxes, alt.value(0.95), alt.value(0.12)),
             tooltip=alt.Tooltip("name:N"),
+            order=alt.Order("kind:O"),  # from scratch above fine-tuned
         )
         .properties(name="within")
     )
@@ -183,18 +184,22 @@ def _networks(index: int, pairs: Sequence[tuple[Axis, Axis]], size: int) -> alt.
     rule = picked.mark_rule(color=TEXT, strokeWidth=1.3)
     rules = [rule.encode(x=x.x("clean_low"), x2="clean_high")] if x.has_interval else []
     rules += [rule.encode(y=y.y(f"{y.field}_low"), y2=f"{y.field}_high")]
-    ring = picked.mark_point(size=3.5 * size, filled=False, color=TEXT, strokeWidth=1.6).encode(shape=shape)
+    ring = (
+        picked.mark_point(size=3.5 * size, filled=False, color=TEXT, strokeWidth=1.6)
+        .encode(shape=shape)
+        .properties(name="ring")
+    )
     return alt.layer(faint.add_params(box), *rules, points, ring).properties(height=300, title=y.title)
 
 
-def _picked_views(few: bool) -> list[tuple]:
+def _picked_views(attack: str, few: bool) -> list[tuple]:
     return [
         (
             "picked-architecture",
             "choice blocks of the chosen network, from the first layer to the last",
             _architecture(),
         ),
-        ("picked-curve", "accuracy of the chosen network over the radius of the attack", _curve(few)),
+        ("picked-curve", "accuracy of the chosen network over the radius of the attack", _curve(attack, few)),
     ]
 
 
@@ -213,6 +218,7 @@ def _architecture() -> alt.LayerChart:
     bars = base.mark_bar(stroke=TEXT, strokeWidth=0.7).encode(
         y=height, color=alt.Color("family:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", offset=46))
     )
+    bars = bars.properties(name="blocks")
     outlines = base.mark_bar(fill=None, stroke=TEXT, strokeWidth=0.7, strokeOpacity=0.35).encode(y="layers.largest:Q")
     above = base.mark_text(color=TEXT, dy=-6, fontSize=10).encode(y="layers.largest:Q", text="channels:Q")
     below = base.mark_text(color=TEXT, baseline="top", fontSize=10, lineBreak="\n").encode(
@@ -222,7 +228,7 @@ def _architecture() -> alt.LayerChart:
     return alt.layer(outlines, bars, above, below).properties(height=215, title=title)
 
 
-def _curve(few: bool) -> alt.LayerChart:
+def _curve(attack: str, few: bool) -> alt.LayerChart:
     """Of the chosen network with its intervals, of all others faintly."""
     fields = ["eps", "accuracy", "low", "high"]
     columns = [f"curve.{field}" for field in ("eps", "accuracy", "accuracy_low", "accuracy_high")]
@@ -238,7 +244,9 @@ def _curve(few: bool) -> alt.LayerChart:
     rule = own.mark_rule(color=TEXT, strokeWidth=1.3).encode(y=y.y("low"), y2="high")
     line = own.mark_line(color=TEXT, strokeWidth=2)
     points = own.mark_point(color=TEXT, filled=True, size=50)
-    return alt.layer(others, rule, line, points).properties(height=175, title="Accuracy (%) over radius, PGD")
+    return alt.layer(others, rule, line, points).properties(
+        height=175, title=f"Accuracy (%) under {attack} over its radius"
+    )
 
 
 def _search_views(searches: Sequence[dict]) -> list[tuple]:

@@ -53,8 +53,9 @@ def _explored(datasets: Sequence[Dataset]) -> dict | None:
     if not own:
         return None
     attacks = dict.fromkeys(dataset.key_attack.text for dataset in datasets if dataset.rows)
+    curves = dict.fromkeys(f"PGD-{max(dataset.plan.eval.steps)}" for dataset in datasets if dataset.rows)
     accuracies = {which: [one[which] for one in own if one[which] is not None] for which in ("clean", "robust")}
-    parts = views(own, searched, " or ".join(attacks))
+    parts = views(own, searched, " or ".join(attacks), " or ".join(curves))
     return {
         "networks": own,
         "searches": searched,
