@@ -81,6 +81,7 @@ async function explore({views, datasets, attacks, best}) {
     }
     const box = spec.params.find((one) => one.select)?.name;
     if (box) view.addSignalListener(box, (name, value) => set(name, value, view));
+    document.querySelectorAll(`#${id} [class*="_brush"]`).forEach((mark) => { mark.ariaHidden = "true"; });
     charts.push(view);
   }
   document.querySelectorAll("[data-explore] [name]").forEach((input) => {
