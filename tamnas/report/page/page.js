@@ -92,7 +92,7 @@ async function explore({views, datasets, attacks, best}) {
   document.documentElement.dataset.ready = "";
 }
 
-document.querySelectorAll("table.sortable").forEach(sortable);
+document.querySelectorAll("table.sortable:has(tbody tr + tr)").forEach(sortable);
 window.addEventListener("beforeprint", () => {
   document.querySelectorAll("details:not([open])").forEach((one) => { one.open = true; });
 });
