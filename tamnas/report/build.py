@@ -9,7 +9,7 @@ from tamnas.files import replacing
 from tamnas.report.claims.claims import claims_page
 from tamnas.report.figures.pictures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
-from tamnas.report.page import html, readme
+from tamnas.report.page.page import html, readme
 from tamnas.report.study import Dataset
 from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import latex, markdown, to_csv

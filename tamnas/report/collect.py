@@ -126,6 +126,7 @@ def _read_row(plan: RowPlan) -> RowResults:
         plan=plan,
         space=SearchSpace.from_params(plan),
         fronts=fronts,
+        individuals=read_csv(folder("search") / "individuals.csv"),
         hypervolume=read_csv(folder("search") / "hypervolume.csv"),
         selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
@@ -265,6 +266,7 @@ COLUMNS = {
     "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust", "validation_classes"},
     "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy"},
     "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
+    "individuals.csv": {"generation", "individual", "architecture", "parameters", "clean", "robust"},
     "inherited.csv": {
         "network",
         "parameters",

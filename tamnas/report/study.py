@@ -149,14 +149,16 @@ class ControlResults:
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
 
-    `fronts`: by value of `search.front`. `random_search`: hypervolume lines as the search's, empty if not run; so is
-    `ranking`. `timed_on`: the processor whose latency the search minimised, if it did. `at_chance`: no subnet of the
-    front was better with inherited weights than predicting the largest class.
+    `fronts`: by value of `search.front`. `individuals`: all that the search evaluated, lines of individuals.csv.
+    `random_search`: hypervolume lines as the search's, empty if not run; so is `ranking`. `timed_on`: the processor
+    whose latency the search minimised, if it did. `at_chance`: no subnet of the front was better with inherited weights
+    than predicting the largest class.
     """
 
     plan: RowPlan
     space: SearchSpace
     fronts: Mapping[str, Sequence[Searched]]
+    individuals: Sequence[Mapping]
     hypervolume: Sequence[Mapping[str, float]]
     selected: Sequence[Searched]
     block_curve: Sequence[Mapping[str, float]]
@@ -244,6 +246,15 @@ class Dataset:
         """The row with the best representative on validation."""
         # Rows may keep different weights; each is judged by its own.
         return max(self.rows, key=lambda row: merit(row.best, row.plan.eval.weights), default=None)
+
+    @property
+    def pooled_is_rows(self) -> bool:
+        """With one row the pooled Lego-Net is the row's own, trained again with other random numbers."""
+        if len(self.rows) != 1 or not self.pooled or not self.rows[0].lego:
+            return False
+        (row,) = self.rows
+        same = self.pooled.network.architecture == row.lego.network.architecture
+        return same and self.plan.pooled.training == row.plan.retrain.scratch
 
     def learnt(self) -> tuple["Dataset", list[str]]:
         """What something can be concluded from: without what is at chance; and the names of what was left out."""

@@ -73,6 +73,19 @@ def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:
             }
         )
     write_json(folder("search") / "fronts.json", {"format": 1, "archive": front, "population": front})
+    worse = [{**one, "clean": one["clean"] - 0.05, "architecture": space.sample(random).plain()} for one in front * 3]
+    write_csv(
+        folder("search") / "individuals.csv",
+        [
+            {
+                "generation": index % (plan.search.generations + 1),
+                "individual": index,
+                "architecture": str(Architecture.from_plain(one["architecture"])),
+                **{column: one[column] for column in ("parameters", "clean", "robust")},
+            }
+            for index, one in enumerate([*worse, *front])
+        ],
+    )
     write_csv(
         folder("search") / "hypervolume.csv",
         [

@@ -17,7 +17,8 @@ from tamnas.pipeline.paths import results, seeded
 from tamnas.report import collect
 from tamnas.report.intervals import wilson
 from tamnas.report.metrics import metrics
-from tamnas.report.page import headline, html
+from tamnas.report.page.page import html
+from tamnas.report.page.words import headline
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown, to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace

@@ -8,7 +8,7 @@ from tamnas.files import read_json, write_csv, write_json
 from tamnas.report import collect
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.claims.claims import claims_page
-from tamnas.report.page import html, readme
+from tamnas.report.page.page import html, readme
 from tamnas.report.tables.table import Column, Table, markdown
 from tamnas.report.warnings import warnings
 from tests.helpers.small_results import edit_csv, params, write_run

@@ -54,22 +54,26 @@ def claims_table(datasets: Sequence[Dataset]) -> Table:
         warned = [finding.numbers, *(caveats(dataset) if finding.verdict != NOT_RUN else [])]
         lines.append(
             {
-                Column("claim", "The paper's conclusion"): claim.text,
-                Column("where", "Section"): claim.where,
-                Column("dataset", "Dataset"): dataset.name,
                 Column("verdict", "Verdict"): finding.verdict,
+                Column("claim", "The paper's conclusion"): claim.text,
+                Column("dataset", "Dataset"): dataset.name,
+                Column("where", "Section"): claim.where,
                 Column("numbers", "Numbers"): "; ".join(warned),
             }
         )
-    notes = [*RULES, *(f"{claim.text}: {claim.test}" for claim in CLAIMS)]
+    notes = [*RULES, *(f"{claim.text}: {claim.test}" for claim in CLAIMS), *scope(datasets)]
+    return Table.of("claims", "The paper's conclusions, judged by this run", lines, notes)
+
+
+def scope(datasets: Sequence[Dataset]) -> list[str]:
+    """What `robust` means in the claims, and which networks they leave out."""
     robust = ((dataset.name, dataset.key_attack.text) for dataset in datasets)
-    notes += [f"Robust, {name}: {attack}, on test images where not said otherwise." for name, attack in robust]
-    notes += [
+    lines = [f"Robust, {name}: {attack}, on test images where not said otherwise." for name, attack in robust]
+    return lines + [
         f"Left out, {dataset.name}, being at chance: {', '.join(names)}."
         for dataset in datasets
         if (names := dataset.learnt()[1])
     ]
-    return Table.of("claims", "The paper's conclusions, judged by this run", lines, notes)
 
 
 def caveats(dataset: Dataset) -> list[str]:

@@ -46,13 +46,13 @@ def _strip(axes, arch: Architecture, space: SearchSpace, depth: int) -> None:
         if layer.transition and index:
             axes.axvline(index - 0.5, color=GREY, linestyle="--", linewidth=0.8)
     axes.set(xlim=(-0.55, depth - 0.45), ylim=(0, space.max_ratio * 1.22), ylabel="ratio")
-    axes.set_xticks(range(len(arch.blocks)), [_block_label(BLOCKS[block]) for block in arch.blocks], fontsize=7)
+    axes.set_xticks(range(len(arch.blocks)), [block_label(BLOCKS[block]) for block in arch.blocks], fontsize=7)
     axes.tick_params(axis="x", length=0, pad=2)
     axes.set_yticks([0, space.max_ratio / 2, space.max_ratio])
     axes.grid(visible=False)
 
 
-def _block_label(kind: BlockKind) -> str:
+def block_label(kind: BlockKind) -> str:
     """Three short lines: id; branch and kernel; attention."""
     branch = {"shuffle": "S", "xception": "SX", None: ""}[kind.branch]
     attention = {"embedded": "NE", "gaussian": "NG", None: ""}[kind.attention] + ("+" if kind.attention_norm else "")

@@ -20,9 +20,9 @@ from tamnas.search.objectives import Objective
 
 
 def pictures(datasets: Sequence[Dataset]) -> list[Picture]:
-    """All figures, the overview first. The rows of a dataset share each figure."""
+    """All figures, the overview first; none that would show a single point. The rows of a dataset share each figure."""
     shown = [dataset for dataset in datasets if dataset.rows]
-    overview = [_overview(shown)] if shown else []
+    overview = [_overview(shown)] if any(len(list(dataset.tested())) > 1 for dataset in shown) else []
     return overview + [
         each for dataset in shown for each in (*_of_dataset(dataset), *_of_paper(dataset), *_of_training(dataset))
     ]
@@ -74,50 +74,46 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
 def _of_paper(dataset: Dataset) -> list[Picture]:
     """The forms of the paper's Figures 5 to 9."""
     single, rows, fronts, name = len(dataset.rows) == 1, dataset.rows, front_rows(dataset.rows), _name(dataset)
-    before, after = _attacks(fronts)
+    (before, after), attack = _attacks(fronts), dataset.key_attack
     modes = "" if single else f"Modes {', '.join(row.plan.mode for row in fronts)}. "
     space, lego = (rows[0].space, rows[0].lego) if single else (dataset.space, dataset.pooled)
-    drawn = [
-        picture(
-            f"{name}-figure-05",
-            dataset.name,
-            f"From scratch and fine-tuned, {name} (form of Figure 5)",
-            f"The {counted(sum(len(row.scratch) for row in rows), 'retrained subnet')} in the objectives of the search "
-            f"on n = {dataset.images['test']:,} test images, robust error under {dataset.key_attack.text}. Circles: "
-            "trained from scratch; squares: fine-tuned from inherited weights; a line joins the same architecture."
-            + ("" if single else " Area grows with the number of parameters. The axes of the panels differ."),
-            draw_scratch_and_finetune,
-            rows,
-            dataset.key_attack,
-        ),
-        picture(
-            f"{name}-figure-06-07",
-            dataset.name,
-            f"The front{'' if single else 's'} before and after training, {name} (form of Figures 6 and 7)",
-            f"{modes}Left: the {counted(sum(len(row.front) for row in fronts), 'subnet')} of the "
-            f"front{'' if single else 's'} with inherited weights ({before}); right: the "
-            f"{sum(len(row.scratch) for row in fronts)} of them that were trained from scratch ({after}); "
-            f"{selection_images(dataset)}. Area grows with {_amount(area_objective(fronts))}. Label and shade are the "
-            "network's in both panels, dark for a low robust error before training; white networks were not "
-            "retrained. The axes of the two panels differ.",
-            draw_fronts,
-            fronts,
-        ),
+    side_by_side = (
+        f"The {counted(sum(len(row.scratch) for row in rows), 'retrained subnet')} in the objectives of the search "
+        f"on n = {dataset.images['test']:,} test images, robust error under {attack.text}. Circles: "
+        "trained from scratch; squares: fine-tuned from inherited weights; a line joins the same architecture."
+        + ("" if single else " Area grows with the number of parameters. The axes of the panels differ.")
+    )
+    before_and_after = (
+        f"{modes}Left: the {counted(sum(len(row.front) for row in fronts), 'subnet')} of the "
+        f"front{'' if single else 's'} with inherited weights ({before}); right: the "
+        f"{sum(len(row.scratch) for row in fronts)} of them that were trained from scratch ({after}); "
+        f"{selection_images(dataset)}. Area grows with {_amount(area_objective(fronts))}. Label and shade are the "
+        "network's in both panels, dark for a low robust error before training; white networks were not "
+        "retrained. The axes of the two panels differ."
+    )
+    frequent = (
+        "The two most frequent blocks (left) and channel ratios (right) of each layer among the "
+        f"{counted(len(lego.voters) if lego else 0, 'best subnet')} by validation; area: how many use it. Several "
+        "squares are tied for second; a second choice of a single subnet is left out. Dashed lines: a stage begins."
+    )
+    front, figures = f"The front{'' if single else 's'} before and after training", []
+    if any(len(row.scratch) > 1 for row in rows):
+        figures = [
+            ("05", "Figure 5", "From scratch and fine-tuned", side_by_side, draw_scratch_and_finetune, rows, attack),
+            ("06-07", "Figures 6 and 7", front, before_and_after, draw_fronts, fronts),
+        ]
+    if lego and len(lego.voters) > 1:
+        figures.append(("08-09", "Figures 8 and 9", "Blocks and ratios per layer", frequent, draw_layers, space, lego))
+    return [
+        picture(f"{name}-figure-{number}", dataset.name, f"{title}, {name} (form of {form})", *rest)
+        for number, form, title, *rest in figures
     ]
-    if lego:
-        caption = (
-            f"The two most frequent blocks (left) and channel ratios (right) of each layer among the "
-            f"{counted(len(lego.voters), 'best subnet')} by validation; area: how many use it. Several squares are "
-            "tied for second; a second choice of a single subnet is left out. Dashed lines: a stage begins."
-        )
-        title = f"Blocks and ratios per layer, {name} (form of Figures 8 and 9)"
-        drawn.append(picture(f"{name}-figure-08-09", dataset.name, title, caption, draw_layers, space, lego))
-    return drawn
 
 
 def _of_training(dataset: Dataset) -> list[Picture]:
     single, images, name = len(dataset.rows) == 1, selection_images(dataset), _name(dataset)
     before, after = _attacks(dataset.rows)
+    most = max(len(row.scratch) for row in dataset.rows)
     ranks = (
         f"Rank of each network that was trained from scratch by its row's recipe by accuracy on {images} (1 is best, "
         f"ties share a rank), with inherited weights and after training; robust: {before}, then {after}. On the "
@@ -130,15 +126,17 @@ def _of_training(dataset: Dataset) -> list[Picture]:
     )
     retraining = (
         f"Accuracy per epoch on {images}; robust under {after}, from the epoch on that retrain.validation.start sets. "
-        "Thin lines: single subnets; thick: their mean."
+        + ("Thin lines: single subnets; thick: their mean." if most > 1 else "A single subnet.")
     )
+    figures = [
+        ("rank", "Inherited and trained rank", ranks, draw_ranks),
+        ("supernet", f"Training of the supernet{'' if single else 's'}", supernet, draw_supernet),
+        ("retraining", "Retraining", retraining, draw_retraining),
+    ]
     return [
         picture(f"{name}-{suffix}", dataset.name, f"{title}, {name}", caption, draw, dataset.rows)
-        for suffix, title, caption, draw in (
-            ("rank", "Inherited and trained rank", ranks, draw_ranks),
-            ("supernet", f"Training of the supernet{'' if single else 's'}", supernet, draw_supernet),
-            ("retraining", "Retraining", retraining, draw_retraining),
-        )
+        for suffix, title, caption, draw in figures
+        if suffix != "rank" or any(len(row.ranking) > 1 for row in dataset.rows)
     ]
 
 

@@ -1,23 +1,14 @@
-"""The report as one HTML file that needs no network, and as a README for a git host.
+"""What page and README say of a dataset in words: what was run, the headline numbers, warnings."""
 
-Figures go in as base64, styles inline; the page follows the reader's light or dark mode.
-"""
-
-import base64
 from collections.abc import Sequence
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
 from tamnas.config.sections import TrainingAttackPlan, TrainingPlan
 from tamnas.report.accuracy import accuracy_value
-from tamnas.report.claims.claims import claims_table
-from tamnas.report.figures.style import Picture
 from tamnas.report.study import Dataset, TrainedNetwork
-from tamnas.report.tables.table import Table, show
+from tamnas.report.tables.table import DASH, show
 from tamnas.report.terms import (
     attack_text,
     by_validation,
@@ -26,6 +17,7 @@ from tamnas.report.terms import (
     in_order,
     listed_attacks,
     name_of,
+    selection_images,
     weights_text,
 )
 from tamnas.report.warnings import warnings
@@ -42,7 +34,9 @@ def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
             networks.append((f"{row.name}: best fine-tuned subnet, {finetuned.id}", finetuned))
         if row.lego:
             networks.append((f"{row.name}: Lego-Net", row.lego.network))
-    networks += [("Lego-Net, pooled over all rows", dataset.pooled.network)] if dataset.pooled else []
+    if dataset.pooled:
+        again = f"{dataset.rows[0].name}: Lego-Net, trained again" if dataset.pooled_is_rows else None
+        networks.append((again or "Lego-Net, pooled over all rows", dataset.pooled.network))
     networks += [(name_of(network.id), network) for network in dataset.baselines]
     attacks = [dataset.key_attack, *listed_attacks(dataset, [network for _, network in networks])]
     heads = ["Network", "Parameters", "Clean (%)", *(f"{attack.text} (%)" for attack in attacks)]
@@ -50,24 +44,70 @@ def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
         [
             name + ", at chance" * network.at_chance,
             f"{network.parameters:,}",
-            *(_accuracy_text(network, attack) for attack in (None, *attacks)),
+            *(accuracy_text(network, attack) for attack in (None, *attacks)),
         ]
         for name, network in networks
     ]
     return heads, lines
 
 
+def summary(dataset: Dataset) -> str:
+    """What was searched, on what, in a sentence or two."""
+    rows, images = dataset.rows, dataset.images
+    evaluated, trained = sum(len(row.individuals) for row in rows), sum(len(row.scratch) for row in rows)
+    modes = f" (mode{'s' * (len(rows) > 1)} {', '.join(row.plan.mode for row in rows)})" if len(rows) < 5 else ""
+    where = images_text(dataset) or f"{dataset.name}, {dataset.plan.data.size} x {dataset.plan.data.size} pixels"
+    weights = f"{'its' if len(rows) == 1 else 'their'} weights"
+    return (
+        f"{counted(len(rows), 'supernet')}{modes} trained under attack on {where} "
+        f"({images['train']:,} training images, "
+        f"{len(dataset.card['classes'])} classes); {counted(evaluated, 'subnet')} evaluated with {weights}, "
+        f"{trained:,} of them retrained. Chosen on {selection_images(dataset)}; the numbers are of "
+        f"{counted(images['test'], 'test image')}."
+    )
+
+
+def key_numbers(dataset: Dataset) -> list[tuple[str, str, str]]:
+    """(what, number, its interval or setting) of the best searched network: clean, robust, size.
+
+    Robust: under AutoAttack where it ran, else under the attack that stands for robustness.
+    """
+    network = dataset.best_row.best
+    strongest = [attack for attack in network.test.grid if attack.kind == "autoattack"]
+    attack = max(strongest, key=lambda attack: (attack.eps == dataset.key_attack.eps, attack.eps), default=None)
+    robust = attack or dataset.key_attack
+    numbers = []
+    for name, under in (("clean accuracy", None), (f"under {robust.text}", robust)):
+        value, n = accuracy_value(network, under), network.test.count(under)
+        if value.interval:
+            low, high = value.interval
+            bounds = f"95% interval {100 * low:.1f} to {100 * high:.1f}, n = {n:,}"
+            numbers.append((name, f"{show(value, 'percent')}%", bounds))
+        else:
+            numbers.append((name, DASH, "not measured"))
+    return [
+        *numbers,
+        ("parameters", f"{network.parameters:,}", f"{network.costs.macs:,} multiply-accumulates an image"),
+    ]
+
+
 def brackets(dataset: Dataset) -> str:
     n = f"In brackets: 95% Wilson intervals on n = {dataset.images['test']:,} test images"
-    return f"{n}, or as many as a column says." if dataset.plan.eval.attacks else f"{n}."
+    text = f"{n}, or as many as a column says." if dataset.plan.eval.attacks else f"{n}."
+    again = " With one row, the pooled Lego-Net is the row's own, trained again with other random numbers."
+    return text + again * dataset.pooled_is_rows
 
 
-def _accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
+def accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
     value = accuracy_value(network, attack)
     if value.interval is None:
         return show(value, "percent")
     low, high = value.interval
     return f"{show(value, 'percent')} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def warning_lines(dataset: Dataset) -> list[str]:
+    return shortened(warnings(dataset))
 
 
 def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
@@ -138,34 +178,3 @@ def _attack_setting(attack: TrainingAttackPlan) -> str:
     eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
     lam = "" if attack.lam is None else f", lambda {attack.lam:g}"
     return f"{attack.name} at eps {eps}, inner step {step}{lam}"
-
-
-def html(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    return _rendered("page.html.j2", datasets, tables, pictures, claims=claims_table(datasets))
-
-
-def readme(datasets: Sequence[Dataset], tables: Sequence[Table], pictures: Sequence[Picture]) -> str:
-    """Headline numbers, links to the tables, and the figures, for reading on a git host."""
-    return _rendered("README.md.j2", datasets, tables, pictures)
-
-
-def _rendered(template: str, datasets: Sequence[Dataset], tables, pictures, **more) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["base64"] = lambda blob: base64.b64encode(blob).decode()
-    return environment.get_template(template).render(
-        datasets=datasets,
-        tables=tables,
-        pictures=pictures,
-        alerts=alerts(datasets),
-        headline=headline,
-        brackets=brackets,
-        settings=settings,
-        warnings=lambda dataset: shortened(warnings(dataset)),
-        **more,
-    )
