@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+from scipy.stats import binomtest
 
 from tamnas.config.plan import STUDY, stage_plans
 from tamnas.config.resolve import load_params, resolve_all
@@ -93,10 +94,15 @@ def test_the_front_of_each_generation_is_that_of_pymoo(committed, generation):
 def test_the_first_screen_has_what_was_searched_and_three_numbers(committed):
     assert "1 supernet (mode base)" in summary(committed)
     assert "264 subnets evaluated with its weights, 6 of them retrained" in summary(committed)
+    with (ROOT / "results/digits/evaluate_scratch/digits-base/seed-0/grid.csv").open() as file:
+        final = {line["attack"]: line for line in csv.DictReader(file) if line["final"] == "True"}
     (clean, clean_is, _), (robust, robust_is, interval), (_, size, _) = key_numbers(committed)
-    assert (clean, clean_is, size) == ("clean accuracy", "97.50%", "137,123")
-    assert (robust, robust_is) == ("under AutoAttack at 8/255 on 100 images", "94.00%")
-    assert interval == "95% interval 87.5 to 97.2, n = 100"
+    under = float(final["autoattack_8_255_n100"]["accuracy"])
+    assert (clean, clean_is) == ("clean accuracy", f"{100 * float(final['clean']['accuracy']):.2f}%")
+    assert size == f"{int(final['clean']['parameters']):,}"
+    assert (robust, robust_is) == ("under AutoAttack at 8/255 on 100 images", f"{100 * under:.2f}%")
+    low, high = (100 * bound for bound in binomtest(round(100 * under), 100).proportion_ci(method="wilson"))
+    assert interval == f"95% interval {low:.1f} to {high:.1f}, n = 100"
 
 
 def test_without_autoattack_the_key_attack_stands_for_robustness(folder):
