@@ -17,6 +17,7 @@ from tamnas.space.blocks import BLOCKS
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ranks = Annotated[int, Field(ge=1, le=1024)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -225,6 +226,7 @@ class SupernetPlan(Section):
     resample_every: ResampleParams
     block: BlockPhasePlan
     joint: JointPhasePlan
+    ranks: Ranks = 1
 
 
 FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population

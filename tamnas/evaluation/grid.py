@@ -1,6 +1,7 @@
 """The final grid: trained networks under PGD on test images (paper, Section IV; Tables II to X)."""
 
 import logging
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -240,8 +241,9 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
         ]
     longest_first = sorted(range(len(specs)), key=lambda index: not specs[index]["final"])
     by_index: dict[int, dict] = {}
-    with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(specs)) as progress:
-        for index, rows in jobs.run_jobs(evaluate_network, [specs[index] for index in longest_first]):
+    load, name = partial(GridTask.context, task), operator.itemgetter("weights")
+    with Progress(what, len(specs)) as progress, Jobs(load, task.compute, [task.data], progress) as jobs:
+        for index, rows in jobs.run_jobs(evaluate_network, [specs[index] for index in longest_first], name):
             if rows is not None:
                 by_index[longest_first[index]] = rows
                 network = rows["grid"][0]["network"]
