@@ -26,7 +26,7 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     graphs: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
-    address: Annotated[str, Field(pattern=r"^(auto|[^/\s]+:\d+)?$")] = ""
+    address: Annotated[str, Field(pattern=r"^(auto|[^/\s]+:\d+)$")] | None = None
     gpus_per_job: Annotated[float, Field(ge=0, le=1)] = 0.0
     cpus_per_job: Annotated[float, Field(gt=0, le=1024)] = 1.0
     max_retries: Annotated[int, Field(ge=0, le=1000)] = 3

@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Ray reads these when it is imported. The second: what Ray Train repeats where there is no dashboard.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Failed to query Ray Train Controller actor state")
+
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,7 +52,6 @@ def connect(compute: ComputeParams) -> None:
     if ray.is_initialized():
         return
     address = compute.address or os.environ.get(ADDRESS) or "local"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == "local":
         cpus = math.ceil(compute.workers * compute.cpus_per_job)
         where: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}

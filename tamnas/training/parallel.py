@@ -55,12 +55,10 @@ def train_on_cluster(task: PhaseTask) -> None:
 
 
 def _train_on_ranks(task: PhaseTask) -> None:
-    import ray
-
-    from tamnas.pipeline.ray_jobs import Place, connect
+    from tamnas.pipeline.ray_jobs import Place, connect, ray
 
     try:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise InputError(f"supernet.ranks is {task.plan.ranks}: needs `pip install '.[cluster]'` ({error})") from None
@@ -76,7 +74,10 @@ def _train_on_ranks(task: PhaseTask) -> None:
         ),
         torch_config=TorchConfig(backend="nccl" if compute.gpus_per_job else "gloo"),
         run_config=RunConfig(
-            name=task.stage, storage_path=str(notes), failure_config=FailureConfig(max_failures=compute.max_retries)
+            name=task.stage,
+            storage_path=str(notes),
+            failure_config=FailureConfig(max_failures=compute.max_retries),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
