@@ -15,6 +15,8 @@ import time
 from functools import partial
 from importlib.util import find_spec
 
+import psutil
+
 from benchmarks.harness import Setting, alternate, environment, own_clock, random_images, report, setting, trained
 from benchmarks.options import Numbers, benchmark, click
 from benchmarks.schedule import Costs, Schedule, schedule, study
@@ -68,9 +70,9 @@ def measure(load, files, compute: ComputeParams, seconds: float) -> dict:
 
 
 def _stored() -> int:
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address  # what `ray memory` calls
-
-    return get_memory_info_reply(get_state_from_address(None)).store_stats.object_store_bytes_used
+    """Bytes of this machine's memory that the object store has touched: one copy, however many workers read it."""
+    raylets = [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
+    return sum(part.rss for raylet in raylets for part in raylet.memory_maps() if "plasma" in part.path)
 
 
 def measure_rows(params: Params, at: Setting, batch: int) -> tuple[dict[str, Costs], list[float]]:
@@ -150,7 +152,7 @@ def paper(raw: dict) -> Params:
 def study_table(plans: dict[str, Schedule], factor: float) -> str:
     """The whole study by number of workers: on CPU cores as measured, and on GPUs so many times as fast."""
     lines = [
-        "| workers | jobs | days on so many CPU cores | ideal | of ideal, % | hours on so many GPUs, if | GPU hours, if |",
+        "| workers | jobs | days on so many CPU cores | ideal | of ideal, % | hours on so many GPUs | GPU hours |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for count, plan in plans.items():
