@@ -91,7 +91,7 @@ def study(params: Params, costs: Mapping[str, Costs], spread: Sequence[float]) -
     """
     plans = resolve_all(params)
     order = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
-    needed = {one.name: [other.name for other in order if needs(one, other)] for one in order}
+    needed = {one.name: [other.name for other in order[:place] if needs(one, other)] for place, one in enumerate(order)}
     spreads = itertools.cycle(spread)
     rows = {name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)}
     by_dataset = {plan.dataset: name for name, plan in rows.items() if plan.network.width == 1}
