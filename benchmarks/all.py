@@ -54,7 +54,7 @@ TINY = {
     "search": ["--subnets=2", "--epochs=1", "--rounds=1"],
     "supernet_epoch": ["--images=8", "--batch=4", "--rounds=1"],
     "precision": ["--epochs=1", "--seeds=2"],
-    "cluster": ["--workers=1", "--seconds=0.1", "--batch=2"],
+    "cluster": ["--workers=1", "--seconds=0.1", "--batch=2", "--schedule=64"],
 }
 MODULES = (training_step, pgd_grid, search, supernet_epoch, precision, cluster)
 MAINS = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}

@@ -12,8 +12,10 @@ one CPU thread, of a training step and a PGD step of a network of every row. Not
 import os
 import statistics
 import time
+from contextlib import chdir
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 
@@ -29,6 +31,7 @@ from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.errors import InputError
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import device, profiles
+from tamnas.pipeline.code import ROOT
 from tamnas.pipeline.jobs import Jobs
 from tamnas.seeding import numpy_generator, torch_generator
 from tamnas.space.space import SearchSpace
@@ -127,7 +130,7 @@ def main(row, where, threads, out, workers: list[int], seconds: float, batch: in
         rows.append([name, *shares, one["empty_ms"], one["up"], stored])
     columns = ["engine, workers", "waiting jobs / min", "of ideal, %", "training jobs / min", "of ideal, %"]
     columns += ["an empty job, ms", "start, s", "object store, MB"]
-    params = paper(read_yaml("params.yaml"))
+    params = paper()
     costs, spread = measure_rows(params, at, batch)
     rounds, needed = study(params, costs, spread)
     plans = {str(count): schedule(rounds, needed, count) for count in counts}
@@ -143,9 +146,11 @@ def main(row, where, threads, out, workers: list[int], seconds: float, batch: in
     print(study_table(plans, result["gpu_factor"]))
 
 
-def paper(raw: dict) -> Params:
-    """params.yaml under profiles/paper.yaml."""
-    profiles.overlay(raw, profiles.read_profile("paper"))
+def paper() -> Params:
+    """The checkout's params.yaml under profiles/paper.yaml."""
+    with chdir(ROOT):
+        raw = read_yaml(Path("params.yaml"))
+        profiles.overlay(raw, profiles.read_profile("paper"))
     return parse_params(raw)
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from benchmarks.cluster import paper, study_table
 from benchmarks.schedule import Costs, schedule, study
@@ -42,7 +41,7 @@ def test_no_schedule_is_shorter_than_ideal_nor_longer_than_grahams_bound(stages,
 
 @pytest.fixture(scope="module")
 def whole():
-    params = paper(YAML(typ="safe", pure=True).load(ROOT / "params.yaml"))
+    params = paper()
     costs = {row: Costs(**cost) for row, cost in RESULT["cost_per_image"].items()}
     return study(params, costs, RESULT["spread"])
 
