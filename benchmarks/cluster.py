@@ -73,9 +73,13 @@ def measure(load, files, compute: ComputeParams, seconds: float) -> dict:
 
 
 def _stored() -> int:
-    """Bytes of this machine's memory that the object store has touched: one copy, however many workers read it."""
+    """Bytes of memory that the object store of this machine has taken: one copy, however many workers read it."""
     raylets = [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
-    return sum(part.rss for raylet in raylets for part in raylet.memory_maps() if "plasma" in part.path)
+    files = [file for raylet in raylets for file in Path(f"/proc/{raylet.pid}/fd").iterdir()]
+    stores = {
+        (stat.st_dev, stat.st_ino): stat for stat in (file.stat() for file in files if "plasma" in os.readlink(file))
+    }
+    return sum(512 * stat.st_blocks for stat in stores.values())
 
 
 def measure_rows(params: Params, at: Setting, batch: int) -> tuple[dict[str, Costs], list[float]]:

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
 ANSWER_SECONDS = 120  # for a node to look at its files
 END_SECONDS = 30  # for cancelled jobs to end
+DEATHS = ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError
 
 
 def connect(compute: ComputeParams) -> None:
@@ -222,8 +223,9 @@ class RayPool:
                 cause.__cause__ = error  # with the worker's traceback
                 future.set_exception(cause)
             case error:
-                why = str(error).strip().splitlines()[0]
-                future.set_exception(WorkerError(f"its worker died, {self._retries + 1} times in a row ({why})"))
+                died = isinstance(error, DEATHS)
+                what = f"its worker died, {self._retries + 1} times in a row" if died else "Ray cannot run it"
+                future.set_exception(WorkerError(f"{what} ({str(error).strip().splitlines()[0]})"))
 
     def figures(self) -> dict[str, int]:
         """How many jobs run and how many wait; how many were started again, if any."""

@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from tamnas.config.compute import ComputeParams
+from tamnas.config.compute import ComputeParams, load_compute
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.pipeline import runner
 from tamnas.pipeline.deadline import set_deadline
@@ -131,6 +131,7 @@ def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
     assert "network dies failed: its worker died, 2 times in a row" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_for_good_is_one_error(compute):
     with (
         Jobs(nothing, compute) as jobs,
@@ -139,6 +140,7 @@ def test_a_worker_that_dies_for_good_is_one_error(compute):
         list(jobs.run_jobs(fail, ["dies"], "network {}".format))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_once_is_replaced(compute, tmp_path):
     with Jobs(nothing, compute) as jobs:
         assert [index for index, _ in jobs.run_jobs(dies_once, [tmp_path / "met"])] == [0]
@@ -242,6 +244,15 @@ def test_stages_on_the_cluster_leave_the_same_bytes(cluster, finished_run, folde
     assert runner.run(only=names) == []
     for top in ("runs", "results"):
         assert contents(folder, top) == contents(finished_run, top)
+
+
+def test_the_engine_needs_ray(folder, monkeypatch):
+    write_params(folder, on_cluster(None))
+    monkeypatch.setattr("tamnas.config.compute.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"^params\.yaml: compute\.engine is 'ray', which is not installed: pip install"
+    ):
+        load_compute()
 
 
 def test_ranks_need_the_engine(finished_run, folder):
