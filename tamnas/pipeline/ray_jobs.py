@@ -63,7 +63,8 @@ def connect(compute: ComputeParams) -> None:
         environment = {"env_vars": _variables(compute)}
         ray.init(address=address, runtime_env=environment, logging_level=logging.WARNING, **where)
     except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"compute.address is {address!r}: {str(error).strip().splitlines()[0]}") from None
+        why = str(error).strip().splitlines()[0]
+        raise InputError(f"compute.address is {address!r}: {why}; is RAY_AUTH_MODE that of the cluster?") from None
     _require_same_files()
 
 
