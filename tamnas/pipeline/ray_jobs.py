@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
 ANSWER_SECONDS = 120  # for a node to look at its files
 END_SECONDS = 30  # for cancelled jobs to end
+BOARD_SECONDS = 10  # for what is only shown
 DEATHS = ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError
 
 
@@ -229,8 +230,11 @@ class RayPool:
                 future.set_exception(WorkerError(f"{what} ({str(error).strip().splitlines()[0]})"))
 
     def figures(self) -> dict[str, int]:
-        """How many jobs run and how many wait; how many were started again, if any."""
-        starts, unfinished = ray.get(self._board.starts.remote()), list(self._waiting)
+        """How many jobs run and how many wait; how many were started again, if any. Nothing while the board is lost."""
+        try:
+            starts, unfinished = ray.get(self._board.starts.remote(), timeout=BOARD_SECONDS), list(self._waiting)
+        except ray.exceptions.RayError:  # with its node, perhaps; the jobs do not need it
+            return {}
         running = sum(number in starts for number in unfinished)
         again = sum(starts.values()) - len(starts)
         return {"running": running, "waiting": len(unfinished) - running, **({"again": again} if again else {})}
