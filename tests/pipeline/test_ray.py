@@ -157,6 +157,18 @@ def test_bad_input_and_deadlines_stop_all(compute):
         set_deadline(None)
 
 
+def test_jobs_do_not_need_the_board(compute):
+    from tamnas.pipeline.ray_jobs import RayPool
+
+    pool = RayPool(compute)
+    assert pool.figures() == {"running": 0, "waiting": 0}
+    ray.kill(pool._board)
+    future = pool.submit(os.getpid)
+    assert future.result(timeout=60) != os.getpid()
+    assert pool.figures() == {}
+    pool.shutdown()
+
+
 def test_workers_have_the_instructions_before_torch_and_the_folder(compute, tmp_path):
     with Jobs(nothing, compute) as jobs:
         ((_, seen),) = jobs.run_jobs(variables, ["one"])
