@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import pgd_grid, precision, search, supernet_epoch, training_step
+from benchmarks import cluster, pgd_grid, precision, search, supernet_epoch, training_step
 from benchmarks.page import page
 from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
@@ -36,6 +36,7 @@ SIZES = {
         "search": ["--workers=1,2"],
         "supernet_epoch": ["--images=5000"],
         "precision": [],
+        "cluster": [],
     },
     # One round of the long ones: a GPU is lent by the minute, and its times repeat better than a shared CPU's.
     "cuda": {
@@ -44,6 +45,7 @@ SIZES = {
         "search": ["--subnets=24", "--workers=1,2,4,8", "--epochs=5", "--rounds=1"],
         "pgd_grid": ["--images=10000", "--rounds=1"],
         "precision": [],
+        "cluster": ["--workers=1", "--batch=256"],
     },
 }
 TINY = {
@@ -52,8 +54,9 @@ TINY = {
     "search": ["--subnets=2", "--epochs=1", "--rounds=1"],
     "supernet_epoch": ["--images=8", "--batch=4", "--rounds=1"],
     "precision": ["--epochs=1", "--seeds=2"],
+    "cluster": ["--workers=1", "--seconds=0.1", "--batch=2", "--schedule=64"],
 }
-MODULES = (training_step, pgd_grid, search, supernet_epoch, precision)
+MODULES = (training_step, pgd_grid, search, supernet_epoch, precision, cluster)
 MAINS = {module.__name__.removeprefix("benchmarks."): module.main for module in MODULES}
 
 

@@ -1,6 +1,7 @@
 """Reading and writing files so that a kill, a full disk or a power cut leaves the old file or the new one, whole."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,20 @@ def located(path: str) -> Path:
 def shown(path: Path | str) -> str:
     """A path for a message of one line: quoted where a name holds a line end or another odd character."""
     return str(path) if str(path).isprintable() else repr(str(path))
+
+
+_held: dict[Path, memoryview] = {}
+
+
+def hold(contents: Mapping[Path, memoryview]) -> None:
+    """From now on `opened` gives these contents, which came with the work, and of all other paths the files."""
+    _held.clear()
+    _held.update(contents)
+
+
+def opened(path: Path) -> BinaryIO:
+    """To read an input: what is held of it, or the file."""
+    return io.BytesIO(_held[path]) if path in _held else path.open("rb")
 
 
 @contextmanager

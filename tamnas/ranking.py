@@ -61,7 +61,8 @@ def ranking_rows(plan: RankingStagePlan, weights: Path, data: Path, compute: Com
     records = alike_trained(plan)
     measured: dict[int, dict] = {}
     load, job = partial(load_context, plan, weights, data, compute), partial(inherited_accuracies, folder=folder)
-    with Jobs(load, compute) as jobs, Progress(f"ranking {plan.name}", len(records)) as progress:
+    what = f"ranking {plan.name}"
+    with Progress(what, len(records)) as progress, Jobs(load, compute, [weights, data], progress) as jobs:
         for index, accuracies in jobs.run_jobs(job, [record.network.architecture for record in records]):
             measured[index] = accuracies
             progress.step(network=records[index].id)

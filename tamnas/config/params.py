@@ -110,6 +110,13 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     schedule: SupernetScheduleParams
     block: BlockPhaseParams
     joint: JointPhaseParams
+    ranks: sections.Ranks = 1
+
+    @model_validator(mode="after")
+    def _divide(self):
+        if self.batch_size % self.ranks:
+            raise ValueError(f"ranks: is {self.ranks}; allowed: what divides the batch size, {self.batch_size}")
+        return self
 
     def resolve_phases(self) -> dict:
         """Attack and both phases."""
@@ -119,6 +126,7 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
             # Running statistics of a path that changes every step belong to other paths.
             "attack": self.resolve(self.loss, 1.0, "batch" if self.resample_every.steps is not None else "eval"),
             "resample_every": self.resample_every.plain(),
+            "ranks": self.ranks,
             "block": self._phase(self.block, 0),
             "joint": joint | {"keep_momentum": both, "open_ratios": self.joint.open_ratios.plain()},
         }

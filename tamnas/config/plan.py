@@ -148,7 +148,10 @@ class NetworksStagePlan(StagePlan):
 
 
 class PhaseStagePlan(NetworksStagePlan):
-    """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase)."""
+    """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase).
+
+    `ranks` share each batch. That changes bits, so it is here and not with what `compute` says of places.
+    """
 
     augment: sections.AugmentParams
     attack: sections.TrainingAttackPlan
@@ -157,6 +160,7 @@ class PhaseStagePlan(NetworksStagePlan):
     budget: sections.ParameterRange | None
     open_ratios: sections.OpenRatiosParams | None
     keep_momentum: bool
+    ranks: sections.Ranks = 1
 
 
 class RecalibrationParams(Section):
@@ -284,6 +288,7 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         **dict(row.retrain),
     }
     supernet = known | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
+    supernet |= {"ranks": row.supernet.ranks}
     block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
     recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
     controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own

@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TrainingLoss = Literal["trades", "pgd_at"]
+Ranks = Annotated[int, Field(ge=1, le=1024)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -33,11 +34,9 @@ class AugmentParams(Section):
 class DataParams(Section):
     """Where images come from and how they are split; sizes in images, `size` in pixels.
 
-    `validation` and `test` null take the source's whole split of that name, a number so many of it (of the training
-    images where there is none); `train` null takes all that is left. `merge_validation` trains
-    on the validation images too and selects on the test split. `path` may hold ~ and $VARIABLES. `url` is a folder on
-    the web from which cifar10 and svhn are downloaded instead of from their official homes. `images`: whose a user's
-    files hold, for published values beside them.
+    `validation`, `test` null take the source's whole split of that name, a number so many of it (of the training images
+    where there is none), `train` null all that is left. `merge_validation` trains on the validation images too, selects
+    on the test split. `url`: a folder on the web instead of the official homes. `images`: whose a user's files hold.
     """
 
     source: str
@@ -231,6 +230,7 @@ class SupernetPlan(Section):
     resample_every: ResampleParams
     block: BlockPhasePlan
     joint: JointPhasePlan
+    ranks: Ranks = 1
 
 
 FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population

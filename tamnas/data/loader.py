@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tamnas.config.sections import AugmentParams
 from tamnas.errors import InputError
-from tamnas.files import require_format
+from tamnas.files import opened, require_format
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Split:
 def load_split(path: Path, split: Literal["train", "validation", "test"], device="cpu") -> Split:
     """One split of a prepared file; no other split is read. Raises InputError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with opened(path) as file, np.load(file, allow_pickle=False) as arrays:
             version = int(arrays["format"]) if "format" in arrays else None
             images, labels, levels = arrays[f"x_{split}"], arrays[f"y_{split}"], int(arrays["levels"])
     except Exception as error:  # a damaged zip raises almost anything

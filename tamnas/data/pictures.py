@@ -53,7 +53,8 @@ def read_pictures(
     traits = np.zeros((len(files), len(TRAITS)), bool)
     problems: list[tuple[int, str]] = []
     parts = list(_parts(files))
-    with Jobs(partial(_Reader, size, folder), compute) as jobs, Progress("images", len(files)) as progress:
+    load = partial(_Reader, size, folder)
+    with Progress("images", len(files)) as progress, Jobs(load, compute, progress=progress) as jobs:
         for index, (own_pixels, own_traits, own_problems) in jobs.run_jobs(_read_part, [part for _, part in parts]):
             start, part = parts[index]
             pixels[start : start + len(part)], traits[start : start + len(part)] = own_pixels, own_traits

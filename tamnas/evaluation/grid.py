@@ -1,6 +1,7 @@
 """The final grid: trained networks under PGD on test images (paper, Section IV; Tables II to X)."""
 
 import logging
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -265,8 +266,9 @@ def _all_attacked(task: GridTask, networks: Sequence[dict], what: str) -> dict[i
     places = [(index, part) for index in order for part in parts[index]]
     done: dict[int, dict] = {index: {} for index in order}
     by_index: dict[int, dict] = {}
-    with Jobs(partial(GridTask.context, task), task.compute) as jobs, Progress(what, len(networks)) as progress:
-        for number, result in jobs.run_jobs(attack_network, specs):
+    load, name = partial(GridTask.context, task), operator.itemgetter("weights")
+    with Progress(what, len(networks)) as progress, Jobs(load, task.compute, [task.data], progress) as jobs:
+        for number, result in jobs.run_jobs(attack_network, specs, name):
             index, part = places[number]
             if result is not None:
                 done[index][part] = result

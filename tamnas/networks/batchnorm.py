@@ -6,7 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.nn.functional import all_reduce
 from torch.optim.swa_utils import update_bn
+
+from tamnas.pipeline.ranks import ranks
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -14,20 +17,35 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     torch's kernel falls to scalar code for what is left of each pixel's channels behind the last whole vector. Where
     that costs more than `Narrow` does, which is decided by shape (benchmarks/batchnorm.py), `Narrow` computes it.
+    Between ranks (`tamnas.pipeline.ranks`) batch statistics are those of the whole batch, on CPU, too, where torch's
+    SyncBatchNorm refuses.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.affine and is_narrow(x)):
+        if not (self.training and self.affine and (ranks() > 1 or is_narrow(x))):
             return super().forward(x)
-        y, mean, variance = Narrow.apply(x, self.weight, self.bias, self.eps)
+        if ranks() > 1:
+            y, mean, variance = self._of_all_ranks(x)
+        else:
+            y, mean, variance = Narrow.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
             momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-            pixels = x.numel() // x.shape[1]
+            pixels = ranks() * (x.numel() // x.shape[1])
             with torch.no_grad():
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
         return y
+
+    def _of_all_ranks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Narrow`, over the parts of all ranks, which are of one size; one exchange forward and one backward."""
+        variance, mean = (moment.double() for moment in torch.var_mean(x.float(), (0, 2, 3), correction=0))
+        # In double precision, in which the difference of squares loses nothing that counts.
+        mean, square = (all_reduce(torch.stack((mean, variance + mean**2))) / ranks()).unbind()
+        mean, variance = mean.float(), (square - mean**2).float()
+        scale = self.weight * (variance + self.eps).rsqrt()
+        y = (x.float() - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype), mean.detach(), variance.detach()
 
 
 def is_narrow(x: Tensor) -> bool:

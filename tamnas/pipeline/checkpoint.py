@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from tamnas.errors import InputError
-from tamnas.files import FORMAT, replacing, require_format
+from tamnas.files import FORMAT, opened, replacing, require_format
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises InputError for a missing, truncated, altered or unknown file.
     """
     try:
-        blob = path.read_bytes()
+        with opened(path) as file:
+            blob = file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
     try:

@@ -1,4 +1,4 @@
-"""Where independent jobs run: in this process, or in several local ones. Nothing else knows.
+"""Where independent jobs run: in this process, in several local ones, or on a Ray cluster. Nothing else knows.
 
 A job is a module-level function of a JSON-able spec and a context (data, supernet, ...) that
 each worker loads once. Its result must not depend on where or in which order it ran.
@@ -13,18 +13,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tamnas.config.compute import ComputeParams
-from tamnas.errors import WorkerError
+from tamnas.errors import DeadlineError, InputError, WorkerError
 from tamnas.pipeline.deadline import get_deadline, set_deadline
 from tamnas.pipeline.plugins import load_plugins
+from tamnas.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from tamnas.pipeline.ray_jobs import RayPool
 
 log = logging.getLogger(__name__)
 INLINE = "; `compute.engine: inline` needs none, and gives the same results"
+FIGURES_SECONDS = 5.0  # between looks at how many jobs run and wait
 _numbers = itertools.count()
 _kept: dict[int, ProcessPoolExecutor] | None = None  # by number of workers, inside `kept_workers`
 
@@ -32,12 +38,20 @@ _kept: dict[int, ProcessPoolExecutor] | None = None  # by number of workers, ins
 class Jobs:
     """Runs jobs over one context; use as a context manager. Workers start with the first use.
 
-    `load_context` must be picklable (a module-level function or a `functools.partial` of one).
+    `load_context` must be picklable (a module-level function or a `functools.partial` of one); `files` is what it
+    reads, which a cluster gets once. `progress` shows how many jobs run and wait there.
     """
 
-    def __init__(self, load_context: Callable[[], Any], compute: ComputeParams):
+    def __init__(
+        self,
+        load_context: Callable[[], Any],
+        compute: ComputeParams,
+        files: Sequence[Path] = (),
+        progress: Progress | None = None,
+    ):
         self._load_context, self._compute, self._number = load_context, compute, next(_numbers)
-        self._pool: ProcessPoolExecutor | None = None
+        self._files, self._progress = files, progress
+        self._pool: ProcessPoolExecutor | RayPool | None = None
         self._context: Any = None
 
     def __enter__(self) -> "Jobs":
@@ -46,47 +60,72 @@ class Jobs:
     def __exit__(self, kind, *_) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # running jobs have checkpoints; the stage's lock must not be let go before they end
+        local = self._compute.engine != "ray"
+        if local and kind is not None:  # running jobs have checkpoints; the stage's lock must not go before they end
             for worker in multiprocessing.active_children():
                 worker.kill()
             if _kept is not None:
                 _kept.clear()
-        elif _kept is not None:
+        elif local and _kept is not None:
             return
         self._pool.shutdown(cancel_futures=True)
 
-    def run_jobs(self, function: Callable[[Any, Any], Any], specs: Sequence) -> Iterator[tuple[int, Any]]:
+    def run_jobs(
+        self, function: Callable[[Any, Any], Any], specs: Sequence, name: Callable[[Any], str] = str
+    ) -> Iterator[tuple[int, Any]]:
         """Yields (index, function(spec, context)) as jobs finish, in any order.
 
-        A job's exception ends the run and is raised here; jobs that finished were yielded.
+        A job's exception ends the run and is raised here; jobs that finished were yielded. On a cluster, where many
+        jobs are under way, the others are finished first, but for bad input and deadlines, which are everyone's; what
+        failed is told by `name`, and the first by index is raised.
         """
-        if self._pool is None and (self._compute.engine == "inline" or min(len(specs), self._compute.workers) <= 1):
+        if self._pool is None and self._needs_no_workers(len(specs)):
             for index, spec in enumerate(specs):
                 yield index, function(spec, self.context)
             return
-        how = (self._number, self._load_context, function)
+        how, cluster = (self._number, self._load_context, function), self._compute.engine == "ray"
         try:
             pool = self._start()
             futures = {pool.submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
         except OSError as error:  # semaphores need a writable /dev/shm, and some containers have none
+            if cluster:
+                raise
             why = f"{error.strerror}; is /dev/shm writable?"
             raise WorkerError(f"no worker process can be started ({why}){INLINE}") from None
-        waiting = set(futures)
+        waiting, failed = set(futures), {}
         try:
-            for future in as_completed(futures):
-                if future.exception() is None:
-                    waiting.remove(future)
-                    yield futures[future], future.result()
-                    continue
-                for other in waiting:  # what finished beside the failure is not lost
-                    if other.done() and other.exception() is None:
-                        yield futures[other], other.result()
-                future.result()
+            while waiting and not (failed and not cluster):
+                done, waiting = wait(waiting, timeout=FIGURES_SECONDS if cluster else None, return_when=FIRST_COMPLETED)
+                if cluster and self._progress is not None:
+                    self._progress.note(**pool.figures())
+                for future in sorted(done, key=lambda future: future.exception() is not None):
+                    index, error = futures[future], future.exception()
+                    if error is None:
+                        yield index, future.result()
+                        continue
+                    failed[index] = error
+                    if isinstance(error, (InputError, DeadlineError)):
+                        raise error
+                    if cluster:
+                        log.warning("%s failed: %s; the other jobs go on", name(specs[index]), error)
+            if failed:
+                index = min(failed)
+                if cluster and isinstance(failed[index], WorkerError):
+                    raise WorkerError(f"{name(specs[index])}: {failed[index]}; run again to go on")
+                raise failed[index]
         except BrokenProcessPool:
             raise WorkerError(f"a worker process was killed (out of memory?); run again to go on{INLINE}") from None
         finally:
             for future in futures:
                 future.cancel()
+
+    def _needs_no_workers(self, jobs: int) -> bool:
+        match self._compute.engine:
+            case "inline":
+                return True
+            case "processes":
+                return min(jobs, self._compute.workers) <= 1
+        return jobs == 0
 
     @property
     def context(self):
@@ -95,7 +134,11 @@ class Jobs:
             self._context = self._load_context()
         return self._context
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self) -> "ProcessPoolExecutor | RayPool":
+        if self._pool is None and self._compute.engine == "ray":
+            from tamnas.pipeline.ray_jobs import RayPool  # here: Ray is an extra
+
+            self._pool = RayPool(self._compute, self._files)
         if self._pool is None:
             release_gpu_memory()
             workers, kept = self._compute.workers, {} if _kept is None else _kept

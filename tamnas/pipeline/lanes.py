@@ -11,9 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
-from tamnas.config.compute import share_workers
+from tamnas.config.compute import load_compute, share_workers
 from tamnas.pipeline.jobs import die_with_driver, kept_workers
 from tamnas.pipeline.plugins import load_plugins
 
@@ -47,15 +47,21 @@ def lanes(number: int) -> Iterator[Executor]:
         with kept_workers():
             yield Here()
         return
-    pool = Beside(number)
-    try:
-        yield pool
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ExitStack() as around:
+        compute = load_compute()
+        if compute.engine == "ray" and not compute.address:
+            from tamnas.pipeline.ray_jobs import cluster
+
+            around.enter_context(cluster(compute))  # one for all lanes
+        pool = Beside(number)
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _initialise(lanes: int) -> None:

@@ -70,6 +70,7 @@ class Progress:
         self._bar = tqdm(total=total, desc=what, disable=not (show and sys.stderr.isatty()))
         self._start, self._first, self._last = time.monotonic(), 0, 0.0
         self._figures: dict = {}
+        self._notes: dict[str, int] = {}
 
     def __enter__(self) -> "Progress":
         if _record is not None:
@@ -102,25 +103,29 @@ class Progress:
         self.done = self._first = done
         self._bar.update(done)
 
+    def note(self, **figures) -> None:
+        """Figures that stand beside those of every step from now on."""
+        self._notes = figures
+        self._show({}, 0)
+
     def step(self, units: int = 1, **figures) -> None:
         """So many more units are done; `figures` are shown beside it, floats with four digits."""
         self.done += units
         self._figures = figures
         if _record is not None:
             _record.write()
+        self._show(figures, units)
+
+    def _show(self, figures: dict, units: int) -> None:
+        figures = figures | self._notes
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(units)
         now = time.monotonic()
-        due = now - self._last >= LINE_SECONDS or self.done == self.total
+        due = now - self._last >= LINE_SECONDS or (units > 0 and self.done == self.total)
         if due and self.show and self._bar.disable:
             self._last = now
+            left = self.seconds_left()
             text = ", ".join(f"{key} {value}" for key, value in shown.items())
-            log.info(
-                "%s: %d/%d, %.0f s left%s",
-                self.what,
-                self.done,
-                self.total,
-                self.seconds_left(),
-                f" ({text})" if text else "",
-            )
+            told = "" if left is None else f", {left:.0f} s left"
+            log.info("%s: %d/%d%s%s", self.what, self.done, self.total, told, f" ({text})" if text else "")

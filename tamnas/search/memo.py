@@ -62,7 +62,7 @@ def memoised(
 ):
     """A `Memo` that evaluates subnets of `space` with the supernet's weights in jobs, about `total` of them."""
     load = partial(load_context, plan, weights, data, compute, space)
-    with Jobs(load, compute) as jobs, Progress(what, total) as progress:
+    with Progress(what, total) as progress, Jobs(load, compute, [weights, data], progress) as jobs:
 
         def evaluate(archs: Sequence[Architecture]) -> Evaluated:
             for index, values in jobs.run_jobs(evaluate_subnet, archs):

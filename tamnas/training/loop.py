@@ -24,6 +24,7 @@ from tamnas.pipeline.checkpoint import with_prefix
 from tamnas.pipeline.deadline import Pace
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
 from tamnas.pipeline.progress import Progress
+from tamnas.pipeline.ranks import any_rank, is_first, own_part
 from tamnas.seeding import torch_generator
 from tamnas.training.averaging import Average
 from tamnas.training.step import Stepper
@@ -175,12 +176,10 @@ def train(
     who = " ".join(map(str, key[1:]))
     watch = Watch(who, split.largest_share, len(split))
     for epoch in range(first, recipe.epochs):
-        try:
-            pace.require_time(f"{who}, epoch {epoch} of {recipe.epochs}")
-        except DeadlineError:
+        if (over := _deadline_error(pace, f"{who}, epoch {epoch} of {recipe.epochs}")) is not None:
             if resume and epoch > first:
                 _save(trainee, outcome, epoch - 1, resume.path)
-            raise
+            raise over
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
         try:
             row |= _epoch(trainee, stepper, split, recipe, attack, augment, (*key, "epoch", epoch), epoch)
@@ -204,6 +203,16 @@ def train(
     return outcome
 
 
+def _deadline_error(pace: Pace, what: str) -> DeadlineError | None:
+    """For all ranks, if the next epoch is too long for one of them."""
+    error = None
+    try:
+        pace.require_time(what)
+    except DeadlineError as reached:
+        error = reached
+    return (error or DeadlineError(f"{what}: stopped at the deadline")) if any_rank(error is not None) else None
+
+
 def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict[str, float]:
     """One pass over the data; reads the device once, at its end. `train_classes`: the most that one step predicted."""
     device = split.images.device
@@ -215,7 +224,7 @@ def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict
         x = x.to(memory_format=MEMORY_FORMAT)
         noise = STARTS[attack.loss](x, float(attack.eps), generator)
         model, optimiser = trainee.at(epoch, step)
-        figures = stepper(model, optimiser, x, y, noise, learning_rate(recipe, epoch + step / steps))
+        figures = stepper(model, optimiser, *own_part(x, y, noise), learning_rate(recipe, epoch + step / steps))
         trainee.stepped()
         sums += figures[:3]
         classes = torch.maximum(classes, figures[3])
@@ -240,6 +249,8 @@ def _merit(row: dict) -> list[float]:
 
 
 def _save(trainee: Trainee, outcome: TrainingOutcome, epoch: int, path: Path) -> None:
+    if not is_first():
+        return
     tensors = {f"trainee.{name}": tensor for name, tensor in trainee.tensors().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in outcome.best.items()}
     meta = {"epoch": epoch + 1, "history": outcome.history, "best_epoch": outcome.best_epoch}

@@ -4,6 +4,7 @@ A job trains one network and leaves its weights in the stage's checkpoint folder
 trained twice.
 """
 
+import operator
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,8 +153,9 @@ def train_networks(task: TrainingTask, jobs: Sequence[Job], what: str) -> Traine
     """Train all of `jobs`. Raises DeadlineError if none is finished at the deadline."""
     records: dict[int, Record] = {}
     function = partial(train_unless_stopped, show=True) if len(jobs) == 1 else train_unless_stopped
-    with Jobs(partial(TrainingTask.context, task), task.compute) as workers, Progress(what, len(jobs)) as progress:
-        for index, record in workers.run_jobs(function, jobs):
+    load, name = partial(TrainingTask.context, task), operator.attrgetter("network.id")
+    with Progress(what, len(jobs)) as progress, Jobs(load, task.compute, [task.data], progress) as workers:
+        for index, record in workers.run_jobs(function, jobs, name):
             if record is not None:
                 records[index] = record
                 progress.step(network=record.id, clean=record.last.clean, robust=record.last.robust)

@@ -10,6 +10,7 @@ from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet, load_tensors, supernet_tensors
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
 from tamnas.pipeline.progress import Progress
+from tamnas.pipeline.ranks import is_first
 from tamnas.seeding import numpy_generator, torch_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -76,7 +77,7 @@ def train_phase(
             tensor.zero_()
     recipe = plan.recipe
     paths = SampledPaths(supernet, plan, steps_per_epoch(split, recipe.batch_size), key)
-    with Progress(f"{stage.replace('_', ' ')} {plan.name}", recipe.epochs) as progress:
+    with Progress(f"{stage.replace('_', ' ')} {plan.name}", recipe.epochs, show=is_first()) as progress:
         outcome = train(
             paths,
             split,

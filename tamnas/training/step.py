@@ -15,6 +15,7 @@ from tamnas.attacks.yopo import perturb, pgd_at_loss, trades_loss
 from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import Runtime
+from tamnas.pipeline.ranks import average_gradients, ranks, total
 from tamnas.training.awp import at_worst_weights
 from tamnas.training.graphs import Captured
 
@@ -31,6 +32,8 @@ def train_step(
     twin: Folded | None = None,
 ) -> Tensor:
     """One step; returns (loss, clean correct, robust correct, classes predicted), float32, on device.
+
+    Of several ranks (`tamnas.pipeline.ranks`) each is given its part of the batch, and the figures are the whole's.
 
     With a `twin` of the model, the perturbation is found on it: the same function as the model
     in eval mode, for less.
@@ -53,12 +56,15 @@ def train_step(
     with at_worst_weights(model, objective, recipe.awp) if recipe.awp else nullcontext():
         loss, clean, robust = objective()
         loss.backward()
+    average_gradients(model.parameters())
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()
     predicted = clean.argmax(1)
-    classes = clean.new_zeros(clean.shape[1]).index_fill_(0, predicted, 1).sum()
-    return torch.stack((loss.detach(), (predicted == y).sum(), (robust.argmax(1) == y).sum(), classes))
+    present = clean.new_zeros(clean.shape[1]).index_fill_(0, predicted, 1)
+    right = (predicted == y).sum(), (robust.argmax(1) == y).sum()
+    figures = total(torch.cat((torch.stack((loss.detach() / ranks(), *right)), present)))
+    return torch.cat((figures[:3], (figures[3:] > 0).sum(0, keepdim=True)))
 
 
 class Stepper:

@@ -156,7 +156,16 @@ BAD = [
     ("numerics.deterministic", 1),
     ("compute.device", "tpu"),
     ("compute.workers", 0),
-    ("compute.engine", "ray"),
+    ("compute.engine", "slurm"),
+    ("compute.address", "ray://head:10001"),
+    ("compute.address", "head"),
+    ("compute.gpus_per_job", 2),
+    ("compute.cpus_per_job", 0),
+    ("compute.max_retries", 1.5),
+    ("compute", {"engine": "ray", "device": "cuda:1"}),  # Ray gives each job its GPU
+    ("compute", {"engine": "ray", "device": "cuda"}),  # without a share of a GPU
+    ("supernet.ranks", 0),
+    ("supernet.ranks", 3),  # does not divide the batch
     ("run.datasets", []),
     ("run.datasets", ["mnist"]),
     ("run.rows", {}),

@@ -44,10 +44,12 @@ def tiny_run(tmp_path, monkeypatch):
 def test_every_benchmark_runs(tiny_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", types.ModuleType("torchattacks"))
     sys.modules["torchattacks"].PGD = StandIn
+    sizes = {name: options for name, options in benchmarks.TINY.items() if name != "cluster"}
     with kept_workers():
-        assert benchmarks.run_all("cpu", None, benchmarks.TINY, tiny_run / "results" / "cpu") == []
+        assert benchmarks.run_all("cpu", None, sizes, tiny_run / "results" / "cpu") == []
     found = {path.stem: json.loads(path.read_text()) for path in (tiny_run / "results" / "cpu").iterdir()}
-    assert set(found) == set(benchmarks.TINY) == set(benchmarks.MAINS)
+    assert set(found) == set(sizes)
+    assert set(benchmarks.TINY) == set(benchmarks.MAINS)
     text = page.page(tiny_run / "results")
     for result in found.values():
         assert result["rounds"] >= 1
@@ -59,6 +61,17 @@ def test_every_benchmark_runs(tiny_run, monkeypatch):
     assert judged["a new path of the supernet, its step's capture included"] == "unproven (not measured)"
     assert judged["PGD grid, 10,000 images: over torchattacks"] == "unproven (not measured)"
     assert judged["subnets evaluated per second: over one by one"] in ("met", "missed")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_cluster_runs(tiny_run):
+    """What it computes of the study: tests/unit/test_schedule.py."""
+    pytest.importorskip("ray")
+    assert benchmarks.run_all("cpu", None, {"cluster": benchmarks.TINY["cluster"]}, tiny_run / "results" / "cpu") == []
+    found = json.loads((tiny_run / "results" / "cpu" / "cluster.json").read_text())
+    assert set(found["engines"]) == {"processes, 2", "ray, 1"}
+    assert found["engines"]["ray, 1"]["store_bytes"] >= found["files_bytes"]
+    assert found["study"]["64"]["makespan"] >= found["study"]["64"]["ideal"]
 
 
 def test_the_sizes_are_those_of_benchmarks():

@@ -259,6 +259,18 @@ def test_plans_round_trip_through_yaml(folder):
     assert list(study.rows) == list(RAW["run"]["rows"])
 
 
+def test_ranks_are_told_to_the_phases_alone_and_compute_to_no_stage():
+    def written(changes: dict) -> dict:
+        return {
+            str(path): plan.plain() for path, plan in stage_plans(resolve_all(parse_params(edited(changes)))).items()
+        }
+
+    before, after = written({}), written({"supernet.ranks": 4})
+    told = {f"plan/{ROW}/supernet_{phase}.yaml" for phase in ("block", "joint")}
+    assert {path for path in before if before[path] != after[path]} == told | {str(STUDY)}
+    assert written({"compute.engine": "ray", "compute.max_retries": 0, "compute.address": "auto"}) == before
+
+
 def test_plan_of_another_format_is_refused(folder):
     plans = stage_plans(resolve_all(load_params(ROOT / "params.yaml")))
     path = Path(f"plan/{ROW}/search.yaml")
