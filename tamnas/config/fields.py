@@ -55,6 +55,7 @@ def format_fraction(value: Fraction) -> str:
 
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Ranks = Annotated[int, Field(ge=1, le=1024)]
 PixelFraction = Annotated[Fraction, BeforeValidator(parse_fraction), PlainSerializer(format_fraction, return_type=str)]
 
 

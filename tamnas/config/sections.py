@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.attacks.registry import AnyAttack, Attack, EvalAttack, Pgd
-from tamnas.config.fields import PixelFraction, Positive, Section, distinct, exactly_one, only_ints
+from tamnas.config.fields import PixelFraction, Positive, Ranks, Section, distinct, exactly_one, only_ints
 from tamnas.data.sources import SOURCES
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
@@ -18,7 +18,6 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TrainingLoss = Literal["trades", "pgd_at"]
-Ranks = Annotated[int, Field(ge=1, le=1024)]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
