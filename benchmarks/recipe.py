@@ -50,7 +50,7 @@ RECIPES = {
     "awp": recipe(awp=0.005),
     "label-smoothing": recipe(label_smoothing=0.1),
     "silu": {"network": {"activation": "silu"}},
-    "pgd-at": recipe(attack={"eps": "8/255", "yopo": {"m": 2, "n": 1}, "loss": "pgd_at"}),
+    "pgd-at": recipe(attack={"eps": "8/255", "yopo": {"m": 2, "n": 1}, "loss": "pgd_at", "lam": None}),
     "strides-1-2-2": {"network": {"strides": [1, 2, 2]}} | recipe(epochs=8),
 }
 

@@ -112,7 +112,7 @@ def test_jobs_run_on_both_nodes_and_each_worker_loads_its_context_once_from_the_
     processes = {process for _, (*_, process) in [*found, *again]}
     assert os.getpid() not in processes
     assert len(list(tmp_path.glob(f"{next(iter(processes))}-*"))) == 1
-    assert re.search(r"jobs: \d/8.* \(running [12], waiting \d", caplog.text)
+    assert re.search(r"jobs: \d/8.* \(running \d, waiting \d", caplog.text)
 
 
 def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
