@@ -19,7 +19,7 @@ from tamnas.release.network import images, read
 from tests.helpers.command import answer, refusal, tamnas
 from tests.helpers.tiny import ROW, copy_of
 
-# An environment of its own has it (README): it asks for older test tools than requirements.lock holds.
+# An environment of its own has it, as it wants older test tools than requirements.lock has (docs/tutorials/export.md).
 needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch")
 QUERIES = 50  # of Square, instead of 5,000
 WITHOUT_TORCH = """
