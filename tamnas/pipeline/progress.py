@@ -39,9 +39,8 @@ class _Record:
         self._last = time.monotonic()
         text = json.dumps({**self._head, "progress": [counter.state() for counter in self.counters]})
         temporary = self.path.with_name(self.path.name + ".tmp")
-        with suppress(
-            OSError
-        ):  # a full disk must not end a stage for this; not synced either, as nothing depends on it
+        # A full disk must not end a stage for this; not synced either, as nothing depends on it.
+        with suppress(OSError):
             temporary.write_text(text)
             os.replace(temporary, self.path)
 
