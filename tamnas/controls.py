@@ -18,11 +18,12 @@ from tamnas.pipeline.paths import results, seeded, weights
 from tamnas.records import Job, Label, NetworkSpec, Start, best, read_records
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
-from tamnas.space.sampling import matching, reversed_order
+from tamnas.space.sampling import matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
 
 RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
-OTHER_NETWORKS = ("random_networks", "lego_reversed", "lego_random")  # which differ in the architecture alone
+# Those which differ in the architecture alone.
+OTHER_NETWORKS = ("random_networks", "lego_reversed", "lego_uniform", "lego_random")
 
 
 def row_jobs(
@@ -35,7 +36,7 @@ def row_jobs(
     """
     row, seed, controls = plan.name, plan.seed, plan.controls
     archs = {network.id: network.architecture for network in selected}
-    space, jobs = SearchSpace.from_params(plan), []
+    space, jobs = replace(SearchSpace.from_params(plan), max_macs=plan.max_macs), []
     scratch_key, finetune_key = (seed, "retrain_scratch", row), (seed, "retrain_finetune", row)
     if controls.random_networks:
         generator = numpy_generator(seed, "controls", row, "random_networks")
@@ -85,6 +86,9 @@ def _lego_jobs(
     if controls.reversed:
         label = Label("lego_reversed", kind, "lego", plan.seed)
         jobs.append(_job("lego-reversed", label, reversed_order(space, lego), plan.training, key))
+    if controls.uniform:
+        label = Label("lego_uniform", kind, "lego", plan.seed)
+        jobs.append(_job("lego-uniform", label, uniform(space, space.parameters(lego)), plan.training, key))
     generator = numpy_generator(plan.seed, "controls", plan.name, "lego_random")
     drawn = matching(space, [space.parameters(lego)] * controls.random, generator, taken=[lego])
     label = Label("lego_random", kind, "lego", plan.seed)
@@ -107,6 +111,7 @@ def status(plan: ControlsStagePlan) -> dict:
     """For each control whether it was run, JSON-able; `OWN` where the row itself has its setting."""
     statuses = {
         "lego_reversed": RUN if plan.controls.legonet.reversed else NOT_RUN,
+        "lego_uniform": RUN if plan.controls.legonet.uniform else NOT_RUN,
         "lego_random": RUN if plan.controls.legonet.random else NOT_RUN,
         "seeds": RUN if plan.seeds else NOT_RUN,
     }

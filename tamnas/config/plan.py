@@ -237,6 +237,7 @@ class RowControlsStagePlan(ControlsStagePlan):
 
     finetune: sections.TrainingPlan
     budget: sections.ParameterRange | None
+    max_macs: Positive | None
     weights: Literal["best", "last"]
     controls: sections.ControlsPlan
 
@@ -282,6 +283,7 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         "size": row.data.size,
         "batch_size": row.supernet.joint.recipe.batch_size,
         "budget": row.search.budget,
+        "max_macs": row.search.max_macs,
         "top": row.legonet.top,
         "weights": row.eval.weights,
         "training": row.retrain.scratch,

@@ -3,6 +3,7 @@
 Nothing here needs torch, so that bad input answers at once.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tamnas.config.params import BaseParams, Params
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.sections import EvalParams, TrainingAttackPlan, ValidationParams
 from tamnas.errors import InputError
+from tamnas.space.sampling import uniform
 from tamnas.space.space import SearchSpace
 
 RESERVED = ("baselines", "pooled_lego")  # entries of metrics.json beside the rows
@@ -143,17 +145,20 @@ def _require_shared(params: Params, mode: str) -> None:
 def _require_budgets(plan: RowPlan, source: str) -> None:
     try:
         space = SearchSpace.from_params(plan)
-        if "macs" in plan.search.objectives:
+        if "macs" in plan.search.objectives or plan.search.max_macs:
             space.mac_sums  # noqa: B018 - raises where a block counts none
+        if plan.controls.legonet.uniform:
+            uniform(space, size=0)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     first = min(plan.supernet.joint.open_ratios.first, len(space.ratios))
     for name, budget, ratios in (
         ("supernet.block.budget", plan.supernet.block.budget, space.ratios[-1:]),
         ("supernet.joint.budget", plan.supernet.joint.budget, space.ratios[-first:]),
-        ("search.budget", plan.search.budget, None),
     ):
         space.require_feasible(budget, ratios, f"{source}: {name}")
+    searched = replace(space, max_macs=plan.search.max_macs)
+    searched.require_feasible(plan.search.budget, name=f"{source}: search.budget")
 
 
 def _refuse_near_miss(grid: EvalParams, validation: ValidationParams, source: str) -> None:

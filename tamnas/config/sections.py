@@ -247,6 +247,7 @@ class Nsga2Params(Section):
     objectives: tuple[str, ...] = ("clean_error", "robust_error", "parameters")
     crossover_probability: Share
     budget: ParameterRange | None = None
+    max_macs: Positive | None = None
     bn_calibration_images: Count
     stagnation: Positive | None = None
     predictor: Literal["extra_trees"] | None = None
@@ -353,9 +354,10 @@ class NumericsParams(Section):
 
 
 class LegoControlsParams(Section):
-    """Lego-Net with its layers in reversed order, and so many random networks of its size."""
+    """Lego-Net reversed, block 0 everywhere and so many random networks, the latter of about its size."""
 
     reversed: bool = False
+    uniform: bool = False
     random: Count = 0
 
 
@@ -374,7 +376,7 @@ class PooledControlsPlan(Section):
     @property
     def training(self) -> bool:
         """Whether any control trains networks."""
-        return self.legonet.reversed or self.legonet.random > 0
+        return self.legonet.reversed or self.legonet.uniform or self.legonet.random > 0
 
 
 class ControlsPlan(PooledControlsPlan):

@@ -60,8 +60,8 @@ def time_parts(space: SearchSpace) -> dict:
 
 
 def search_space(plan: SearchStagePlan, latencies: Mapping | None) -> SearchSpace:
-    """The plan's, with what `time_parts` measured of it, if that is given."""
-    space = SearchSpace.from_params(plan)
+    """The plan's under `search.max_macs`, with what `time_parts` measured of it, if that is given."""
+    space = replace(SearchSpace.from_params(plan), max_macs=plan.search.max_macs)
     return space if latencies is None else with_latencies(space, latencies)
 
 

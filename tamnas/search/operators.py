@@ -15,7 +15,7 @@ from tamnas.config.sections import SearchPlan
 from tamnas.search.fitness import Fitness
 from tamnas.search.predictor import CHILDREN, most_promising
 from tamnas.space.architecture import Architecture
-from tamnas.space.space import SearchSpace, bounds
+from tamnas.space.space import SearchSpace
 
 
 class BudgetSampling(Sampling):
@@ -46,13 +46,11 @@ class GeneMutation(Mutation):
         ] + [np.arange(len(space.ratios))] * len(space.layers)
 
     def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
-        low, high = bounds(self.budget)
         children = X.astype(int)
         waiting = np.arange(len(X))
         for _ in range(self.tries):
             children[waiting] = self._mutate(X[waiting].astype(int), random_state)
-            sizes = self.space.genes_parameters(children[waiting])
-            waiting = waiting[(sizes < low) | (sizes > high)]
+            waiting = waiting[~self.space.within(children[waiting], self.budget)]
             if len(waiting) == 0:
                 return children
         children[waiting] = self.space.sample_genes(random_state, len(waiting), self.budget)

@@ -1,4 +1,4 @@
-"""Random architectures of a wanted size, and an architecture with its layers reversed: for controls."""
+"""Architectures for controls: random or uniform ones of a wanted size, and one with its layers reversed."""
 
 from collections.abc import Iterable
 
@@ -31,6 +31,13 @@ def reversed_order(space: SearchSpace, arch: Architecture) -> Architecture:
     return space.require_legal(Architecture(*zip(*genes, strict=True)))
 
 
+def uniform(space: SearchSpace, size: int) -> Architecture:
+    """Block 0, ShuffleNetV2's, in every layer, at the one ratio that comes nearest to `size` parameters."""
+    depth = len(space.layers)
+    archs = [space.require_legal(Architecture((0,) * depth, (ratio,) * depth)) for ratio in space.ratios]
+    return min(archs, key=lambda arch: abs(space.parameters(arch) - size))
+
+
 def matching(
     space: SearchSpace,
     sizes: Iterable[int],
@@ -50,8 +57,7 @@ def matching(
         # A size at the edge of the space may have few architectures, all taken: then draw more widely.
         for widened in (tilt, tilt / 2, tilt / 4, 0.0):
             genes = _tilted_genes(space, generator, widened)
-            counts = space.genes_parameters(genes)
-            genes = genes[(counts >= low) & (counts <= high)]
+            genes = genes[space.within(genes, budget)]
             order = np.argsort(np.abs(space.genes_parameters(genes) - size), kind="stable")
             fresh = (arch for arch in map(space.decode, genes[order]) if arch not in known)
             if arch := next(fresh, None):

@@ -33,8 +33,9 @@ class SearchSpace:
     `channels`, `repeats` and `strides` have one entry per stage; the first layer of a stage
     has its stride, the others 1. `width` multiplies `channels` alone: stem and head stay. `head` None: pooling and the
     classifier alone, in which the search decides about nearly all parameters. `size` is the side of images in pixels,
-    which multiply-accumulates depend on. `latencies`: milliseconds of each part on one machine, where they were
-    measured (`tamnas.search.latency`).
+    which multiply-accumulates depend on; `max_macs`: the most of them that what is drawn or bred
+    may have, in the search's space. `latencies`: milliseconds of each part on one machine, where they were measured
+    (`tamnas.search.latency`).
     """
 
     num_classes: int = 10
@@ -48,6 +49,7 @@ class SearchSpace:
     blocks: tuple[int, ...] = PAPER_BLOCKS
     ratios: tuple[float, ...] = RATIOS
     size: int = 32
+    max_macs: int | None = None
     latencies: Sums | None = field(default=None, repr=False, compare=False)
     layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
 
@@ -154,7 +156,8 @@ class SearchSpace:
         for block in self.blocks:
             if BLOCKS[block].macs is None:
                 raise InputError(
-                    f"search.objectives: macs: choice block {block}, {BLOCKS[block].name!r}, counts no macs"
+                    f"search.objectives: macs, search.max_macs: choice block {block}, {BLOCKS[block].name!r}, "
+                    "counts no macs"
                 )
         stem, last = 27 * self.stem_channels * self.size**2, self.layers[-1].cout
         if self.head is None:
@@ -197,7 +200,7 @@ class SearchSpace:
     def sample(
         self, generator: np.random.Generator, budget: Budget = None, ratios: Sequence[float] | None = None
     ) -> Architecture:
-        """One architecture, uniform over those within `budget` (inclusive; None: no bound).
+        """One architecture, uniform over those within `budget` (inclusive; None: no bound) and `max_macs`.
 
         Raises InputError if the budget misses the space's exact range, naming both.
         """
@@ -206,23 +209,22 @@ class SearchSpace:
     def sample_genes(
         self, generator: np.random.Generator, count: int, budget: Budget = None, ratios: Sequence[float] | None = None
     ) -> np.ndarray:
-        """`count` rows of genes (block indices, then ratio indices), uniform under `budget`.
+        """`count` rows of genes (block indices, then ratio indices), uniform under `budget` and `max_macs`.
 
         Rejection sampling. Raises InputError when the budget misses the
         exact range of the space, or is met by fewer than about one in two million draws.
         """
         self.require_feasible(budget, ratios)
-        low, high = bounds(budget)
         rows: list[np.ndarray] = []
         for _ in range(_MAX_BATCHES):
-            genes = self._uniform_genes(generator, max(_BATCH if budget else 0, count), ratios)
-            counts = self.genes_parameters(genes)
-            rows += list(genes[(counts >= low) & (counts <= high)][: count - len(rows)])
+            genes = self._uniform_genes(generator, max(_BATCH if budget or self.max_macs else 0, count), ratios)
+            rows += list(genes[self.within(genes, budget)][: count - len(rows)])
             if len(rows) == count:
                 return np.stack(rows)
-        smallest, largest = self.parameter_range(ratios)
+        (low, high), (smallest, largest) = bounds(budget), self.parameter_range(ratios)
+        capped = f" and at most {self.max_macs:,} multiply-accumulates" if self.max_macs else ""
         raise InputError(
-            f"budget: {low:,.0f} to {high:,.0f} parameters is inside the space's range "
+            f"budget: {low:,.0f} to {high:,.0f} parameters{capped} is inside the space's range "
             f"({smallest:,} to {largest:,}), but fewer than one in {_BATCH * _MAX_BATCHES // count:,} draws meets it"
         )
 
@@ -259,8 +261,22 @@ class SearchSpace:
         """Parameter counts of rows of genes, int64."""
         return self.parameter_sums.of(genes)
 
+    def within(self, genes: np.ndarray, budget: Budget) -> np.ndarray:
+        """Which rows of genes have a number of parameters in `budget` and `max_macs` at most, bool."""
+        low, high = bounds(budget)
+        counts = self.genes_parameters(genes)
+        fits = (counts >= low) & (counts <= high)
+        return fits if self.max_macs is None else fits & (self.mac_sums.of(genes) <= self.max_macs)
+
     def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None, name: str = "budget") -> None:
         """Raises InputError, naming both ranges, when no architecture can have the size asked for."""
+        if self.max_macs is not None:
+            fewest, most = self.mac_sums.range([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
+            if self.max_macs < fewest:
+                raise InputError(
+                    f"{name}: no architecture has at most {self.max_macs:,} multiply-accumulates (search.max_macs); "
+                    f"this space has {fewest:,} to {most:,}"
+                )
         if budget is None:
             return
         smallest, largest = self.parameter_range(ratios)

@@ -72,5 +72,5 @@ def test_a_block_without_a_count_is_refused_where_macs_are_an_objective():
     finally:
         del BLOCKS[22:]
     assert str(caught.value) == (
-        "params.yaml: modes.base: search.objectives: macs: choice block 22, 'B', counts no macs"
+        "params.yaml: modes.base: search.objectives: macs, search.max_macs: choice block 22, 'B', counts no macs"
     )

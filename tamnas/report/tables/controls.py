@@ -76,6 +76,7 @@ def _lr(control: str) -> str:
 def _of_lego(scope: str, controls: ControlResults, lego: LegoNet | None) -> Iterator[Comparison]:
     for control, title in (
         ("lego_reversed", "Lego-Net with its layers reversed"),
+        ("lego_uniform", "block 0 in every layer, of about Lego-Net's size"),
         ("lego_random", "random networks of Lego-Net's size"),
     ):
         switch = f"legonet.{control.removeprefix('lego_')}"
