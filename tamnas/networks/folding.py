@@ -1,4 +1,4 @@
-"""A faster twin of a network for attacks: BatchNorm folded, small 1x1 convolutions as products."""
+"""A faster twin of a network for attacks: BatchNorm folded, ReLU in place."""
 
 import copy
 from collections.abc import Iterator
@@ -11,33 +11,6 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 
-def is_pointwise(module: nn.Module) -> bool:
-    """Whether it is a convolution that sees one pixel at a time."""
-    if not isinstance(module, nn.Conv2d):
-        return False
-    return (*module.kernel_size, *module.stride, *module.padding, module.groups) == (1, 1, 1, 1, 0, 0, 1)
-
-
-class Pointwise(nn.Module):
-    """A 1x1 convolution that computes small channels-last maps as a matrix product, over the same tensors.
-
-    On CPU a convolution's set-up costs more than the arithmetic of a map of `PIXELS`: 1.1 to 3
-    times as fast there (docs/log.md), and slower on larger maps.
-    """
-
-    PIXELS = 4 * 4
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or x.shape[2] * x.shape[3] > self.PIXELS:
-            return self.conv(x)
-        weight = self.conv.weight.flatten(1)
-        return F.linear(x.permute(0, 2, 3, 1), weight, self.conv.bias).permute(0, 3, 1, 2)
-
-
 class Rectifier(nn.Module):
     """ReLU in place, for an input that nothing else reads. Of a view a copy, since autograd would copy its base."""
 
@@ -46,7 +19,7 @@ class Rectifier(nn.Module):
 
 
 class Folded:
-    """A frozen twin of `model` in eval mode, each BatchNorm folded into its convolution, 1x1 ones as `Pointwise`.
+    """A frozen twin of `model` in eval mode, each BatchNorm folded into its convolution.
 
     `network` computes the same function up to float32 rounding, and is 1.5 times as fast under
     attack on CPU. It shares every other tensor with the model; after the model's weights have
@@ -62,10 +35,8 @@ class Folded:
             (model.get_submodule(conv), model.get_submodule(norm), self._fold(conv, norm))
             for conv, norm in list(_pairs(model))
         ]
-        faster = {name: Rectifier() for name in _rectified(self.network)}
-        faster |= {name: Pointwise(module) for name, module in self.network.named_modules() if is_pointwise(module)}
-        for name, module in faster.items():
-            self.network.set_submodule(name, module)
+        for name in list(_rectified(self.network)):
+            self.network.set_submodule(name, Rectifier())
         self.refresh()
 
     def _fold(self, conv: str, norm: str) -> nn.Conv2d:

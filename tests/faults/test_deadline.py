@@ -168,6 +168,7 @@ def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(finished_run, 
     assert contents(folder, "results", "runs", *REPORTED) == contents(finished_run, "results", "runs", *REPORTED)
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_search_skips_what_needs_it(finished_run, folder):
     done_until("search", folder, finished_run)
     unfinished = stopped_run("search", 8)
@@ -180,6 +181,7 @@ def test_a_stop_in_the_search_skips_what_needs_it(finished_run, folder):
     assert contents(folder, *names) == contents(finished_run, *names)
 
 
+@pytest.mark.slow
 def test_a_stop_in_evaluation_keeps_what_is_evaluated(finished_run, folder):
     done_until("never", folder, finished_run)
     unfinished = stopped_run(": PGD", 2)  # the final network and its further attack, and the next network

@@ -44,6 +44,7 @@ def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(finished_run,
     assert path.read_bytes() == (finished_run / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_path, monkeypatch):
     """As docs/gpu.md has it: Lego-Net of all its networks, then the best of these alone."""
     monkeypatch.chdir(finished_run)

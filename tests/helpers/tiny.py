@@ -27,7 +27,7 @@ IN_PROCESS = {"engine": "inline", "workers": 1, "device": "cpu", "checkpoint_sec
 CONTROLS_ON = {
     "random_networks": True,
     "random_search": True,
-    "legonet": {"reversed": True, "random": 2},
+    "legonet": {"reversed": True, "uniform": True, "random": 2},
     "finetune_lr": [0.01],
     "finetune_equal_budget": True,
     "common_attack": {"eps": "4/255", "attack_steps": 2},

@@ -41,6 +41,7 @@ def tiny_run(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_benchmark_runs(tiny_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", types.ModuleType("torchattacks"))
     sys.modules["torchattacks"].PGD = StandIn

@@ -32,7 +32,7 @@ def everything(folder: Path) -> dict:
     raw["search"]["attack"]["steps"] = raw["retrain"]["validation"]["attack"]["steps"] = 2
     raw["eval"].update(eps=["8/255"], steps=[2], final=[])
     raw["eval"]["checks"].update(attack={"eps": "8/255", "steps": 2}, restarts=2)
-    raw["seeds"], raw["controls"] = [1], {**CONTROLS_ON, "legonet": {"reversed": True, "random": 1}}
+    raw["seeds"], raw["controls"] = [1], {**CONTROLS_ON, "legonet": {"reversed": True, "uniform": True, "random": 1}}
     write_params(folder, raw)
     return raw
 
@@ -85,7 +85,7 @@ def test_all_controls_are_trained_and_tested(finished):
     told = read(finished, "controls", ROW, "controls.json")["controls"]
     assert set(told.values()) == {RUN}
     by_seed = {seed: read(finished, "controls", ROW, f"seed-{seed}", "validation.json")["networks"] for seed in (0, 1)}
-    assert len(by_seed[0]) == 2 + 1 + 1 + 2 + 2 + 2
+    assert len(by_seed[0]) == 2 + 1 + 1 + 1 + 2 + 2 + 2
     assert {one["control"] for one in by_seed[1]} == {"seeds"}
     own = {one["id"]: one for one in read(finished, "retrain_scratch", ROW, "seed-0", "validation.json")["networks"]}
     for one in by_seed[0]:
@@ -105,7 +105,7 @@ def test_all_controls_are_trained_and_tested(finished):
         curves = read(finished, "controls", ROW, f"seed-{seed}", "curves.csv")
         assert {line["network"] for line in curves} == {one["id"] for one in networks}
     pooled = read(finished, "controls_pooled", "seed-1", "validation.json")["networks"]
-    assert [(one["kind"], one["of"]) for one in pooled] == [("legonet_pooled", "lego"), ("baselines", "resnet20")]
+    assert [(one["kind"], one["of"]) for one in pooled] == [("legonet_pooled", "lego"), ("baselines", "resnet8")]
 
 
 def test_random_search_stands_beside_the_search(finished):

@@ -324,6 +324,7 @@ def test_the_legend_of_plots_tells_revisions_apart():
 # -- real commands ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_repro_runs_what_was_told(repo):
     assert "up to date" in dvc(repo, "repro")  # every stage was committed as it would have run
     edit(repo, finetune_epochs)

@@ -68,6 +68,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_stage_under_dvc_goes_on_and_ends_with_the_runners_bits(finished_run, tmp_path):
     folder, target = project(tmp_path / "project", tiny_params()), f"supernet_block@{ROW}"
     assert repro_killed_in(folder, "supernet_block", target)

@@ -85,6 +85,7 @@ def test_any_two_to_four(copy, clock, objectives):
     assert (copy / "results" / "digits" / "search" / ROW / "latencies.json").exists() == ("latency" in objectives)
 
 
+@pytest.mark.slow
 def test_reports_follow(copy, clock):
     raw = minimise(copy, "macs", "latency", "robust_error", "clean_error")  # sizes first
     raw["retrain"]["max_subnets"] = 2

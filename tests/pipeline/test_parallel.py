@@ -67,7 +67,8 @@ def test_a_failure_costs_what_needs_it_and_is_raised_at_the_end(finished_run, fo
 
 
 @pytest.mark.parametrize(
-    "struck", ["driver, Ctrl-C", "lane, killed", pytest.param("driver, killed", marks=pytest.mark.slow)]
+    "struck",
+    ["driver, Ctrl-C", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lane, killed", "driver, killed"))],
 )
 def test_no_process_outlives_a_run_that_breaks_off(finished_run, folder, struck):
     raw = two_rows()

@@ -35,9 +35,11 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*.json")}
 
 
+@pytest.mark.slow
 def test_recipes(cifar10, tmp_path, monkeypatch):
     monkeypatch.setitem(recipe.BASE["retrain"]["scratch"], "epochs", 2)
     monkeypatch.setattr(recipe, "SEEDS", 2)
+    monkeypatch.setattr(recipe, "TRAIN", None)
     options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
     text = printed(recipe.main, *options)
     assert all(f"\n| {name} | " in text for name in recipe.RECIPES)
@@ -61,6 +63,7 @@ def test_every_schedule_trains_as_its_name_says(tmp_path):
     assert {float(row.supernet.attack.step_size) for row in rows.values()} == {5 / 255}
 
 
+@pytest.mark.slow
 def test_ranking(cifar10, tmp_path, monkeypatch):
     for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
         monkeypatch.setattr(ranking, name, value)

@@ -59,7 +59,7 @@ def run(attack: EvalAttack, network: nn.Module, data, **more) -> Outcome:
     return attack_model(network, lambda chosen: x[chosen], y, attack, KEY, **more)
 
 
-@pytest.mark.parametrize("batch_size", [250, 13])
+@pytest.mark.parametrize("batch_size", [250, pytest.param(13, marks=pytest.mark.slow)])
 def test_autoattack_equals_the_package_called_directly(network, data, batch_size):
     """Every image after every attack, batches of survivors included; the package's driver for the classes there are."""
     ours = run(AutoAttack(eps=EPS, batch_size=batch_size), network, data)
@@ -174,7 +174,7 @@ def test_the_total_is_never_above_the_weakest_of_its_parts(network, data):
     assert total.accuracy <= alone.accuracy
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("classes", [2, 3, 4, pytest.param(10, marks=pytest.mark.slow)])
 def test_as_many_targets_as_there_are_classes(classes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
@@ -191,6 +191,7 @@ def test_as_many_targets_as_there_are_classes(classes):
 # -- masked gradients -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_scale_masks_the_cross_entropy_and_neither_the_margin_nor_autoattack(network, data):
     masked = Scaled(network, 1e4)
     left = {

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from tamnas.networks.baselines import baseline
 from tamnas.networks.batchnorm import recalibrate
-from tamnas.networks.folding import Folded, Pointwise, Rectifier, is_pointwise
+from tamnas.networks.folding import Folded, Rectifier
 from tamnas.networks.subnet import Subnet
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -103,32 +103,6 @@ def test_folded_copies_compute_the_same_function(name):
         assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
         assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())  # the original is left as found
-
-
-@pytest.mark.parametrize("size", [1, 4, 5])
-@pytest.mark.parametrize("bias", [True, False])
-def test_pointwise_is_the_convolution(size, bias):
-    generator = torch.Generator().manual_seed(0)
-    conv = nn.Conv2d(6, 9, 1, bias=bias)
-    assert is_pointwise(conv)
-    results = []
-    for module in (conv, Pointwise(conv)):
-        x = torch.rand(5, 6, size, size, generator=generator.manual_seed(0)).requires_grad_()
-        y = module(x.to(memory_format=torch.channels_last))
-        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])))
-    for ours, theirs in zip(*results, strict=True):
-        assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, stride=2), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, padding=1),
-        nn.Linear(4, 4),
-    ],
-)  # fmt: skip
-def test_only_convolutions_of_single_pixels_are_pointwise(conv):
-    assert not is_pointwise(conv)
 
 
 def test_rectifier_spares_views():

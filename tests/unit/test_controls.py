@@ -19,7 +19,7 @@ from tamnas.errors import InputError
 from tamnas.records import Job, NetworkSpec, Start
 from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
-from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order
+from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, tiny_params, write_params
 from tests.helpers.toy_search import fitness_of, planned
@@ -43,7 +43,7 @@ def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePla
 # -- architectures ------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), width=st.sampled_from((1, 2)))
 def test_random_networks_have_the_size_wanted(share, seed, width):
     space = SearchSpace.paper(width=width)
@@ -55,7 +55,7 @@ def test_random_networks_have_the_size_wanted(share, seed, width):
     assert abs(space.parameters(arch) - size) < 0.001 * size
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 99), low=st.integers(1_650_000, 1_900_000))
 def test_random_networks_are_legal_distinct_new_and_in_budget(seed, low):
     random = np.random.default_rng(seed)
@@ -69,6 +69,14 @@ def test_random_networks_are_legal_distinct_new_and_in_budget(seed, low):
         assert budget[0] <= PAPER.parameters(arch) <= budget[1]
         nearest = min(max(size, budget[0]), budget[1])  # of what the budget has
         assert abs(PAPER.parameters(arch) - nearest) < 4_000
+
+
+def test_the_uniform_network_is_the_one_of_the_nearest_size():
+    found = [uniform(PAPER, size) for size in (0, 1_747_704, 1_748_000, 10**9)]
+    assert [set(arch.blocks) for arch in found] == [{0}] * 4
+    assert [set(arch.ratios) for arch in found] == [{0.2}, {1.0}, {1.0}, {2.0}]
+    with pytest.raises(InputError, match="block 0 at layer 0"):
+        uniform(SearchSpace(blocks=(1, 6)), 1_000_000)
 
 
 def test_all_architectures_of_one_size_are_equally_likely():
@@ -171,8 +179,8 @@ def test_every_control_trains_what_it_says():
     assert len({job.network.id for job in jobs}) == len(jobs)
     assert pickle.loads(pickle.dumps(jobs)) == jobs  # workers take them
     assert Counter(job.label.control for job in jobs) == {
-        "random_networks": 3, "lego_reversed": 1, "lego_random": 2, "finetune_lr_0.01": 3, "finetune_equal_budget": 3,
-        "common_attack": 3, "seeds": 6,
+        "random_networks": 3, "lego_reversed": 1, "lego_uniform": 1, "lego_random": 2, "finetune_lr_0.01": 3,
+        "finetune_equal_budget": 3, "common_attack": 3, "seeds": 6,
     }  # fmt: skip
     own = {"scratch": plan.training.plain(), "finetune": plan.finetune.plain()}
     for job in jobs:
@@ -219,9 +227,10 @@ def test_pooled_jobs():
     plan = plans(CONTROLS_ON, seeds=[3])["digits"]
     space = SearchSpace.from_params(plan)
     jobs = pooled_jobs(plan, space.sample(np.random.default_rng(0)))
-    assert Counter(job.label.control for job in jobs) == {"lego_reversed": 1, "lego_random": 2, "seeds": 2}
+    found = Counter(job.label.control for job in jobs)
+    assert found == {"lego_reversed": 1, "lego_uniform": 1, "lego_random": 2, "seeds": 2}
     assert [(job.network.id, job.network.baseline, job.key) for job in jobs if job.network.baseline] == [
-        ("seed-3-resnet20", "resnet20", (3, "baselines", "digits"))
+        ("seed-3-resnet8", "resnet8", (3, "baselines", "digits"))
     ]
 
 

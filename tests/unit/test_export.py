@@ -39,7 +39,7 @@ def run(finished_run, tmp_path_factory) -> Path:
     copy_of(finished_run, folder, "data", "runs", "results", "plan")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert tamnas("release", "digits/lego", "digits/resnet20").exit_code == 0
+        assert tamnas("release", "digits/lego", "digits/resnet8").exit_code == 0
     return folder
 
 
@@ -71,7 +71,7 @@ def exported(name: str, *options: str) -> dict:
         ("lego", ["onnx"]),
         ("lego", ["onnx", "--int8"]),
         ("lego", ["pt2"]),
-        ("resnet20", ["onnx"]),
+        ("resnet8", ["onnx"]),
         pytest.param("lego", ["executorch"], marks=needs_executorch),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

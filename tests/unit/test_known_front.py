@@ -80,6 +80,7 @@ def test_random_search_has_as_many_evaluations_and_all_of_them_find_everything(a
     assert all_of_them == {"evaluations": 64, "archive": 1, "population": 1, "random": 1}
 
 
+@pytest.mark.slow
 def test_the_table(arrays, saved, tmp_path, monkeypatch):
     monkeypatch.setattr(known_front, "BUDGETS", ((10, 2), (10, 3)))
     out = tmp_path / "out.json"

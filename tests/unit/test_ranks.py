@@ -69,7 +69,9 @@ def trained(attack: str, folder: Path | None = None, late: bool = False) -> tupl
     return history, trainee.tensors()
 
 
-@pytest.mark.parametrize("attack", YOPO)
+@pytest.mark.parametrize(
+    "attack", [pytest.param(name, marks=[] if name == "eval" else pytest.mark.slow) for name in YOPO]
+)
 def test_two_ranks_train_as_one_does(tmp_path, workers, attack):
     expected, weights = trained(attack)
     (first, own), (second, others) = workers(trained, attack, tmp_path)

@@ -1,5 +1,7 @@
 """Sampling, mutation and tournament of the search, each by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pymoo.core.population import Population
@@ -21,6 +23,15 @@ def test_initial_population_is_distinct():
         existing = [arch for arch in everything(TINY) if low <= TINY.parameters(arch) <= high]
         assert len(set(archs)) == len(archs) == min(12, len(existing))  # the narrow budget admits 10
         assert all(low <= TINY.parameters(arch) <= high for arch in archs)
+
+
+def test_children_keep_within_the_multiply_accumulates():
+    limit = int(np.quantile(SMALL.mac_sums.of(SMALL.sample_genes(np.random.default_rng(0), 500)), 0.2))
+    capped, random = replace(SMALL, max_macs=limit), np.random.default_rng(0)
+    children = GeneMutation(capped, 1.0, "individual", None)._do(
+        None, SMALL.sample_genes(random, 200), random_state=random
+    )
+    assert SMALL.mac_sums.of(children).max() <= limit
 
 
 def values_per_gene(space: SearchSpace) -> np.ndarray:

@@ -24,7 +24,7 @@ def test_the_run_is_shown_by_its_final_networks(here):
     (dataset,) = collect()
     cards = answer("show")
     assert [card["name"] for card in cards] == [
-        "digits/searched", "digits/finetuned", "digits/lego", "digits/lego-pooled", "digits/resnet20",
+        "digits/searched", "digits/finetuned", "digits/lego", "digits/lego-pooled", "digits/resnet8",
     ]  # fmt: skip
     assert cards[0]["figures"][0]["accuracy"] == dataset.best_row.best.test.clean
     text = output("show")

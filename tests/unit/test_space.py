@@ -324,6 +324,20 @@ def test_sampling_is_uniform_over_what_a_budget_allows():
     assert chisquare(list(drawn.values())).pvalue > 1e-4
 
 
+def test_a_limit_on_multiply_accumulates_holds_beside_a_budget():
+    free = dataclasses.replace(PAPER[1], size=8)
+    genes = free.sample_genes(np.random.default_rng(0), 400)
+    limit = int(np.median(free.mac_sums.of(genes)))
+    capped = dataclasses.replace(free, max_macs=limit)
+    assert capped.within(genes, None).sum() == pytest.approx(200, abs=2)
+    budget = (1_700_000, 1_900_000)
+    drawn = capped.sample_genes(np.random.default_rng(0), 200, budget)
+    assert free.mac_sums.of(drawn).max() <= limit
+    assert capped.within(drawn, budget).all()
+    with pytest.raises(InputError, match=r"^budget: no architecture has at most 1,000 multiply-accumulates \(search"):
+        dataclasses.replace(free, max_macs=1000).sample(np.random.default_rng(0))
+
+
 def test_acceptance_of_the_paper_budgets():
     # Design section 5: the budgets of the paper fit width 1; at width 2, ratio 2.0 starts near 3M.
     block = PAPER[1].genes_parameters(PAPER[1].sample_genes(np.random.default_rng(0), 20_000, None, (2.0,)))

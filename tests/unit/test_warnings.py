@@ -266,7 +266,7 @@ def write_controls(raw: dict) -> None:
         ("controls/digits-S_8_1/seed-0", "common_attack-n02", "digits-S_8_1 common_attack-n02"),
         ("controls/digits-S_8_1/seed-1", "seed-1-finetune", "digits-S_8_1 seed-1-finetune"),
         ("controls_pooled/seed-0", "lego-reversed", "pooled lego-reversed"),
-        ("controls_pooled/seed-1", "seed-1-resnet20", "pooled seed-1-resnet20"),
+        ("controls_pooled/seed-1", "seed-1-resnet8", "pooled seed-1-resnet8"),
     ],
 )
 def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folder, network, name):
