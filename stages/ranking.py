@@ -22,7 +22,7 @@ def main(row: str) -> None:
     trained = [results(plan.dataset, stage, row) for stage in ("retrain_scratch", "legonet", "controls")]
     # What is measured is kept by architecture: one network more, and the others are not measured again.
     with stage_run("ranking", plan, apart=trained) as checkpoints:
-        from tamnas.ranking import ranking_rows
+        from tamnas.search.ranking import ranking_rows
 
         rows = ranking_rows(plan, supernet, prepared(plan.dataset), load_compute(), checkpoints)
         write_csv(folder / "inherited.csv", rows)

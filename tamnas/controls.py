@@ -22,8 +22,6 @@ from tamnas.space.sampling import matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
 
 RUN, NOT_RUN, OWN = "run", "not run", "as the row's own"
-# Those which differ in the architecture alone.
-OTHER_NETWORKS = ("random_networks", "lego_reversed", "lego_uniform", "lego_random")
 
 
 def row_jobs(

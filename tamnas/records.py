@@ -13,6 +13,9 @@ from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.space.architecture import Architecture
 
+# Controls that differ from what they stand beside in the architecture alone.
+OTHER_NETWORKS = ("random_networks", "lego_reversed", "lego_uniform", "lego_random")
+
 
 @dataclass(frozen=True)
 class NetworkSpec:

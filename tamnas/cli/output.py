@@ -22,7 +22,8 @@ WIDTH = 24  # of a bar, in characters
 
 
 def print_json(plain) -> None:
-    click.echo(json.dumps(plain, indent=1))
+    """With null for NaN and infinities, which JSON has not."""
+    click.echo(json.dumps(json.loads(json.dumps(plain), parse_constant=lambda _: None), indent=1))
 
 
 def make_console() -> Console:

@@ -2,6 +2,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tamnas.cli.output import WIDTH, json_option, make_console, print_json
+from tamnas.files import csv_text, write_text
 from tamnas.pipeline.command import one_line_errors
 
 if TYPE_CHECKING:
@@ -29,14 +31,16 @@ CURVES = {
     "validation_clean": "validation, clean",
     "validation_robust": "validation, under attack",
 }
+CURVES_FILE, FRONT_FILE = Path("live/curves/now.csv"), Path("live/front/now.csv")  # in folders that dvc.yaml plots
 NETWORKS, FRONT = 4, 12  # shown at most
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
 @click.command()
+@click.option("--plots", is_flag=True, help="Write live/ as well, which `dvc plots show` draws.")
 @json_option
 @one_line_errors
-def watch(as_json: bool) -> None:
+def watch(plots: bool, as_json: bool) -> None:
     """Watch the study that runs in this checkout, by `dvc repro` or `tamnas run`, until it ends.
 
     Shows each stage at work with the time it has left, the curves of networks in training (as of their last
@@ -45,17 +49,22 @@ def watch(as_json: bool) -> None:
     """
     from tamnas.pipeline.live import ended, works
 
+    if plots and not as_json:
+        click.echo("`dvc plots show` draws it, too.")
+    if sys.stdout.isatty() and not as_json:
+        try:
+            return _follow(make_console(), plots)
+        except KeyboardInterrupt:
+            return click.echo("The run goes on; `tamnas watch` shows it again.")
+    now, lines = works(), ended()
+    if plots:
+        _write_plots(now)
     if as_json:
-        return print_json({"stages": [work.plain() for work in works()], "ended": [vars(line) for line in ended()]})
-    if not sys.stdout.isatty():
-        return make_console().print(_view(works(), ended()[-1:]))
-    try:
-        _follow(make_console())
-    except KeyboardInterrupt:
-        click.echo("The run goes on; `tamnas watch` shows it again.")
+        return print_json({"stages": [work.plain() for work in now], "ended": [vars(line) for line in lines]})
+    make_console().print(_view(now, lines[-1:]))
 
 
-def _follow(console: Console) -> None:
+def _follow(console: Console, plots: bool = False) -> None:
     """Until a run's last stage ended, or none has been at work for `GAP_SECONDS`."""
     from tamnas.pipeline.live import ended, works
 
@@ -63,6 +72,8 @@ def _follow(console: Console) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             now, lines = works(), ended()
+            if plots:
+                _write_plots(now)
             at_work = any(work.alive for work in now)
             seen = time.monotonic() if at_work else seen
             left = GAP_SECONDS - (time.monotonic() - seen)
@@ -72,6 +83,28 @@ def _follow(console: Console) -> None:
             if is_over:
                 return
             time.sleep(REFRESH_SECONDS)
+
+
+def _write_plots(works: "Sequence[Work]") -> None:
+    """The curves and fronts of all stages at work; without any, no file."""
+    at_work = [work for work in works if work.alive]
+    curves = [
+        {"run": f"{work.name} {network}"} | {column: row.get(column) for column in ("epoch", *CURVES)}
+        for work in at_work
+        for network, history in work.curves.items()
+        for row in history
+    ]
+    front = [
+        {"run": work.name} | {column: row[column] for column in ("parameters", "clean", "robust")}
+        for work in at_work
+        if work.evaluated
+        for row in work.evaluated.front
+    ]
+    for path, text in ((CURVES_FILE, csv_text(curves)), (FRONT_FILE, csv_text(front))):
+        if not text:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or path.read_text() != text:
+            write_text(path, text)
 
 
 def _view(works: "Sequence[Work]", ended: "Sequence[Ended]", waits: str = "") -> RenderableType:

@@ -73,8 +73,9 @@ class Jobs:
     def run_jobs(
         self, function: Callable[[Any, Any], Any], specs: Sequence, name: Callable[[Any], str] = str
     ) -> Iterator[tuple[int, Any]]:
-        """Yields (index, function(spec, context)) as jobs finish, in any order.
+        """Yields (index, function(spec, context)) as jobs finish, in any order: each is counted and kept as it ends.
 
+        Callers put results in the order of `specs` by their index, so that files do not tell which job was faster.
         A job's exception ends the run and is raised here; jobs that finished were yielded. On a cluster, where many
         jobs are under way, the others are finished first, but for bad input and deadlines, which are everyone's; what
         failed is told by `name`, and the first by index is raised.

@@ -194,7 +194,7 @@ def project(folder: Path, raw: dict) -> Path:
     """A git and DVC repository with the real dvc.yaml and code, and `raw` as its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("tamnas", "stages", "plugins"):
+    for name in ("tamnas", "stages", "plugins", "live"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)

@@ -18,12 +18,13 @@ from tamnas.config.sections import NumericsParams
 from tamnas.evaluation.grid import GridTask, attack_network
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
+from tamnas.pipeline.jobs import Jobs
 from tamnas.records import Job, NetworkSpec
 from tamnas.search.fitness import evaluate_subnet, load_context
 from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_and_write, train_network
 from tamnas.training.phases import Supernet
-from tests.helpers.tiny import ROW, tiny_params
+from tests.helpers.tiny import ROW, contents, copy_of, run_here, tiny_params
 
 COMPUTE = ComputeParams(engine="inline", workers=1, device="cpu", checkpoint_seconds=0.0)
 
@@ -138,6 +139,23 @@ def test_order_of_the_search_does_not_matter(data, tmp_path):
     forwards = fitness([0, 1, 2, 3])
     assert fitness([3, 1, 0, 2]) == forwards
     assert fitness([2]) == {2: forwards[2]}
+
+
+def test_files_are_in_the_order_of_the_jobs_whichever_ends_first(finished_run, tmp_path, monkeypatch):
+    run_jobs, counts = Jobs.run_jobs, []
+
+    def last_first(*arguments):
+        finished = list(run_jobs(*arguments))
+        counts.append(len(finished))
+        return reversed(finished)
+
+    monkeypatch.setattr(Jobs, "run_jobs", last_first)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    copy_of(finished_run, tmp_path, "data", "runs", "results")
+    run_here(tmp_path, "plan", "search", "retrain_scratch", "evaluate_scratch", "ranking")
+    assert min(counts) > 1
+    for top in ("runs", "results"):
+        assert contents(tmp_path, top) == contents(finished_run, top)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

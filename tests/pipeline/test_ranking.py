@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-import tamnas.ranking
+import tamnas.search.ranking
 from tamnas.config.compute import load_compute
 from tamnas.config.plan import RankingStagePlan
 from tamnas.files import read_json
@@ -90,8 +90,8 @@ def test_a_killed_stage_measures_only_what_is_left(copy, monkeypatch):
     kept[0].write_text(kept[0].read_text()[:-9])  # cut short by a kill
     kept[1].unlink()
     measured = []
-    original = tamnas.ranking.recalibrations
-    monkeypatch.setattr(tamnas.ranking, "recalibrations", lambda *given: measured.append(1) or original(*given))
+    original = tamnas.search.ranking.recalibrations
+    monkeypatch.setattr(tamnas.search.ranking, "recalibrations", lambda *given: measured.append(1) or original(*given))
     assert invoke("ranking", ROW).exit_code == 0
     assert len(measured) == 2
     assert contents(copy, "results/digits/ranking") == expected
@@ -103,8 +103,8 @@ def test_another_trained_network_leaves_the_others_as_measured(copy, monkeypatch
     write_params(copy, raw)
     before = table(copy)
     measured = []
-    original = tamnas.ranking.recalibrations
-    monkeypatch.setattr(tamnas.ranking, "recalibrations", lambda *given: measured.append(1) or original(*given))
+    original = tamnas.search.ranking.recalibrations
+    monkeypatch.setattr(tamnas.search.ranking, "recalibrations", lambda *given: measured.append(1) or original(*given))
     run_here(copy, "plan", "controls", "ranking")
     found = table(copy)
     pd.testing.assert_frame_equal(found[: len(before)], before)

@@ -251,11 +251,18 @@ def folder(tmp_path, monkeypatch) -> Path:
     ids="-".join,
 )
 def test_stages_on_the_cluster_leave_the_same_bytes(cluster, finished_run, folder, names):
-    write_params(folder, on_cluster(cluster.address))
-    copy_of(finished_run, folder, "data", "runs", "results")
-    assert runner.run(only=names) == []
-    for top in ("runs", "results"):
-        assert contents(folder, top) == contents(finished_run, top)
+    """As with engine `processes`, and as `inline`."""
+    for engine in ("ray", "processes"):
+        raw = on_cluster(cluster.address)
+        raw["compute"] |= {"engine": engine, "workers": 2}
+        place = folder / engine
+        place.mkdir()
+        write_params(place, raw)
+        copy_of(finished_run, place, "data", "runs", "results")
+        with contextlib.chdir(place):
+            assert runner.run(only=names) == []
+        for top in ("runs", "results"):
+            assert contents(place, top) == contents(finished_run, top)
 
 
 def test_the_engine_needs_ray(folder, monkeypatch):
@@ -280,7 +287,6 @@ def test_ranks_need_the_engine(finished_run, folder):
 @pytest.mark.slow
 def test_ray_train_trains_a_phase_on_two_ranks(cluster, finished_run, folder):
     """What ranks compute: tests/unit/test_ranks.py. Here that Ray Train places them and that the stage takes over."""
-    pytest.importorskip("pyarrow", reason="needs ray[train]")
     raw = on_cluster(cluster.address)
     raw["supernet"]["ranks"] = 2
     write_params(folder, raw)

@@ -30,7 +30,7 @@ def test_two_lanes_are_watched_from_before_they_start(folder):
     raw["supernet"]["block"]["epochs"] = 30
     write_params(folder, raw)
     screen, terminal = pty.openpty()
-    watch, run = tamnas("watch", stdout=terminal, stdin=subprocess.DEVNULL), None
+    watch, run = tamnas("watch", "--plots", stdout=terminal, stdin=subprocess.DEVNULL), None
     os.close(terminal)
     shown, until = "", time.monotonic() + 120
     try:
@@ -39,6 +39,7 @@ def test_two_lanes_are_watched_from_before_they_start(folder):
             shown += os.read(screen, 65536).decode(errors="replace")
             if run is None and "Waiting" in shown:
                 run = tamnas("run", "--until", "supernet_block", "--parallel", "2", stdout=subprocess.DEVNULL)
+        assert (folder / "live" / "curves" / "now.csv").read_text().startswith("run,epoch,loss,train_clean,")
         watch.send_signal(signal.SIGINT)
         with suppress(OSError):  # the terminal's end
             while end := os.read(screen, 65536):

@@ -24,7 +24,6 @@ ROOMS = """
     evaluation
     training  search
     legonet  controls
-    ranking
     report
     pipeline.stage  pipeline.pack  pipeline.profiles  release
     pipeline.runner  export
@@ -67,6 +66,11 @@ def room(name: str) -> str:
 
 def test_every_room_is_there_and_every_module_is_in_one():
     assert {room(name) for name in FILES} == LEVELS.keys()
+
+
+def test_the_listing_is_short():
+    parts = {name.split(".")[0] for name, path in FILES.items() if path.is_relative_to(ROOT / "tamnas")} - {"__main__"}
+    assert len(parts) <= 20
 
 
 @pytest.mark.parametrize("name", FILES)

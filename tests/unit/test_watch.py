@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tempfile
 import threading
 import time
@@ -21,10 +22,15 @@ from tamnas.pipeline.progress import Progress, recorded
 from tamnas.pipeline.stage import exclusive
 from tamnas.pipeline.store import locked, record_path, seal
 from tests.helpers.command import answer, output
+from tests.helpers.tiny import ROOT, dvc
 
 HISTORY = [
     {"epoch": 0, "loss": 2.0, "train_clean": 0.25, "train_robust": 0.125, "validation_robust": None},
     {"epoch": 1, "loss": float("nan"), "train_clean": 0.5, "train_robust": 0.375, "validation_robust": 0.3125},
+]
+SEARCHED = [
+    seal([f"a{i}", {"clean": 0.5, "robust": i / 8, "parameters": 100 * i}, [0.5, 1 - i / 8, 100 * i]])
+    for i in (1, 2, 3)
 ]
 
 
@@ -157,11 +163,7 @@ def test_the_front_of_a_search_is_of_all_that_it_evaluated(data):
 
 
 def test_a_search_is_shown_with_the_front_so_far(at_work):
-    lines = [
-        seal([f"a{i}", {"clean": 0.5, "robust": i / 8, "parameters": 100 * i}, [0.5, 1 - i / 8, 100 * i]])
-        for i in (1, 2, 3)
-    ]
-    (at_work / "evaluated.jsonl").write_text("\n".join(lines) + '\n{"format": 1, "sha')
+    (at_work / "evaluated.jsonl").write_text("\n".join(SEARCHED) + '\n{"format": 1, "sha')
     text = output("watch")
     assert "3 of 3 networks are on the front" in text
     assert [line.split()[:3] for line in text.splitlines() if "█" in line and "front" not in line] == [
@@ -227,3 +229,44 @@ def test_a_watch_ends_when_no_stage_starts(folder, monkeypatch):
 
 def test_json_is_one_document(at_work):
     assert json.loads(output("watch", "--json"))["stages"][0]["evaluated"] is None
+
+
+def test_json_has_null_for_what_is_no_number(at_work):
+    checkpoint.save(at_work / "state.safetensors", {"w": torch.zeros(2)}, {"epoch": 2, "history": HISTORY})
+    text = output("watch", "--json")
+    assert "NaN" not in text
+    assert [row["loss"] for row in json.loads(text)["stages"][0]["curves"]["supernet"]] == [2.0, None]
+
+
+def test_dvc_draws_what_is_at_work(at_work, folder):
+    """And complains of nothing while there is nothing to draw."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "live", folder / "live", ignore=shutil.ignore_patterns("*.csv"))
+    shutil.copytree(ROOT / "reports" / "plots", folder / "reports" / "plots")
+    dvc(folder, "init", "--quiet", "--no-scm")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots", dirs_exist_ok=True)
+    before = dvc(folder, "plots", "show", "--json")
+    assert not json.loads(before).get("errors")
+    assert "live" not in before
+    checkpoint.save(at_work / "state.safetensors", {"w": torch.zeros(2)}, {"epoch": 2, "history": HISTORY})
+    (at_work / "evaluated.jsonl").write_text("\n".join(SEARCHED))
+    assert output("watch", "--plots").startswith("`dvc plots show` draws it, too.\nsearch@row  at work for ")
+    drawn = json.loads(dvc(folder, "plots", "show", "--json"))["data"]
+    ((curve,), (front,)) = drawn["live/curves/now.csv"], drawn["live/front/now.csv"]
+    assert [(row["run"], row["epoch"], row["train_clean"]) for row in curve["content"]["data"]["values"]] == [
+        ("search@row supernet", "0", "0.25"), ("search@row supernet", "1", "0.5"),
+    ]  # fmt: skip
+    assert [(row["parameters"], row["clean"], row["robust"]) for row in front["content"]["data"]["values"]] == [
+        ("100", "0.5", "0.125"), ("200", "0.5", "0.25"), ("300", "0.5", "0.375"),
+    ]  # fmt: skip
+
+
+def test_what_ended_is_drawn_no_more(at_work, folder):
+    (at_work / "evaluated.jsonl").write_text("\n".join(SEARCHED))
+    with_plots = json.loads(output("watch", "--plots", "--json"))
+    assert [path.name for path in folder.glob("live/*/*")] == ["now.csv"]
+    assert with_plots == answer("watch")
+    record_path("search", "row").unlink()
+    output("watch", "--plots")
+    assert list(folder.glob("live/*/*")) == []

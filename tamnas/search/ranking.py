@@ -8,13 +8,12 @@ from pathlib import Path
 
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RankingStagePlan
-from tamnas.controls import OTHER_NETWORKS
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import results, seeded
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import kept, key_of
-from tamnas.records import Record, read_records
+from tamnas.records import OTHER_NETWORKS, Record, read_records
 from tamnas.search.fitness import SearchContext, attack_key, calibration_batches, load_context
 from tamnas.search.recalibration import recalibrations
 from tamnas.space.architecture import Architecture
