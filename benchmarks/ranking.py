@@ -14,10 +14,11 @@ found (by chance: 0.17) and the regret in points of picking the first (`tamnas.r
 predict the trained accuracies of the first seed. Training again with another seed says what tau can be reached at best,
 the number of parameters what costs nothing.
 
-Not compared, since they need a new way to train supernets: clean warm-up, strict fairness, several paths a step.
+Fair: every block of a layer once in as many steps (FairNAS); clean: the block phase without an attack. Not compared,
+since it needs a new way to train supernets: several paths a step.
 
 Plan, on a fast core: a network takes 8 epochs of 40 s, all 30 about 3 hours, the second seed as much again; a supernet
-40 epochs of 55 s, all ten 6 hours, and 5 minutes each for evaluation: 12 hours. The two parts can run side by side.
+40 epochs of 55 s, all twelve 7 hours, and 5 minutes each for evaluation: 12 hours. The two parts can run side by side.
 FOLDER gets one JSON file per network and per schedule and recalibration. What is there is not computed again, what was
 cut off goes on; --table prints what there is.
 """
@@ -66,9 +67,10 @@ BASE = {
 }
 
 
-def schedule(lr: float = 0.1, blocks: list[int] = ALL, **every: int) -> dict:
+def schedule(lr: float = 0.1, blocks: list[int] = ALL, draw: str = "uniform", clean: int = 0, **every: int) -> dict:
     new_path = {"steps": None, "epochs": None} | every
-    return {"supernet": {"lr": lr, "resample_every": new_path}, "space": {"blocks": blocks}}
+    supernet = {"lr": lr, "draw": draw, "resample_every": new_path, "block": {"clean_epochs": clean}}
+    return {"supernet": supernet, "space": {"blocks": blocks}}
 
 
 SCHEDULES = {
@@ -82,6 +84,8 @@ SCHEDULES = {
     "20-steps-lr-0_05": schedule(steps=20, lr=0.05),
     "20-steps-lr-0_2": schedule(steps=20, lr=0.2),
     "epoch-lr-0_2": schedule(epochs=1, lr=0.2),
+    "step-8-blocks-fair": schedule(steps=1, blocks=EIGHT, draw="fair"),
+    "step-8-blocks-clean": schedule(steps=1, blocks=EIGHT, clean=15),
 }
 
 

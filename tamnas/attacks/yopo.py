@@ -79,6 +79,14 @@ def trades_loss(
     return natural + robust / lam, clean.detach(), perturbed.detach()
 
 
+def clean_loss(
+    model: nn.Module, x: Tensor, y: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CE(f(x), y), the batch mean in float32; returns what `trades_loss` does, the clean logits for both."""
+    logits = model(x).float()
+    return F.cross_entropy(logits, y, label_smoothing=label_smoothing), logits.detach(), logits.detach()
+
+
 def pgd_at_loss(
     model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, label_smoothing: float = 0.0, bn: str = "eval"
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -156,7 +156,9 @@ class PhaseStagePlan(NetworksStagePlan):
     augment: sections.AugmentParams
     attack: sections.TrainingAttackPlan
     resample_every: sections.ResampleParams
+    draw: sections.Draw
     recipe: sections.RecipePlan
+    clean_epochs: sections.Count
     budget: sections.ParameterRange | None
     open_ratios: sections.OpenRatiosParams | None
     keep_momentum: bool
@@ -290,7 +292,7 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         **dict(row.retrain),
     }
     supernet = known | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
-    supernet |= {"ranks": row.supernet.ranks}
+    supernet |= {"draw": row.supernet.draw, "ranks": row.supernet.ranks}
     block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
     recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
     controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own

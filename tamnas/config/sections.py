@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Channels = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TrainingLoss = Literal["trades", "pgd_at"]
+Draw = Literal["uniform", "fair"]
 ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -116,7 +117,6 @@ class SpaceParams(Section):
 
 class ScheduleParams(Section):
     """`warmup` in epochs; at each of `milestones` the learning rate is multiplied by `factor`.
-
     `one_cycle` rises to the learning rate over `warmup` and falls to next to nothing, both along a cosine.
     """
 
@@ -144,11 +144,7 @@ class OptimiserParams(Section):
 
 
 class RegularisedParams(OptimiserParams):
-    """Beyond the paper, and off by default, for one network.
-
-    `ema` is the decay per step of an exponential moving average of the weights (`tamnas.training.averaging`), `awp` the
-    size gamma of adversarial weight perturbation (`tamnas.training.awp`).
-    """
+    """Beyond the paper, off by default: `ema`, decay per step of an average of weights; `awp`, size of their attack."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -216,6 +212,7 @@ class OpenRatiosParams(Section):
 
 class BlockPhasePlan(Section):
     recipe: RecipePlan
+    clean_epochs: Count
     budget: ParameterRange | None
 
 
@@ -227,6 +224,7 @@ class JointPhasePlan(BlockPhasePlan):
 class SupernetPlan(Section):
     attack: TrainingAttackPlan
     resample_every: ResampleParams
+    draw: Draw
     block: BlockPhasePlan
     joint: JointPhasePlan
     ranks: Ranks = 1
@@ -308,8 +306,8 @@ class EvalParams(Section):
     """The grid of PGD attacks on test images; step size eps / `step_divisor` where an attack says none.
 
     `final`: more of PGD on final networks. `attacks`: whatever is registered (`tamnas.attacks.listed`), each on the
-    networks and images that it names; `step_divisor` and `success` are not theirs.
-    `latency` also times final networks on one CPU thread: the one result that differs from run to run.
+    networks and images that it names; `step_divisor` and `success` are not theirs. `latency` also times
+    final networks: the one result that differs from run to run.
     """
 
     eps: tuple[PixelFraction, ...] = Field(min_length=1)

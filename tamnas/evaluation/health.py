@@ -53,9 +53,11 @@ def _dead(curve: Curve, epochs: int) -> str | None:
 def _masked(curve: Curve, share: float, images: int) -> str | None:
     # At chance, and on few images, the difference is noise.
     noise = max(0.02, 2 / math.sqrt(images))
-    if not curve or curve[-1]["train_robust"] <= max(curve[-1]["train_clean"] + noise, above_chance(share, ROBUST)):
+    row = curve[-1] if curve else {"train_robust": None}
+    if row["train_robust"] is None:  # nothing was attacked
         return None
-    row = curve[-1]
+    if row["train_robust"] <= max(row["train_clean"] + noise, above_chance(share, ROBUST)):
+        return None
     return (
         f"accuracy under the training attack ({_percent(row['train_robust'])}) is above clean accuracy "
         f"({_percent(row['train_clean'])}) in epoch {row['epoch']}: a sign of gradient masking or of a training "

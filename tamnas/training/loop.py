@@ -160,8 +160,9 @@ def train(
     validate: Validate | None = None,
     resume: Resume | None = None,
     progress: Progress | None = None,
+    clean_epochs: int = 0,
 ) -> TrainingOutcome:
-    """Train for `recipe.epochs`, going on from `resume` if it holds an earlier state.
+    """Train for `recipe.epochs`, the first `clean_epochs` without an attack; goes on from `resume` if it holds a state.
 
     All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
     as an undisturbed one. The best epoch is the one with the highest robust validation
@@ -169,7 +170,6 @@ def train(
     after saving a checkpoint.
     """
     outcome, first = _resumed(trainee, resume)
-    stepper = Stepper(attack, recipe, runtime)
     if progress is not None:
         progress.skip(first)
     saved, pace = time.monotonic(), Pace()
@@ -181,8 +181,11 @@ def train(
                 _save(trainee, outcome, epoch - 1, resume.path)
             raise over
         row = {"epoch": epoch, "lr": learning_rate(recipe, epoch)}
+        against = attack if epoch >= clean_epochs else None
+        if epoch in (first, clean_epochs):
+            stepper = Stepper(against, recipe, runtime)
         try:
-            row |= _epoch(trainee, stepper, split, recipe, attack, augment, (*key, "epoch", epoch), epoch)
+            row |= _epoch(trainee, stepper, split, recipe, against, augment, (*key, "epoch", epoch), epoch)
         except DivergenceError as error:
             kept = f"; the last good state is in {resume.path}" if resume and resume.path.exists() else ""
             raise DivergenceError(f"{who}: {error}{kept}", error.details) from None
@@ -222,7 +225,7 @@ def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict
     first_bad = torch.full((), steps, device=device)
     for step, (x, y) in enumerate(batches(split, recipe.batch_size, augment, generator)):
         x = x.to(memory_format=MEMORY_FORMAT)
-        noise = STARTS[attack.loss](x, float(attack.eps), generator)
+        noise = STARTS[attack.loss](x, float(attack.eps), generator) if attack else torch.zeros_like(x)
         model, optimiser = trainee.at(epoch, step)
         figures = stepper(model, optimiser, *own_part(x, y, noise), learning_rate(recipe, epoch + step / steps))
         trainee.stepped()
@@ -240,7 +243,7 @@ def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict
         )
     images = steps * len(y)
     loss, clean, robust = sums.tolist()
-    accuracies = {"train_clean": clean / images, "train_robust": robust / images}
+    accuracies = {"train_clean": clean / images, "train_robust": robust / images if attack else None}
     return {"loss": loss / steps, **accuracies, "train_classes": int(classes)}
 
 

@@ -43,12 +43,24 @@ class SampledPaths:
         return self.network, self._optimiser
 
     def architecture(self, draw: int) -> Architecture:
-        """Draw number `draw`: uniform under the phase's budget, over the ratios then open."""
+        """Draw number `draw`, over the ratios then open: uniform under the budget, or with blocks dealt fairly."""
         epoch = draw * self.every.epochs if self.every.epochs else draw * self.every.steps // self.steps
         ratios = self.space.ratios[-1:]
         if opening := self.plan.open_ratios:
             ratios = self.space.open_ratios(epoch, opening.first, opening.after, opening.every)
-        return self.space.sample(numpy_generator(*self.key, "draw", draw), self.plan.budget, ratios)
+        random = numpy_generator(*self.key, "draw", draw)
+        if self.plan.draw == "uniform":
+            return self.space.sample(random, self.plan.budget, ratios)
+        return Architecture(
+            tuple(self._dealt(layer, draw) for layer in range(len(self.space.layers))),
+            tuple(random.choice(ratios, len(self.space.layers)).tolist()),
+        )
+
+    def _dealt(self, layer: int, draw: int) -> int:
+        """A block from the layer's shuffled deck: each one once in as many draws (FairNAS' strict fairness, 2021)."""
+        deck = self.space.allowed_blocks(layer)
+        shuffled = numpy_generator(*self.key, "deck", layer, draw // len(deck)).permutation(deck)
+        return int(shuffled[draw % len(deck)])
 
     def _return(self) -> None:
         if self.network is not None:
@@ -83,6 +95,7 @@ def train_phase(
             split,
             recipe=recipe,
             attack=plan.attack,
+            clean_epochs=plan.clean_epochs,
             augment=plan.augment,
             key=key,
             runtime=runtime,

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.yopo import perturb, pgd_at_loss, trades_loss
+from tamnas.attacks.yopo import clean_loss, perturb, pgd_at_loss, trades_loss
 from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.networks.folding import Folded
 from tamnas.pipeline.device import Runtime
@@ -26,12 +26,14 @@ def train_step(
     x: Tensor,
     y: Tensor,
     noise: Tensor,
-    attack: TrainingAttackPlan,
+    attack: TrainingAttackPlan | None,
     recipe: RecipePlan,
     runtime: Runtime,
     twin: Folded | None = None,
 ) -> Tensor:
     """One step; returns (loss, clean correct, robust correct, classes predicted), float32, on device.
+
+    Without an attack, on the cross-entropy of clean images, which then count as the perturbed ones.
 
     Of several ranks (`tamnas.pipeline.ranks`) each is given its part of the batch, and the figures are the whole's.
 
@@ -41,13 +43,16 @@ def train_step(
     if twin is not None:
         twin.refresh()
     attacked = model if twin is None else twin.network
-    with runtime.autocast():
-        radii = {"eps": float(attack.eps), "step_size": float(attack.step_size)}
-        labels = y if attack.loss == "pgd_at" else None
-        eta = perturb(attacked, x, noise, **radii, m=attack.m, n=attack.n, bn=attack.bn, y=labels)
+    if attack is not None:
+        with runtime.autocast():
+            radii = {"eps": float(attack.eps), "step_size": float(attack.step_size)}
+            labels = y if attack.loss == "pgd_at" else None
+            eta = perturb(attacked, x, noise, **radii, m=attack.m, n=attack.n, bn=attack.bn, y=labels)
 
     def objective() -> tuple[Tensor, Tensor, Tensor]:
         with runtime.autocast():
+            if attack is None:
+                return clean_loss(model, x, y, label_smoothing=recipe.label_smoothing)
             if attack.loss == "pgd_at":
                 return pgd_at_loss(model, x, y, eta, label_smoothing=recipe.label_smoothing, bn=attack.bn)
             return trades_loss(model, x, y, eta, lam=attack.lam, label_smoothing=recipe.label_smoothing)
@@ -74,7 +79,7 @@ class Stepper:
     on to the memory they were made for.
     """
 
-    def __init__(self, attack: TrainingAttackPlan, recipe: RecipePlan, runtime: Runtime):
+    def __init__(self, attack: TrainingAttackPlan | None, recipe: RecipePlan, runtime: Runtime):
         self._attack, self._recipe, self._runtime = attack, recipe, runtime
         self._model: nn.Module | None = None
         self._step: Callable[..., Tensor] | None = None
@@ -93,7 +98,7 @@ class Stepper:
         # Without `self` in `step`: in a cycle, graph and memory would outlast the training until garbage is collected.
         attack, recipe, runtime = self._attack, self._recipe, self._runtime
         # With batch statistics, which change with the perturbation, nothing can be folded.
-        twin = Folded(model) if attack.bn == "eval" else None
+        twin = Folded(model) if attack is not None and attack.bn == "eval" else None
 
         def step(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
             return train_step(model, optimiser, x, y, noise, attack, recipe, runtime, twin)

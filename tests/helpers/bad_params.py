@@ -90,12 +90,16 @@ BAD = [
     ("supernet.resample_every", {"epochs": 1, "steps": 1}),
     ("supernet.schedule.kind", "step"),
     ("supernet.schedule.warmup", 10_000),
+    ("supernet.draw", "strict"),
     ("supernet.block.epochs", 0),
+    ("supernet.block.clean_epochs", 17),
+    ("supernet.joint.clean_epochs", -1),
     ("supernet.block.milestones", [3]),  # with a cosine schedule
     ("supernet.block.budget", [1, 2]),
     ("supernet.block.budget", [None]),
     ("supernet.joint.budget", [9_000_000, None]),
     ("supernet.joint.open_ratios.every", 0),
+    ("search.max_macs", 1000),  # less than any network of this space
     ("search.budget", [None, 10]),
     ("search.population", 1),
     ("search.tournament", 10_000),

@@ -322,3 +322,11 @@ def test_a_mode_may_augment_otherwise():
     raw = read_yaml(ROOT / "params.yaml")
     raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
     assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1
+
+
+@pytest.mark.parametrize("phase", ["block", "joint"])
+def test_fair_draws_know_no_budget(phase):
+    with pytest.raises(
+        InputError, match=rf"^params\.yaml: supernet: draw: is 'fair', which knows no {phase}\.budget; "
+    ):
+        parse_params(edited({"supernet.draw": "fair", f"supernet.{phase}.budget": [None, 2_000_000]}))

@@ -285,3 +285,18 @@ def test_block_phase_starts_from_seeded_weights(split, tmp_path, monkeypatch):
     assert equal(supernet_tensors(nets[0]), supernet_tensors(nets[1]))
     assert not equal(supernet_tensors(nets[0]), supernet_tensors(nets[2]))
     assert not any(tensor.any() for tensor in nets[0].momentum.values())
+
+
+def test_fair_draws_train_every_block_of_a_layer_equally_often():
+    trainee = paths(phase_plan({"steps": 1}).model_copy(update={"draw": "fair"}))
+    drawn = [trainee.architecture(draw) for draw in range(24)]
+    assert all(SPACE.is_legal(arch) for arch in drawn)
+    for layer in range(len(SPACE.layers)):
+        deck = SPACE.allowed_blocks(layer)
+        assert len(deck) in (3, 4)
+        dealt = [
+            tuple(arch.blocks[layer] for arch in drawn[start : start + len(deck)]) for start in range(0, 24, len(deck))
+        ]
+        assert {tuple(sorted(hand)) for hand in dealt} == {deck}
+        assert len({*dealt}) > 1
+    assert [paths(trainee.plan).architecture(draw) for draw in range(24)] == drawn

@@ -10,12 +10,14 @@ from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
 from tamnas.config.sections import TrainingAttackPlan
+from tamnas.data.loader import batches
 from tamnas.errors import DivergenceError
 from tamnas.pipeline import checkpoint
+from tamnas.seeding import torch_generator
 from tamnas.training import step as step_module
 from tamnas.training.loop import Resume, Single
 from tamnas.training.step import train_step
-from tests.helpers.toy_training import ATTACK, CPU, QUICK, StopAfter, StopError, equal, network, recipe, run
+from tests.helpers.toy_training import ATTACK, AUGMENT, CPU, QUICK, StopAfter, StopError, equal, network, recipe, run
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
@@ -253,3 +255,32 @@ def test_divergence_names_epoch_and_step(split, tmp_path, when):
         tensors, meta = state
         assert meta["epoch"] == when[0]
         assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_first_epochs_train_on_clean_images_alone(split, monkeypatch):
+    attacked = []
+    monkeypatch.setattr(step_module, "perturb", lambda *given, **more: attacked.append(1))
+    ours, theirs = network(), network()
+    history = run(Single(ours, QUICK), split, recipe=QUICK, clean_epochs=QUICK.epochs).history
+    assert not attacked
+    assert {row["train_robust"] for row in history} == {None}
+    trainee = Single(theirs, QUICK)
+    for epoch in range(QUICK.epochs):
+        for x, y in batches(split, QUICK.batch_size, AUGMENT, torch_generator(0, "test", "epoch", epoch)):
+            model, optimiser = trainee.at(epoch, 0)
+            optimiser.zero_grad()
+            F.cross_entropy(model(x.to(memory_format=torch.channels_last)), y).backward()
+            optimiser.step()
+    assert equal(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_what_is_cut_off_beside_clean_epochs_goes_on_with_the_same_bits(split, tmp_path, stop):
+    setting, resume = {"recipe": QUICK, "clean_epochs": 2}, Resume(tmp_path / "state.safetensors", seconds=0)
+    whole, rest = network(), network()
+    history = run(Single(whole, QUICK), split, **setting).history
+    assert [row["train_robust"] is None for row in history] == [True, True, False, False]
+    with pytest.raises(StopError):
+        run(Single(network(), QUICK), split, resume=resume, progress=StopAfter(stop), **setting)
+    assert run(Single(rest, QUICK), split, resume=resume, **setting).history == history
+    assert equal(whole.state_dict(), rest.state_dict())
