@@ -26,6 +26,7 @@ def struck(report: Path, *arguments: str) -> list[dict]:
     return json.loads(report.read_text())
 
 
+@pytest.mark.slow
 def test_every_kind_of_fault_is_survived(finished_run, tmp_path):
     faults = struck(tmp_path / "faults.json", "--base", str(finished_run))
     assert {fault["kind"] for fault in faults} == set(KINDS)

@@ -117,8 +117,14 @@ def slide(page, name: str, value: int) -> None:
         slider.press("ArrowRight")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize(
+    ("viewport", "scheme"),
+    [
+        (WIDE, "light"),
+        (PHONE, "dark"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((WIDE, "dark"), (PHONE, "light"))),
+    ],
+)
 def test_the_page_fits(opened, scheme, viewport):
     page = opened(viewport, color_scheme=scheme)
     assert page.locator(".chart svg").count() == 8
@@ -181,7 +187,7 @@ def test_a_network_is_chosen_by_keyboard_with_its_drawing_and_curve(opened):
     choice.press("ArrowDown")
     assert page.locator("#picked-curve svg").inner_html() != before
     assert page.locator("#picked-architecture .blocks_marks path").count() == 4
-    choice.select_option(label="ResNet-20")
+    choice.select_option(label="ResNet-8")
     assert page.locator("#picked-architecture").is_hidden()
     assert "269,722 parameters" in page.locator("#panel").inner_text()
 
@@ -251,7 +257,7 @@ def test_another_dataset(opened):
     page.locator('select[name="dataset"]').select_option("other")
     assert page.locator('select[name="picked"] option:checked').inner_text().startswith("other-S_8_1")
     labels = [mark.get_attribute("aria-label") for mark in marks(page, CHARTS[0]).all()]
-    assert all("other-S_8_1" in label or "Lego-Net" in label or "ResNet-20" in label for label in labels)
+    assert all("other-S_8_1" in label or "Lego-Net" in label or "ResNet-8" in label for label in labels)
     assert page.locator('select[name="row"]').input_value() == "other-S_8_1"
 
 

@@ -53,7 +53,7 @@ def test_the_bytes_are_those_of_one_after_the_other(finished_run, folder, capfd,
     assert all("@" in line.partition(": ")[0] or line.startswith(("plan: ", "fingerprint: ")) for line in lines)
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("parallel", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_failure_costs_what_needs_it_and_is_raised_at_the_end(finished_run, folder, caplog, parallel):
     copy_of(finished_run, folder, "data", "runs")
     with pytest.raises(InputError, match=rf"runs/{OTHER}/joint\.safetensors: is missing"):

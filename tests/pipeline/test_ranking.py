@@ -97,6 +97,7 @@ def test_a_killed_stage_measures_only_what_is_left(copy, monkeypatch):
     assert contents(copy, "results/digits/ranking") == expected
 
 
+@pytest.mark.slow
 def test_another_trained_network_leaves_the_others_as_measured(copy, monkeypatch):
     raw = tiny_params()
     raw["controls"]["random_networks"] = True

@@ -242,13 +242,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "names",
-    [
-        ["retrain_scratch"],
-        pytest.param(["supernet_block", "search", "retrain_finetune", "evaluate_scratch"], marks=pytest.mark.slow),
-    ],
-    ids="-".join,
+    "names", [["retrain_scratch"], ["supernet_block", "search", "retrain_finetune", "evaluate_scratch"]], ids="-".join
 )
 def test_stages_on_the_cluster_leave_the_same_bytes(cluster, finished_run, folder, names):
     """As with engine `processes`, and as `inline`."""

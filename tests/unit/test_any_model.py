@@ -238,6 +238,7 @@ def batches_run(monkeypatch, model, folder, most: int | None = None, **changed) 
         return told, None
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_another_model_begins_anew(monkeypatch, tmp_path):
     model = trained_network()
     planned, whole = batches_run(monkeypatch, model, None)

@@ -37,9 +37,8 @@ def test_every_command_has_help_of_its_own(name):
 def test_names_are_completed_without_importing_commands():
     environment = {**os.environ, "_TAMNAS_COMPLETE": "bash_complete", "COMP_WORDS": "tamnas p", "COMP_CWORD": "1"}
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "tamnas"],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-X", "importtime", "-m", "tamnas"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.stdout.split() == ["plain,predict", "plain,profile"]
     assert "tamnas.cli.predict" not in done.stderr
 

@@ -119,7 +119,7 @@ def test_every_table_of_networks_says_what_is_bold(folder):
     table = tables_by_name([dataset])["cifar10-attack-checks"]
     columns = {column.key: i for i, column in enumerate(table.columns)}
     best = {(table.rows[j][0].measured, table.columns[i].key) for j, i in table.best}
-    assert {("Lego-Net, pooled", "any"), ("ResNet-20", "last"), ("ResNet-20", "restarts")} <= best
+    assert {("Lego-Net, pooled", "any"), ("ResNet-8", "last"), ("ResNet-8", "restarts")} <= best
     assert not [key for _, key in best if key == "large_eps"]
     assert "large_eps" in columns
 
@@ -152,7 +152,7 @@ def test_the_papers_tables_show_what_was_not_run(folder):
     assert "| S_8_2 | not run (paper 1.6822M) | – (paper 76.54) |" in markdown(tables["table-02"])
 
     rows = {row["network"]: row for row in records(tables["table-10"])}
-    assert rows["ResNet-20"]["status"] == "measured"  # ours, beside those that the paper has
+    assert rows["ResNet-8"]["status"] == "measured"  # ours, beside those that the paper has
     assert rows["RobNet-small"]["status"] == "quoted"
     assert rows["ResNet-18"]["status"] == rows["Lego-Net 2S_8_1"]["status"] == rows["S_6_10"]["status"] == "not run"
     grid = {row["row"]: row for row in records(tables["cifar10-grid"])}
@@ -199,7 +199,7 @@ def test_what_attacks_added_and_the_worst_case_have_columns_where_they_ran(folde
         f"digits-S_8_1 {dataset.rows[0].best.id}",
         "Lego-Net of digits-S_8_1",
         "Lego-Net, pooled",
-        "ResNet-20",
+        "ResNet-8",
     ]
     lego = lines["Lego-Net of digits-S_8_1"]
     assert (lego["attack"], lego["images"]) == ("AutoAttack at 8/255", "100")
@@ -266,7 +266,7 @@ def test_two_rows_and_two_datasets(folder):
     assert {"table-03", "table-05", "table-09"} <= set(tables)
     assert len({row["rows"] for row in records(tables["table-01"])}) == 2
     networks = [row["network"] for row in records(tables["digits-benchmark"])]
-    assert networks[:2] == ["ResNet-20", "Lego-Net, pooled"]
+    assert networks[:2] == ["ResNet-8", "Lego-Net, pooled"]
     found = metrics(datasets)
     assert set(found) == {"digits", "svhn"}
     assert set(found["digits"]) == {"digits-S_8_1", "digits-S_4_2", "pooled_lego", "baselines"}

@@ -59,8 +59,9 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
         (stage,) = answer("watch")["stages"]
         assert (stage["stage"], stage["instance"], stage["alive"]) == ("search", "row", True)
         assert [(one["what"], one["done"], one["total"]) for one in stage["progress"]] == [
-            ("row", 1, 4), ("training n01", 1, 10),
-        ]  # fmt: skip
+            ("row", 1, 4),
+            ("training n01", 1, 10),
+        ]
         assert stage["progress"][0]["seconds_left"] is None  # none of its own units is done
         assert 0 < stage["progress"][1]["seconds_left"] < inner.seconds_left()
         assert stage["progress"][1]["figures"] == {"loss": 0.5, "network": "n01"}
@@ -167,8 +168,10 @@ def test_a_search_is_shown_with_the_front_so_far(at_work):
     text = output("watch")
     assert "3 of 3 networks are on the front" in text
     assert [line.split()[:3] for line in text.splitlines() if "█" in line and "front" not in line] == [
-        ["100", "50.0", "12.5"], ["200", "50.0", "25.0"], ["300", "50.0", "37.5"],
-    ]  # fmt: skip
+        ["100", "50.0", "12.5"],
+        ["200", "50.0", "25.0"],
+        ["300", "50.0", "37.5"],
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1, "checkpoints": null}'])
@@ -255,11 +258,14 @@ def test_dvc_draws_what_is_at_work(at_work, folder):
     drawn = json.loads(dvc(folder, "plots", "show", "--json"))["data"]
     ((curve,), (front,)) = drawn["live/curves/now.csv"], drawn["live/front/now.csv"]
     assert [(row["run"], row["epoch"], row["train_clean"]) for row in curve["content"]["data"]["values"]] == [
-        ("search@row supernet", "0", "0.25"), ("search@row supernet", "1", "0.5"),
-    ]  # fmt: skip
+        ("search@row supernet", "0", "0.25"),
+        ("search@row supernet", "1", "0.5"),
+    ]
     assert [(row["parameters"], row["clean"], row["robust"]) for row in front["content"]["data"]["values"]] == [
-        ("100", "0.5", "0.125"), ("200", "0.5", "0.25"), ("300", "0.5", "0.375"),
-    ]  # fmt: skip
+        ("100", "0.5", "0.125"),
+        ("200", "0.5", "0.25"),
+        ("300", "0.5", "0.375"),
+    ]
 
 
 def test_what_ended_is_drawn_no_more(at_work, folder):
