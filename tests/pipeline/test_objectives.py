@@ -18,6 +18,7 @@ from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import ROW, contents, copy_of, invoke, run_here, tiny_params, write_params
 
 NAMES = ("clean_error", "robust_error", "parameters", "macs", "latency")
+QUICK = [("robust_error", "latency"), ("clean_error", "parameters", "macs"), NAMES[1:]]
 CHOICES = [choice for count in (2, 3, 4) for choice in itertools.combinations(NAMES, count)]
 
 
@@ -56,7 +57,11 @@ def searched(folder) -> tuple[pd.DataFrame, dict]:
     return pd.read_csv(path / "individuals.csv"), json.loads((path / "fronts.json").read_text())
 
 
-@pytest.mark.parametrize("objectives", CHOICES, ids="-".join)
+@pytest.mark.parametrize(
+    "objectives",
+    [pytest.param(some, marks=[] if some in QUICK else pytest.mark.slow) for some in CHOICES],
+    ids="-".join,
+)
 def test_any_two_to_four(copy, clock, objectives):
     minimise(copy, *objectives)
     run_here(copy, "plan", "search")
@@ -149,6 +154,7 @@ def test_other_objectives_time_nothing(copy, clock):
     assert not clock
 
 
+@pytest.mark.slow
 def test_workers_know_the_latencies(copy, clock, monkeypatch):
     raw = minimise(copy, "robust_error", "latency")
     raw["compute"].update(engine="processes", workers=2)
