@@ -146,7 +146,7 @@ try:
     runpy.run_module("stages.plan", run_name="__main__")
 except SystemExit as exit:
     code = exit.code
-heavy = [name for name in ("torch", "torchvision", "pymoo", "sklearn", "matplotlib") if name in sys.modules]
+heavy = [name for name in ("torch", "torchvision", "pymoo", "sklearn", "matplotlib", "ray") if name in sys.modules]
 print(json.dumps({"code": code, "heavy": heavy}))
 """
 
