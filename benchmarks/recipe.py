@@ -97,7 +97,7 @@ def print_table(out: Path) -> None:
             rows.append([name, len(trainings), *accuracies, epochs, min(seconds, default="")])
             results += trainings
     columns = ["recipe", "seeds", "clean, %", "PGD-20 at 8/255, %", "epochs", "CPU seconds an epoch"]
-    title = "CIFAR-10 at 16x16, one network, 20,000 training and 5,000 validation images"
+    title = f"CIFAR-10 at 16x16, one network, {TRAIN:,} training and 5,000 validation images"
     report(title, columns, rows, {"trainings": results}, out / "table.json")
 
 
