@@ -183,6 +183,9 @@ def test_jobs_that_are_broken_off_end(compute, tmp_path):
     def interrupted() -> None:
         with Jobs(nothing, compute) as jobs:
             next(jobs.run_jobs(linger, [tmp_path, None, tmp_path, tmp_path]))
+            deadline = time.monotonic() + 60
+            while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+                time.sleep(0.05)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
