@@ -64,13 +64,15 @@ def row_jobs(
     return jobs
 
 
-def pooled_jobs(plan: PooledControlsStagePlan, lego: Architecture) -> list[Job]:
-    """As `row_jobs`, of a dataset's pooled Lego-Net and hand-made networks."""
-    dataset = plan.name
-    jobs = _lego_jobs(SearchSpace.from_params(plan), plan.controls.legonet, lego, plan, "legonet_pooled")
+def pooled_jobs(plan: PooledControlsStagePlan, lego: Architecture | None) -> list[Job]:
+    """As `row_jobs`, of a dataset's pooled Lego-Net, if it has one, and hand-made networks."""
+    dataset, jobs = plan.name, []
+    if lego:
+        jobs += _lego_jobs(SearchSpace.from_params(plan), plan.controls.legonet, lego, plan, "legonet_pooled")
     for seed in plan.seeds:
-        label = Label("seeds", "legonet_pooled", "lego", seed)
-        jobs.append(_job(f"seed-{seed}-lego", label, lego, plan.training, (seed, "legonet", dataset)))
+        if lego:
+            label = Label("seeds", "legonet_pooled", "lego", seed)
+            jobs.append(_job(f"seed-{seed}-lego", label, lego, plan.training, (seed, "legonet", dataset)))
         for name in plan.baselines.names:
             label, key = Label("seeds", "baselines", name, seed), (seed, "baselines", dataset)
             jobs.append(_job(f"seed-{seed}-{name}", label, None, plan.baselines.training, key))
@@ -142,7 +144,8 @@ def train_controls(
 
     is_row = isinstance(plan, RowControlsStagePlan)
     source = results(plan.dataset, "legonet" if is_row else "legonet_pooled", plan.name if is_row else None)
-    lego = Architecture.from_plain(read_json(source / "statistics.json")["architecture"])
+    designed = read_json(source / "statistics.json").get("architecture")
+    lego = designed and Architecture.from_plain(designed)
     jobs = _jobs_of_row(plan, lego) if is_row else pooled_jobs(plan, lego)
     trainings = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
     for seed in sorted({record.label.seed for record in trainings.records}):

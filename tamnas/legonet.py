@@ -1,16 +1,42 @@
 """Lego-Net: from the validation accuracies of trained networks to one architecture."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
+from pathlib import Path
 
+from tamnas.config.plan import LegonetStagePlan
 from tamnas.errors import InputError
-from tamnas.files import FORMAT
+from tamnas.files import FORMAT, write_csv, write_json
 from tamnas.pipeline.paths import results, seeded
-from tamnas.records import Record, read_records
+from tamnas.records import Job, NetworkSpec, Record, read_records
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
+
+
+def design_and_train(plan: LegonetStagePlan, checkpoints: Path, trained: Path, small: Path) -> None:
+    """Design and train the plan's Lego-Net: weights to `trained`, small results to `small`.
+
+    Raises InputError, or DeadlineError after writing what is finished.
+    """
+    from tamnas.training.networks import TrainingTask, train_and_write  # torch, for seconds
+
+    networks = candidates(plan.dataset, plan.rows, plan.seed)
+    arch, counts, statistics = design(SearchSpace.from_params(plan), networks, plan.top, plan.weights)
+    job = Job(NetworkSpec("lego", arch), plan.training, (plan.seed, "legonet", plan.name))
+    task = TrainingTask.of(plan, checkpoints)
+    train_and_write(task, [job], f"legonet {plan.name}", trained, seeded(small, plan.seed))
+    write_csv(small / "counts.csv", counts)
+    write_json(small / "statistics.json", statistics)
+
+
+def write_none(trained: Path, small: Path) -> None:
+    """The outputs of a stage instance that trains nothing."""
+    for folder in (trained, small):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "statistics.json", {"format": FORMAT, "voters": []})
 
 
 @dataclass(frozen=True)

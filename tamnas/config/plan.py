@@ -49,9 +49,10 @@ class RowPlan(Section):
 
 
 class PooledPlan(Section):
-    """Lego-Net over all rows of a dataset (Tables VIII to X)."""
+    """Lego-Net over all rows of a dataset (Tables VIII to X). Not `trained`: it is that of the only row."""
 
     rows: tuple[Name, ...] = Field(min_length=1)
+    trained: bool
     mode: Name
     network: sections.NetworkParams
     training: sections.TrainingPlan
@@ -210,7 +211,7 @@ class TrainingStagePlan(NetworksStagePlan):
 
 
 class LegonetStagePlan(TrainingStagePlan):
-    """`rows` whose `top` networks vote, by the validation accuracy of their `weights`."""
+    """`rows` whose `top` networks vote, by the validation accuracy of their `weights`; none: nothing is trained."""
 
     rows: tuple[Name, ...]
     top: Positive
@@ -324,6 +325,7 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         "weights": plan.eval.weights,
         **dict(plan.pooled),
     }
+    known["rows"] = plan.pooled.rows if plan.pooled.trained else ()
     return {
         "source": SourceStagePlan.of(known | dict(plan.data)),
         "prepare": PrepareStagePlan.of(known),

@@ -106,15 +106,16 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
         params, "pooled", dataset, mode
     )
     network, training = model.network.plain(), model.retrain.scratch.plain()
+    trained = len(own) > 1 or model.row not in own
     raw = {
         "dataset": dataset,
         "seed": params.seed,
         "seeds": params.seeds,
         "data": params.data[dataset].plain(),
         "space": model.space.plain(),
-        "pooled": {"rows": list(own), "mode": mode, "network": network, "training": training},
+        "pooled": {"rows": list(own), "trained": trained, "mode": mode, "network": network, "training": training},
         "legonet": params.legonet.plain(),
-        "controls": {"legonet": params.controls.legonet.plain()},
+        "controls": {"legonet": params.controls.legonet.plain() if trained else {}},
         "validation": params.retrain.validation.resolve(),
         "baselines": params.baselines.resolve(),
         "eval": params.eval.plain(),

@@ -162,7 +162,8 @@ def evaluate(
     content |= {"gradient": None if slope is None else _sha256(slope), "device": device.type}
     with _kept_in(checkpoints, content) as folder:
         outcomes = [
-            attack_model(model, lambda rows: images[rows], labels, attack, key, folder, log.info) for attack in chosen
+            attack_model(model, images.__getitem__, labels, attack, key, folder=folder, before_batch=log.info)
+            for attack in chosen
         ]
     results, signs = _compared(outcomes, len(labels))
     clean = Accuracy(int((logits.argmax(1) == labels).sum()), len(labels))

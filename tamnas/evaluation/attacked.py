@@ -1,6 +1,6 @@
 """One attack of `eval.attacks` on one model: part by part, batch by batch, each kept, so that a killed run goes on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +27,6 @@ class Outcome:
     chosen: Tensor
     correct: Tensor
     parts: tuple[tuple[EvalAttack, Tensor], ...]
-
-    def plain(self) -> dict:
-        """As JSON knows it; `of` is the inverse, on CPU."""
-        fooled = [to_bits(mask) for _, mask in self.parts]
-        return {"chosen": self.chosen.tolist(), "correct": to_bits(self.correct), "fooled": fooled}
-
-    @classmethod
-    def of(cls, attack: EvalAttack, plain: dict) -> "Outcome":
-        parts = zip(attack.parts, map(from_bits, plain["fooled"]), strict=True)
-        return cls(attack, torch.tensor(plain["chosen"]), from_bits(plain["correct"]), tuple(parts))
 
     def left(self) -> list[Tensor]:
         """What stands after each part."""
@@ -73,6 +63,13 @@ def from_bits(text: str) -> Tensor:
     return torch.tensor([bit == "1" for bit in text], dtype=torch.bool)
 
 
+def chosen_images(attack: EvalAttack, labels: Tensor) -> Tensor:
+    """Indices of an attack's images of a test set. Raises InputError."""
+    if attack.images and attack.images > len(labels):
+        raise InputError(f"attack {attack.kind}: images is {attack.images}; there are {len(labels)} test images")
+    return balanced(labels, attack.images)
+
+
 def balanced(labels: Tensor, count: int | None) -> Tensor:
     """Indices of a fixed subset with as many images of each class, in order: of each class the first ones.
 
@@ -85,51 +82,75 @@ def balanced(labels: Tensor, count: int | None) -> Tensor:
     return (place * classes + labels).argsort()[:count].sort().values
 
 
-def attack_model(
-    model: nn.Module,
-    images: Callable[[Tensor], Tensor],
-    labels: Tensor,
-    attack: EvalAttack,
-    key: tuple,
-    folder: Path | None = None,
-    before_batch: Callable[[str], None] = lambda what: None,
-) -> Outcome:
-    """An attack on its images of a test set: on what the parts before left, in batches of `attack.batch_size`.
+Rounds = Generator[tuple[int, tuple[Tensor, ...]], list[list[bool]], Outcome]
 
-    `images` gives those of some indices as float32 in [0, 1], `labels` are all of the set. Every part and batch begins
-    with the same random numbers, derived from `key` and the radius, as in AutoAttack's own driver, and torch's global
-    generator is left as found. `folder` keeps each batch under the attack's own digest; who keeps it for other models,
-    images or keys must name another one. `before_batch` is told what is to be computed. Raises InputError.
+
+def rounds(attack: EvalAttack, chosen: Tensor, correct: Tensor) -> Rounds:
+    """An attack part by part: yields a part's index and its batches, and is sent which images of each survived.
+
+    `chosen` (N,) are indices of images, `correct` (N,) bool says of which the model is right; batches hold indices of
+    images, `attack.batch_size` of those that the parts before left. Returns the outcome.
     """
-    if attack.images and attack.images > len(labels):
-        raise InputError(f"attack {attack.kind}: images is {attack.images}; there are {len(labels)} test images")
-    chosen = balanced(labels, attack.images)
-    y = labels[chosen]
-    digest = key_of(attack.plain() | {"networks": None})
-    with under_attack(model), torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
-        with torch.no_grad():
-            batches = torch.arange(len(y), device=y.device).split(attack.batch_size)
-            logits = torch.cat([model(images(chosen[batch])) for batch in batches])
-        if logits.shape[1] < attack.least_classes:
-            raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {logits.shape[1]}")
-        correct = logits.argmax(1) == y
-        standing, parts = correct.clone(), []
-        for index, part in enumerate(attack.parts):
-            before = standing.clone()
-            survived = standing.nonzero().squeeze(1)
-            for number, batch in enumerate(survived.split(attack.batch_size) if len(survived) else ()):
-                what = f"{part.text}, batch {number + 1}"
-
-                def survivors(part=part, batch=batch, what=what) -> list[bool]:
-                    before_batch(what)
-                    generator = torch_generator(*key, str(attack.eps), device=labels.device)
-                    return _survivors(part, model, images(chosen[batch]), y[batch], generator).tolist()
-
-                path = folder and folder / f"{digest}-{index}-{number}.json"
-                mask = kept(path, survivors, f"running {what}") if path else survivors()
-                standing[batch] = torch.tensor(mask, device=y.device)
-            parts.append((part, before & ~standing))
+    standing, parts = correct.clone(), []
+    for index, part in enumerate(attack.parts):
+        before = standing.clone()
+        places = before.nonzero().squeeze(1).split(attack.batch_size) if before.any() else ()
+        masks = yield index, tuple(chosen[batch] for batch in places)
+        for batch, mask in zip(places, masks, strict=True):
+            standing[batch] = torch.tensor(mask, device=standing.device)
+        parts.append((part, before & ~standing))
     return Outcome(attack, chosen, correct, tuple(parts))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A model under attack. `images` gives those of some indices as float32 in [0, 1], `labels` are all of the set.
+
+    Every part and batch begins with the same random numbers, derived from `key` and the radius, as in AutoAttack's own
+    driver, and torch's global generator is left as found. `folder` keeps each batch under the attack's own digest; who
+    keeps it for other models, images or keys must name another one. `before_batch` is told what is to be computed.
+    """
+
+    model: nn.Module
+    images: Callable[[Tensor], Tensor]
+    labels: Tensor
+    key: tuple
+    folder: Path | None = None
+    before_batch: Callable[[str], None] = lambda what: None
+
+    def batch(self, attack: EvalAttack, index: int, number: int, batch: Tensor) -> list[bool]:
+        """Which images of `batch`, the one of this `number` in the attack's part `index`, survive it."""
+        part, device = attack.parts[index], self.labels.device
+        what = f"{part.text}, batch {number + 1}"
+
+        def survivors() -> list[bool]:
+            self.before_batch(what)
+            generator = torch_generator(*self.key, str(attack.eps), device=device)
+            with under_attack(self.model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return _survivors(part, self.model, self.images(batch), self.labels[batch], generator).tolist()
+
+        if self.folder is None:
+            return survivors()
+        digest = key_of(attack.plain() | {"networks": None})
+        return kept(self.folder / f"{digest}-{index}-{number}.json", survivors, f"running {what}")
+
+
+def attack_model(
+    model: nn.Module, images: Callable[[Tensor], Tensor], labels: Tensor, attack: EvalAttack, key: tuple, **more
+) -> Outcome:
+    """An attack on its images of a test set, batch by batch; for the rest see `Attacked`. Raises InputError."""
+    attacked, chosen = Attacked(model, images, labels, key, **more), chosen_images(attack, labels)
+    with under_attack(model), torch.no_grad():
+        logits = torch.cat([model(images(batch)) for batch in chosen.split(attack.batch_size)])
+    if logits.shape[1] < attack.least_classes:
+        raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {logits.shape[1]}")
+    steps, masks = rounds(attack, chosen, logits.argmax(1) == labels[chosen]), None
+    while True:
+        try:
+            index, batches = steps.send(masks)
+        except StopIteration as stop:
+            return stop.value
+        masks = [attacked.batch(attack, index, number, batch) for number, batch in enumerate(batches)]
 
 
 def _survivors(attack: EvalAttack, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:

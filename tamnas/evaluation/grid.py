@@ -2,7 +2,7 @@
 
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -21,7 +21,19 @@ from tamnas.config.sections import EvalParams, NumericsParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import correct, evaluate_pgd, fast_copy, share, survivals
-from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, from_bits, hits, missed, to_bits
+from tamnas.evaluation.attacked import (
+    Attacked,
+    Hits,
+    Outcome,
+    Rounds,
+    attack_rows,
+    chosen_images,
+    from_bits,
+    hits,
+    missed,
+    rounds,
+    to_bits,
+)
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
@@ -66,9 +78,9 @@ class GridContext:
     pace: Pace = field(default_factory=Pace)
 
 
-def attack_network(spec: dict, context: GridContext) -> dict | None:
-    """A job: one network under all of PGD (`pgd_rows`) or, with an index `spec["listed"]`, under that one of
-    `eval.attacks` (`Outcome.plain`).
+def attack_network(spec: dict, context: GridContext) -> dict | list[bool] | None:
+    """A job: one network under all of PGD (`pgd_rows`) or, with `spec["batch"]`, under a part of one of
+    `eval.attacks` on a batch of images: which of them survive.
 
     None if the deadline came before its end; what is finished is kept.
     """
@@ -78,7 +90,7 @@ def attack_network(spec: dict, context: GridContext) -> dict | None:
         return None
 
 
-def _attacked(spec: dict, context: GridContext) -> dict:
+def _attacked(spec: dict, context: GridContext) -> dict | list[bool]:
     task, test, path, final = context.task, context.test, Path(spec["weights"]), spec["final"]
     # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
     name = f"{path.stem}-{file_digest(path)[:16]}"
@@ -94,18 +106,18 @@ def _attacked(spec: dict, context: GridContext) -> dict:
         before("PGD")
         return pgd_rows(*loaded(), test, task.plan, spec)
 
-    if spec["listed"] is None:
+    if "batch" not in spec:
         return kept(task.folder / f"{name}-{'final' if final else 'grid'}.json", under_pgd, "evaluating its network")
     model, record = loaded()
-    attack, key = task.plan.listed(final)[spec["listed"]], _key(spec, record)
-    return attack_model(model, partial(_images, test), test.labels, attack, key, task.folder / name, before).plain()
+    attacked = Attacked(model, partial(_images, test), test.labels, _key(spec, record), task.folder / name, before)
+    batch = torch.tensor(spec["batch"], device=test.labels.device)
+    return attacked.batch(task.plan.listed(final)[spec["listed"]], spec["part"], spec["number"], batch)
 
 
-def network_rows(pgd: dict, listed: Sequence[dict], plan: EvalParams, final: bool) -> dict:
-    """Rows of one network from the results of its jobs: `grid` (clean images and each attack), `attacks`, `checks`
-    and `attack`.
+def network_rows(pgd: dict, outcomes: Sequence[Outcome], plan: EvalParams, final: bool) -> dict:
+    """Rows of one network, from its rows under PGD and what each of `eval.attacks` did: `grid` (clean images and each
+    attack), `attacks`, `checks` and `attack`.
     """
-    outcomes = [Outcome.of(attack, plain) for attack, plain in zip(plan.listed(final), listed, strict=True)]
     hits_of_pgd = _pgd_hits(pgd["masks"], plan.pgd(final))
     return {part: pgd[part] for part in PARTS if part in pgd} | _compared(pgd["grid"], hits_of_pgd, outcomes, plan)
 
@@ -258,28 +270,62 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
 def _all_attacked(task: GridTask, networks: Sequence[dict], what: str) -> dict[int, dict]:
     """Rows of each network by its index, without those that the deadline cut off.
 
-    Final networks first, each attack of theirs as a job of its own: AutoAttack takes longer than all else.
+    All under PGD first; then `eval.attacks`, in rounds: a part of each, every batch a job of its own, since AutoAttack
+    on a final network takes longer than all else.
     """
-    order = sorted(range(len(networks)), key=lambda index: not networks[index]["final"])
-    parts = {index: [None, *range(len(task.plan.listed(networks[index]["final"])))] for index in order}
-    specs = [networks[index] | {"listed": part} for index in order for part in parts[index]]
-    places = [(index, part) for index in order for part in parts[index]]
-    done: dict[int, dict] = {index: {} for index in order}
-    by_index: dict[int, dict] = {}
+    plan, labels, by_index = task.plan, load_split(task.data, "test", "cpu").labels, {}
     load, name = partial(GridTask.context, task), operator.itemgetter("weights")
     with Progress(what, len(networks)) as progress, Jobs(load, task.compute, [task.data], progress) as jobs:
-        for number, result in jobs.run_jobs(attack_network, specs, name):
-            index, part = places[number]
-            if result is not None:
-                done[index][part] = result
-            if len(done[index]) == len(parts[index]):
-                pgd, *listed = (done[index][part] for part in parts[index])
-                by_index[index] = rows = network_rows(pgd, listed, task.plan, networks[index]["final"])
-                network = rows["grid"][0]["network"]
-                for line in trace_signs(rows["attack"]).values():
-                    log.warning("warning: %s: %s", network, line)
-                progress.step(network=network, clean=rows["grid"][0]["accuracy"])
+
+        def add(index: int, pgd: dict, outcomes: Sequence[Outcome]) -> None:
+            by_index[index] = rows = network_rows(pgd, outcomes, plan, networks[index]["final"])
+            network = rows["grid"][0]["network"]
+            for line in trace_signs(rows["attack"]).values():
+                log.warning("warning: %s: %s", network, line)
+            progress.step(network=network, clean=rows["grid"][0]["accuracy"])
+
+        under_pgd, attacks = {}, {}
+        for index, pgd in jobs.run_jobs(attack_network, networks, name):
+            if pgd is None:
+                continue
+            under_pgd[index], clean = pgd, from_bits(pgd["masks"][0])
+            for number, attack in enumerate(plan.listed(networks[index]["final"])):
+                chosen = chosen_images(attack, labels)
+                attacks[index, number] = rounds(attack, chosen, clean[chosen])
+            if not plan.listed(networks[index]["final"]):
+                add(index, pgd, ())
+        outcomes = _in_rounds(attacks, networks, lambda specs: jobs.run_jobs(attack_network, specs, name))
+        for index in sorted({index for index, _ in attacks}):
+            own = [outcomes[key] for key in sorted(attacks) if key[0] == index]
+            if None not in own:
+                add(index, under_pgd[index], own)
     return by_index
+
+
+def _in_rounds(
+    attacks: Mapping[tuple[int, int], Rounds], networks: Sequence[dict], run: Callable[[Sequence[dict]], Iterator]
+) -> dict[tuple[int, int], Outcome | None]:
+    """What each attack did, by the indices of its network and of its entry; None where the deadline came before."""
+    outcomes, masks = dict.fromkeys(attacks), dict.fromkeys(attacks)
+    while masks:
+        specs, places = [], []
+        for key in list(masks):
+            try:
+                part, batches = attacks[key].send(masks[key])
+            except StopIteration as stop:
+                outcomes[key] = stop.value
+                del masks[key]
+                continue
+            masks[key] = [None] * len(batches)
+            for number, batch in enumerate(batches):
+                places.append((key, number))
+                job = {"listed": key[1], "part": part, "number": number, "batch": batch.tolist()}
+                specs.append(networks[key[0]] | job)
+        for at, survivors in run(specs) if specs else ():
+            key, number = places[at]
+            masks[key][number] = survivors
+        masks = {key: own for key, own in masks.items() if None not in own}
+    return outcomes
 
 
 def evaluate_and_write(
@@ -317,8 +363,9 @@ def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[st
             return {record.id for record in records}
         case "best":
             return {best(records, weights).id}
-        case "seeds":
-            return {record.id for record in records if record.label.control == "seeds"}
+        case "beside":  # repeats with further seeds, and what stands beside a Lego-Net
+            labels = {record.id: record.label for record in records}
+            return {id_ for id_, label in labels.items() if label.control == "seeds" or "legonet" in label.kind}
     return set()
 
 

@@ -10,7 +10,7 @@ from tamnas.errors import InputError
 class Kind:
     """What an evaluate stage evaluates: its weights' folder, and which networks are final.
 
-    Final networks (`all`, the `best` by validation, repeats with other `seeds`, or `none`) get the
+    Final networks (`all`, the `best` by validation, of controls those `beside` a final network, or `none`) get the
     further attacks of Table X and `eval.attacks` and the checks of the attack.
     """
 
@@ -24,10 +24,10 @@ KINDS = {
     "scratch": Kind("retrain_scratch", True, "best"),
     "finetune": Kind("retrain_finetune", True, "none"),
     "legonet": Kind("legonet", True, "all"),
-    "legonet_pooled": Kind("legonet", False, "all"),
+    "legonet_pooled": Kind("legonet", False, "all", may_be_empty=True),
     "baselines": Kind("baselines", False, "all", may_be_empty=True),
-    "controls": Kind("controls", True, "seeds", may_be_empty=True),
-    "controls_pooled": Kind("controls", False, "seeds", may_be_empty=True),
+    "controls": Kind("controls", True, "beside", may_be_empty=True),
+    "controls_pooled": Kind("controls", False, "beside", may_be_empty=True),
 }
 
 

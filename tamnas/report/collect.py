@@ -42,7 +42,9 @@ def collect(study: StudyPlan | None = None) -> list[Dataset]:
 def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
     evaluated = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
-    complete = all(evaluated.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
+    complete = (
+        plan.pooled.trained and all(evaluated.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
+    )
     controls, run = _read_controls(plan, None), [row for row in plans if evaluated[row.row]]
     return Dataset(
         plan=plan,

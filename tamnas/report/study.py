@@ -248,13 +248,9 @@ class Dataset:
         return max(self.rows, key=lambda row: merit(row.best, row.plan.eval.weights), default=None)
 
     @property
-    def pooled_is_rows(self) -> bool:
-        """With one row the pooled Lego-Net is the row's own, trained again with other random numbers."""
-        if len(self.rows) != 1 or not self.pooled or not self.rows[0].lego:
-            return False
-        (row,) = self.rows
-        same = self.pooled.network.architecture == row.lego.network.architecture
-        return same and self.plan.pooled.training == row.plan.retrain.scratch
+    def lego(self) -> LegoNet | None:
+        """Over all rows; of the only row its own."""
+        return self.pooled if self.plan.pooled.trained else next((row.lego for row in self.rows), None)
 
     def learnt(self) -> tuple["Dataset", list[str]]:
         """What something can be concluded from: without what is at chance; and the names of what was left out."""

@@ -148,7 +148,7 @@ def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Voter]]) ->
     splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
     card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
     write_json(results(plan.dataset, "prepare") / "card.json", card)
-    if set(voting) >= set(plan.pooled.rows):
+    if plan.pooled.trained and set(voting) >= set(plan.pooled.rows):
         _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in voting[row]], random)
     if plan.baselines.names:
         trained = [{**train(random, name, None, 269_722, 0.9), "baseline": name} for name in plan.baselines.names]

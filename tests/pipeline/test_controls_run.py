@@ -18,11 +18,11 @@ from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.training.networks import TrainingTask, train_network
-from tests.helpers.tiny import CONTROLS_ON, ROW, tiny_params, write_params
+from tests.helpers.tiny import CONTROLS_ON, ROW, pool, tiny_params, write_params
 
 
 def everything(folder: Path) -> dict:
-    raw = tiny_params()
+    raw = pool(tiny_params())
     raw["data"]["digits"].update(train=100, validation=30, test=30)
     raw["retrain"]["max_subnets"] = 2
     raw["supernet"]["block"]["epochs"], raw["supernet"]["joint"]["epochs"] = 1, 2
@@ -100,7 +100,7 @@ def test_all_controls_are_trained_and_tested(finished):
         grid = read(finished, "evaluate_controls", ROW, f"seed-{seed}", "grid.csv")
         assert {line["network"] for line in grid} == {one["id"] for one in networks}
         assert {line["network"] for line in grid if line["final"] == "True"} == (
-            {one["id"] for one in networks} if seed else set()
+            {one["id"] for one in networks if one["control"] == "seeds" or one["of"] == "lego"}
         )
         curves = read(finished, "controls", ROW, f"seed-{seed}", "curves.csv")
         assert {line["network"] for line in curves} == {one["id"] for one in networks}
@@ -151,6 +151,9 @@ def test_reports_show_controls_and_say_what_was_not_run(finished):
     grid = read(finished, "evaluate_controls", ROW, "seed-0", "grid.csv")
     clean = [float(line["accuracy"]) for line in grid if line["network"].startswith("random-") and line["steps"] == "0"]
     assert float(random["clean"]) == pytest.approx(100 * sum(clean) / 2, abs=1e-3)
+
+    attacked = {(line["row"], line["beside"]) for line in after if line["apgd_ce_8_255_n8"]}
+    assert attacked == {(ROW, "Lego-Net"), ("pooled", "Lego-Net")}
 
     (lego,) = [line for line in table("benchmark") if line["network"] == f"Lego-Net of {ROW}"]
     first = read(finished, "evaluate_legonet", ROW, "seed-0", "metrics.json")["networks"]["lego"]["clean"]

@@ -115,12 +115,7 @@ def test_order_of_evaluation_does_not_matter(data, networks, tmp_path):
         context = GridTask(SPACE, data, plan.eval, plan.numerics, COMPUTE, folder).context()
         found = {}
         for index in order:
-            spec = {
-                "weights": str(networks / f"n{index}.safetensors"),
-                "final": False,
-                "seed": plan.seed,
-                "listed": None,
-            }
+            spec = {"weights": str(networks / f"n{index}.safetensors"), "final": False, "seed": plan.seed}
             found[index] = attack_network(spec, context)
         records = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         return found, records

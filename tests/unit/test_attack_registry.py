@@ -144,7 +144,7 @@ def test_in_the_reports(tmp_path, monkeypatch):
     raw["eval"]["attacks"] = [CORNERS]
     write_run(raw, tmp_path)
     (dataset,) = collect.collect()
-    lego = dataset.pooled.network
+    lego = dataset.lego.network
     assert lego.test.grid[Corners(eps="8/255", tries=3)] < lego.test.clean
     assert all(attack.kind == "pgd" for attack in lego.test.pgd)
     tables = tables_by_name([dataset])

@@ -1,7 +1,6 @@
 """Entries of `eval.attacks` against direct calls of the package, killed and resumed, and on masked gradients."""
 
 import copy
-import json
 import sys
 from fractions import Fraction
 
@@ -228,15 +227,6 @@ def test_alarms_of_a_trained_network_with_masked_gradients_and_none_of_the_netwo
     assert set(stuck) == {"stuck"}
     assert "PGD-20 at 16/255 leaves" in line
     assert "AutoAttack at 16/255" in line
-
-
-def test_an_outcome_as_json(network, data):
-    outcome = run(ApgdCe(eps=EPS, images=20), network, data)
-    again = Outcome.of(outcome.attack, json.loads(json.dumps(outcome.plain())))
-    assert torch.equal(again.chosen, outcome.chosen)
-    assert torch.equal(again.correct, outcome.correct)
-    assert [part for part, _ in again.parts] == [part for part, _ in outcome.parts]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(again.parts, outcome.parts, strict=True))
 
 
 # -- images ---------------------------------------------------------------------------------------

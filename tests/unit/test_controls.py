@@ -21,7 +21,7 @@ from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
 from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
-from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, tiny_params, write_params
+from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, pool, tiny_params, write_params
 from tests.helpers.toy_search import fitness_of, planned
 
 PAPER = SearchSpace.paper()
@@ -33,7 +33,7 @@ SMALL = SearchSpace(
 
 def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePlan]:
     """Of the two stages of controls, by row and dataset."""
-    raw = tiny_params()
+    raw = pool(tiny_params())
     raw["retrain"]["finetune"]["epochs"] = 2
     raw["controls"] = controls or {}
     found = resolve_all(parse_params(raw | changed))
@@ -232,6 +232,7 @@ def test_pooled_jobs():
     assert [(job.network.id, job.network.baseline, job.key) for job in jobs if job.network.baseline] == [
         ("seed-3-resnet8", "resnet8", (3, "baselines", "digits"))
     ]
+    assert [job.network.id for job in pooled_jobs(plan, None)] == ["seed-3-resnet8"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tamnas.attacks.listed import ApgdCe
 from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt
 from tamnas.config.compute import ComputeParams
@@ -18,12 +19,14 @@ from tamnas.evaluation.accuracy import (
     Validator,
     accuracy,
     evaluate_pgd,
+    fast_copy,
     pgd_accuracy,
     robust_accuracies,
     robust_accuracy,
     share,
     survivals,
 )
+from tamnas.evaluation.attacked import attack_model
 from tamnas.evaluation.grid import GridTask, check_attack, evaluate_kind
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
@@ -258,7 +261,7 @@ def networks(space, randomise, images):
     return {f"n{i}": pair for i, pair in enumerate(zip(archs, made, strict=True))}
 
 
-def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch", checks=None):
+def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch", checks=None, attacks=()):
     """(rows of the grid, rows of the checks) per network, through the files a stage reads."""
     for index, (name, (arch, network)) in enumerate(networks.items()):
         state = {f"last.{key}": tensor for key, tensor in network.state_dict().items()}
@@ -268,7 +271,7 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
     monkeypatch.setattr("tamnas.evaluation.grid.load_split", lambda path, which, device: {"test": split}[which])
     task = GridTask(
         space=space, data=folder / "none.npz",
-        plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks),
+        plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks, attacks=attacks),
         numerics=NumericsParams(precision="float32", threads=1, deterministic=False),
         compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
     )  # fmt: skip
@@ -278,11 +281,23 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
     for row in found.grid:
         name = f"pgd{row['steps']}_{row['eps'].replace('/', '_')}" if row["steps"] else "clean"
         assert metrics["networks"][row["network"]][row["attack"]] == row["accuracy"]
-        assert row["attack"] == name
+        assert row["attack"] == name or row["steps"] is None
     return tuple(
         {name: [row for row in rows if row["network"] == name] for name in networks}
         for rows in (found.grid, found.checks)
     )
+
+
+def test_attacks_batch_by_batch_are_those_of_one_call(space, split, networks, tmp_path, monkeypatch):
+    test = labelled(networks["n1"][1], split.images)
+    attacks = ApgdCe(eps=EPS, batch_size=7, networks="all"), ApgdCe(eps=EPS, images=20, batch_size=3, networks="all")
+    grid, _ = evaluated(space, test, networks, tmp_path, monkeypatch, attacks=attacks)
+    for name, (arch, network) in networks.items():
+        for attack, row in zip(attacks, grid[name][-2:], strict=True):
+            key = (0, "evaluate", NetworkSpec(name, arch).identity)
+            model, x = fast_copy(copy.deepcopy(network).eval()), test.scaled(test.images)
+            outcome = attack_model(model, x.__getitem__, test.labels, attack, key)
+            assert (row["attack"], row["accuracy"]) == (attack.key, outcome.accuracy)
 
 
 def test_a_network_scores_the_same_in_any_company(space, split, networks, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from tamnas.report.collect import collect
 from tests.helpers.command import output, refusal
 from tests.helpers.tiny import ROOT, ROW, contents
 
-FINAL = {"searched", "finetuned", "lego", "lego-pooled", "resnet8"}
+FINAL = {"searched", "finetuned", "lego", "resnet8"}
 MIB = 2**20
 
 

@@ -228,7 +228,7 @@ def test_what_was_left_out_of_the_images_is_said_and_copies_are_warned_of(folder
 
 def test_controls_that_were_not_run_say_so(folder):
     write_run(params(), folder)
-    for name, count in (("controls", 6 + 2 + 1), ("attack-checks", 4)):
+    for name, count in (("controls", 6 + 2 + 1), ("attack-checks", 3)):
         lines = records(tables_by_name(collect.collect())[f"digits-{name}"])
         assert len(lines) >= count
         assert all(line["status"].startswith("not run (") for line in lines)

@@ -195,12 +195,7 @@ def test_what_attacks_added_and_the_worst_case_have_columns_where_they_ran(folde
     with (path / "attacks.csv").open() as file:
         shares = {row["name"]: float(row["accuracy"]) for row in csv.DictReader(file)}
     lines = {line["network"]: line for line in records(tables["digits-ensembles"])}
-    assert list(lines) == [
-        f"digits-S_8_1 {dataset.rows[0].best.id}",
-        "Lego-Net of digits-S_8_1",
-        "Lego-Net, pooled",
-        "ResNet-8",
-    ]
+    assert list(lines) == [f"digits-S_8_1 {dataset.rows[0].best.id}", "Lego-Net of digits-S_8_1", "ResNet-8"]
     lego = lines["Lego-Net of digits-S_8_1"]
     assert (lego["attack"], lego["images"]) == ("AutoAttack at 8/255", "100")
     assert [lego[name] for name in ("apgd_ce", "apgd_dlr_targeted", "fab_targeted", "square")] == ["10", "1", "1", "0"]

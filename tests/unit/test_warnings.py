@@ -12,13 +12,14 @@ from tamnas.report.page.page import html, readme
 from tamnas.report.tables.table import Column, Table, markdown
 from tamnas.report.warnings import warnings
 from tests.helpers.small_results import edit_csv, params, write_run
+from tests.helpers.tiny import pool
 
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
     """Plants `change` in a CSV of made-up results; gives the warnings, which must be in page and README."""
     monkeypatch.chdir(tmp_path)
-    write_run(params(), tmp_path)
+    write_run(pool(params()), tmp_path)
     assert warnings(collect.collect()[0]) == []
 
     def report(file: str | None = None, change=None) -> list[str]:
@@ -271,9 +272,9 @@ def write_controls(raw: dict) -> None:
 )
 def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folder, network, name):
     monkeypatch.chdir(tmp_path)
-    raw = params(controls={
+    raw = pool(params(controls={
         "random_networks": True, "legonet": {"reversed": True, "random": 0},
-        "common_attack": {"eps": "4/255", "attack_steps": 2}})  # fmt: skip
+        "common_attack": {"eps": "4/255", "attack_steps": 2}}))  # fmt: skip
     raw["seeds"] = [1]
     write_run(raw, tmp_path)
     write_controls(raw)

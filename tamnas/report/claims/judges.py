@@ -251,11 +251,11 @@ def _larger(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, float]
 
 
 def lego_beats_searched(dataset: Dataset) -> Finding:
-    if dataset.pooled is None or not dataset.rows:
+    if dataset.lego is None or not dataset.rows:
         return Finding(NOT_RUN, "needs the Lego-Net over all rows")
     # The paper compares with the subnet of the Lego-Net's own mode where there is one.
     row = next((row for row in dataset.rows if row.plan.mode == dataset.plan.pooled.mode), dataset.best_row)
-    if dataset.pooled.network.architecture == row.best.architecture:
+    if dataset.lego.network.architecture == row.best.architecture:
         same = f"Lego-Net has the architecture of the best subnet, {row.name} {row.best.id}"
         return Finding(UNDECIDED, f"{same}: they differ in the seed alone")
     return _beats(dataset, [(f"the best subnet, {row.name} {row.best.id}", row.best)])
@@ -263,15 +263,15 @@ def lego_beats_searched(dataset: Dataset) -> Finding:
 
 def lego_beats_resnet18(dataset: Dataset) -> Finding:
     resnet18 = next((network for network in dataset.baselines if network.id == LARGE), None)
-    if dataset.pooled is None or resnet18 is None:
-        return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.pooled else 'the Lego-Net over all rows'}")
+    if dataset.lego is None or resnet18 is None:
+        return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.lego else 'the Lego-Net over all rows'}")
     return _beats(dataset, [(name_of(LARGE), resnet18)])
 
 
 def lego_beats_hand_made(dataset: Dataset) -> Finding:
     tiny = [network for network in dataset.baselines if network.parameters <= TINY_NETWORK]
-    if dataset.pooled is None or not tiny:
-        need = "a hand-made network of at most 5 million parameters" if dataset.pooled else "the Lego-Net over all rows"
+    if dataset.lego is None or not tiny:
+        need = "a hand-made network of at most 5 million parameters" if dataset.lego else "the Lego-Net over all rows"
         return Finding(NOT_RUN, f"needs {need}")
     finding = _beats(dataset, [(name_of(network.id), network) for network in tiny])
     trained = {network.id for network in dataset.baselines}
@@ -283,7 +283,7 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
 
 def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork]]) -> Finding:
     """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
-    lego, attack, verdicts, numbers = dataset.pooled.network, dataset.key_attack, [], []
+    lego, attack, verdicts, numbers = dataset.lego.network, dataset.key_attack, [], []
     for name, other in others:
         verdicts.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
@@ -330,7 +330,7 @@ def _layers_in(share: float, depth: int) -> int:
 
 def _by_layer(dataset: Dataset, gene: str) -> list[list] | None:
     """What the best subnets chose in each layer, a value for each of them; None before they are counted."""
-    lego = dataset.pooled or next((row.lego for row in dataset.rows if row.lego), None)
+    lego = dataset.lego or next((row.lego for row in dataset.rows if row.lego), None)
     if lego is None:
         return None
     own = [line for line in lego.counts if line["gene"] == gene]

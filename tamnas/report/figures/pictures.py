@@ -159,7 +159,7 @@ def _attacks(rows: Sequence[RowResults]) -> tuple[str, str]:
 def architectures(dataset: Dataset) -> list[tuple]:
     """(name, what, architecture, space) of what the drawing compares."""
     networks = [(row.name, f"best subnet, {row.best.id}", row.best, row.space) for row in dataset.rows]
-    if len(dataset.rows) == 1:  # the pooled Lego-Net has the row's own architecture
+    if len(dataset.rows) == 1:
         (row,) = dataset.rows
         networks += [(row.name, "Lego-Net", row.lego.network, row.space)] if row.lego else []
     elif dataset.pooled:

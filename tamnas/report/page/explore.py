@@ -72,8 +72,7 @@ def _network(
     dataset: Dataset, row: RowResults | None, kind: str, network: TrainedNetwork, space: SearchSpace | None, folder: str
 ) -> dict:
     place = row.name if row else HAND_MADE if kind == HAND_MADE else "pooled"
-    again = "Lego-Net, trained again" if dataset.pooled_is_rows else "Lego-Net, pooled"
-    names = {LEGO: f"Lego-Net of {place}" if row else again, HAND_MADE: name_of(network.id)}
+    names = {LEGO: f"Lego-Net of {place}" if row else "Lego-Net, pooled", HAND_MADE: name_of(network.id)}
     name = names.get(kind, f"{place} {network.id}, {kind}")
     listed = listed_attacks(dataset, [network])
     attacks = [None, *listed, *(attack for attack in network.test.grid if attack not in listed)]

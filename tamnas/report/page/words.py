@@ -35,8 +35,7 @@ def headline(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
         if row.lego:
             networks.append((f"{row.name}: Lego-Net", row.lego.network))
     if dataset.pooled:
-        again = f"{dataset.rows[0].name}: Lego-Net, trained again" if dataset.pooled_is_rows else None
-        networks.append((again or "Lego-Net, pooled over all rows", dataset.pooled.network))
+        networks.append(("Lego-Net, pooled over all rows", dataset.pooled.network))
     networks += [(name_of(network.id), network) for network in dataset.baselines]
     attacks = [dataset.key_attack, *listed_attacks(dataset, [network for _, network in networks])]
     heads = ["Network", "Parameters", "Clean (%)", *(f"{attack.text} (%)" for attack in attacks)]
@@ -93,9 +92,7 @@ def key_numbers(dataset: Dataset) -> list[tuple[str, str, str]]:
 
 def brackets(dataset: Dataset) -> str:
     n = f"In brackets: 95% Wilson intervals on n = {dataset.images['test']:,} test images"
-    text = f"{n}, or as many as a column says." if dataset.plan.eval.attacks else f"{n}."
-    again = " With one row, the pooled Lego-Net is the row's own, trained again with other random numbers."
-    return text + again * dataset.pooled_is_rows
+    return f"{n}, or as many as a column says." if dataset.plan.eval.attacks else f"{n}."
 
 
 def accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:

@@ -121,12 +121,15 @@ def controls_table(dataset: Dataset) -> Table:
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",
         "Nothing is bold: a line compares its own two sides, and lines differ in what they stand beside.",
     ]
-    lines = [_line(comparison, dataset.key_attack) for comparison in comparisons(dataset)] if dataset.rows else []
+    found = list(comparisons(dataset)) if dataset.rows else []
+    trained = {attack for comparison in found for control, _ in comparison.pairs for attack in control.test.grid}
+    listed = [attack for attack in dataset.plan.eval.attacks if attack in trained]
+    lines = [_line(comparison, dataset.key_attack, listed) for comparison in found]
     title, images = f"Controls, {dataset.name}", dataset.images["test"]
     return Table.of(f"{dataset.name}-controls", title, lines, notes, dataset.name, images=images)
 
 
-def _line(comparison: Comparison, attack: Attack) -> dict[Column, Value | str | float | None]:
+def _line(comparison: Comparison, attack: Attack, listed: Sequence[Attack]) -> dict[Column, Value | str | float | None]:
     def both(key: str, title: str, kind: str, sides: Sequence) -> dict:
         columns = Column(key, title[0].upper() + title[1:], kind), Column(f"beside_{key}", f"Beside: {title}", kind)
         return dict(zip(columns, sides, strict=True))
@@ -140,10 +143,12 @@ def _line(comparison: Comparison, attack: Attack) -> dict[Column, Value | str | 
     sides = list(zip(*comparison.pairs, strict=True))  # the controls, and what stands beside each
     parameters = [round(fmean(network.parameters for network in side)) for side in sides]
     line |= both("parameters", "mean parameters", "count", parameters or NEITHER)
-    for key, name, which in (("clean", "clean", None), ("robust", attack.text, attack)):
+    attacks = [("clean", "clean", None), ("robust", attack.text, attack), *((one.key, one.text, one) for one in listed)]
+    for key, name, which in attacks:
         line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NEITHER)
         gap = difference(comparison.pairs, which)
-        line[Column(f"difference_{key}", f"Difference, {key} (points)")] = gap.points if gap else None
+        what = name if which in listed else key
+        line[Column(f"difference_{key}", f"Difference, {what} (points)")] = gap.points if gap else None
     return line | both("hypervolume", "hypervolume", "number", comparison.hypervolumes)
 
 
@@ -154,4 +159,4 @@ def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
     mean = fmean(accuracies)
     # Of several networks the interval over images would be too wide: their errors are not the same images.
     alone = len({network.id for network in networks}) == 1
-    return Value(mean, interval=wilson(mean, networks[0].test.images) if alone else None)
+    return Value(mean, interval=wilson(mean, networks[0].test.count(attack)) if alone else None)

@@ -85,7 +85,7 @@ def lego_table(dataset: Dataset) -> Table:
 def lego_networks(dataset: Dataset) -> list[Entry]:
     """The Lego-Nets and the best subnet of all rows."""
     entries, mode = [], dataset.plan.pooled.mode
-    if dataset.pooled or dataset.missing:
+    if dataset.pooled or (dataset.missing and dataset.plan.pooled.trained):
         network = dataset.pooled and dataset.pooled.network
         entries.append(("Lego-Net, pooled", network, published(dataset.published, mode, lego=True)))
     entries += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]

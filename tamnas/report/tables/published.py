@@ -7,7 +7,7 @@ from tamnas.attacks.registry import Pgd
 from tamnas.paper import TABLES, Published, contradictions
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.networks import LABEL, comparison, hand_made, network_values
-from tamnas.report.tables.search import pooled_votes
+from tamnas.report.tables.search import votes
 from tamnas.report.tables.table import Table
 from tamnas.report.terms import BOLD, PAPER, by_validation, name_of, setting
 
@@ -43,7 +43,7 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
     suffix = "" if dataset.name == dataset.published else f"-{dataset.name}"
     own = [by_validation(dataset)]
     if any(row.lego and _own_network(row, dataset) for row in printed.rows):
-        own = [pooled_votes(dataset), *own]
+        own = [votes(dataset)[0], *own]
     if any(row.mode.startswith("robnet") for row in printed.rows):
         own.append("Quoted: taken from the literature, never trained here.")
     notes = [*setting(dataset), *own, *costs, f"{BOLD} {PAPER}"]
@@ -59,8 +59,8 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
 
 
 def _own_network(row: Published, dataset: Dataset) -> TrainedNetwork | None:
-    """This run's network for a row of the paper; the pooled Lego-Net only where its mode is the paper's."""
+    """This run's network for a row of the paper; Lego-Net over all rows only where its mode is the paper's."""
     if row.lego:
-        return dataset.pooled.network if dataset.pooled and dataset.plan.pooled.mode == row.mode else None
+        return dataset.lego.network if dataset.lego and dataset.plan.pooled.mode == row.mode else None
     baseline = next((network for network in dataset.baselines if network.id == row.mode), None)
     return baseline or next((searched.best for searched in dataset.rows if searched.plan.mode == row.mode), None)

@@ -96,7 +96,7 @@ def _data(dataset: Dataset) -> str:
 def layers_table(dataset: Dataset) -> Table:
     """The lower part of Table VII: which blocks and ratios the best subnets use per layer."""
     scopes = [(row.name, row.lego) for row in dataset.rows if row.lego]
-    if dataset.pooled and not dataset.pooled_is_rows:
+    if dataset.pooled:
         scopes.insert(0, ("pooled", dataset.pooled))
     lines = []
     for name, lego in scopes:
@@ -118,15 +118,10 @@ def layers_table(dataset: Dataset) -> Table:
 
 
 def votes(dataset: Dataset) -> list[str]:
-    """Who voted for each Lego-Net."""
-    lines = [pooled_votes(dataset)] if dataset.pooled else []
+    """Who voted for each Lego-Net, the pooled one first."""
+    mode = f"width and training attack of mode {dataset.plan.pooled.mode}"
+    lines = [f"Lego-Net, pooled: {_voters(dataset.pooled)}; {mode}."] if dataset.pooled else []
     return lines + [f"Lego-Net of {row.name}: {_voters(row.lego)}." for row in dataset.rows if row.lego]
-
-
-def pooled_votes(dataset: Dataset) -> str:
-    if dataset.pooled_is_rows:
-        return f"Lego-Net, pooled: that of {dataset.rows[0].name}, trained again with other random numbers."
-    return f"Lego-Net, pooled: {_voters(dataset.pooled)}; width and training attack of mode {dataset.plan.pooled.mode}."
 
 
 def _voters(lego: LegoNet) -> str:
