@@ -152,7 +152,7 @@ def test_reports_show_controls_and_say_what_was_not_run(finished):
     clean = [float(line["accuracy"]) for line in grid if line["network"].startswith("random-") and line["steps"] == "0"]
     assert float(random["clean"]) == pytest.approx(100 * sum(clean) / 2, abs=1e-3)
 
-    attacked = {(line["row"], line["beside"]) for line in after if line["apgd_ce_8_255_n8"]}
+    attacked = {(line["row"], line["beside"]) for line in after if line["apgdce_8_255_n8"]}
     assert attacked == {(ROW, "Lego-Net"), ("pooled", "Lego-Net")}
 
     (lego,) = [line for line in table("benchmark") if line["network"] == f"Lego-Net of {ROW}"]
