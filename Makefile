@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: all env test test-all lint check golden accept docs faults fuzz wheels
+.PHONY: all env test test-system test-all lint check golden accept docs faults fuzz wheels
 
 all: env
 	@test -e .git || $(DVC) config --local core.no_scm true  # a download without git
@@ -23,12 +23,16 @@ env: .venv/ready
 	chmod +x $(BIN)/tamnas
 	touch $@
 
-# Two workers; a file's tests stay together, for what they share. `test-all` adds what takes minutes by itself: the whole
-# study in miniature, faults in every stage, real `dvc` commands (the marker `slow`).
+# Two workers; a file's tests stay together, for what they share. `test-system` has those in a browser, on a Ray cluster
+# and with processes killed; `test-all` both, and what takes minutes by itself: the whole study in miniature, faults in
+# every stage, real `dvc` commands (the marker `slow`).
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: env
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not system"
+
+test-system: env
+	$(PYTEST) -m "system and not slow"
 
 test-all: env
 	$(PYTEST)

@@ -68,6 +68,7 @@ def test_every_killed_stage_with_workers_ends_with_the_same_bits(finished_run, t
         assert contents(tmp_path, *outs) == contents(finished_run, *outs)
 
 
+@pytest.mark.system
 def test_a_killed_stage_with_workers_ends_with_the_same_bits(finished_run, tmp_path, monkeypatch):
     """The workers' engine: another than the finished run's. Kills without workers: tests/faults/matrix.py."""
     in_processes(tmp_path)
@@ -81,6 +82,7 @@ def test_a_killed_stage_with_workers_ends_with_the_same_bits(finished_run, tmp_p
         assert contents(tmp_path, top) == contents(finished_run, top)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_workers_end_with_their_driver(finished_run, tmp_path, how):
     in_processes(tmp_path, epochs=5000)
