@@ -56,7 +56,8 @@ def read_pictures(
     parts = list(_parts(files))
     load = partial(_Reader, size, folder)
     with Progress("images", len(files)) as progress, Jobs(load, compute, progress=progress) as jobs:
-        for index, (own_pixels, own_traits, own_problems) in jobs.run_jobs(_read_part, [part for _, part in parts]):
+        results = jobs.run_jobs(_read_part, [part for _, part in parts], lambda part: f"images from {shown(part[0])}")
+        for index, (own_pixels, own_traits, own_problems) in results:
             start, part = parts[index]
             pixels[start : start + len(part)], traits[start : start + len(part)] = own_pixels, own_traits
             problems += [(start + place, problem) for place, problem in own_problems]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tamnas.config.compute import ComputeParams, load_compute
-from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline import runner
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import Jobs
@@ -65,6 +65,8 @@ def multiply(spec: int, context: Context) -> tuple[int, str, int]:
 def fail(spec: str, context: None) -> str:
     if spec == "diverges":
         raise DivergenceError("NaN at epoch 3", {"reason": "NaN", "epoch": 3})
+    if spec == "has no memory":
+        raise RuntimeError("out of memory")
     if spec == "dies":
         os.kill(os.getpid(), 9)
     if spec == "is wrong":
@@ -116,7 +118,7 @@ def test_jobs_run_on_both_nodes_and_each_worker_loads_its_context_once_from_the_
 
 
 def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
-    specs = ["fine", "diverges", "dies", "fine too"]
+    specs = ["fine", "diverges", "dies", "fine too", "has no memory"]
     found = {}
 
     def consume(jobs: Jobs) -> None:
@@ -129,6 +131,14 @@ def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
     assert caught.value.details == {"reason": "NaN", "epoch": 3}
     assert "network diverges failed: NaN at epoch 3; the other jobs go on" in caplog.text
     assert "network dies failed: its worker died, 2 times in a row" in caplog.text
+    assert "network has no memory failed: out of memory" in caplog.text
+
+
+def test_an_exception_of_a_job_names_it(compute):
+    with Jobs(nothing, compute) as jobs, pytest.raises(JobError, match=r"^network has no memory: ") as caught:
+        list(jobs.run_jobs(fail, ["has no memory"], "network {}".format))
+    assert isinstance(caught.value.cause, RuntimeError)
+    assert "in fail" in str(caught.value.cause.__cause__)  # the worker's traceback
 
 
 @pytest.mark.slow
