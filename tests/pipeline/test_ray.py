@@ -19,6 +19,7 @@ from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, 
 from tamnas.pipeline import runner
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import Jobs
+from tamnas.pipeline.lanes import lanes
 from tamnas.pipeline.progress import Progress
 from tests.helpers.tiny import ROW, contents, copy_of, invoke, run_here, stage, tiny_params, write_params
 
@@ -333,9 +334,45 @@ def test_a_cluster_of_its_own_ends_with_the_stage(finished_run, folder, how):
         assert "interrupted; the next run goes on from the last checkpoint" in said
 
 
+def meet(spec: tuple[str, Path], context: None) -> str:
+    """A job that ends when the other lane's runs, too; the address of the cluster that it is on."""
+    own, folder = spec
+    (folder / own).touch()
+    deadline = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(folder.iterdir())) == 2
+    return ray.get_runtime_context().gcs_address
+
+
+def in_lane(name: str, folder: Path) -> str:
+    with Jobs(nothing, load_compute()) as jobs:
+        ((_, address),) = jobs.run_jobs(meet, [(name, folder)])
+    return address
+
+
 @pytest.mark.slow
-def test_rows_beside_each_other_join_the_cluster(cluster, finished_run, folder):
-    raw = on_cluster(cluster.address)
+def test_lanes_run_side_by_side_on_one_cluster_that_ends_with_them(folder):
+    raw = on_cluster(None)
+    raw["compute"]["workers"] = 2
+    write_params(folder, raw)
+    (folder / "met").mkdir()
+    ray.shutdown()  # of the tests before
+    with lanes(2) as pool:
+        started = os.environ["RAY_ADDRESS"]
+        rows = [pool.submit(in_lane, name, name, folder / "met") for name in ("one", "other")]
+        assert {row.result(timeout=300) for row in rows} == {started}
+    assert "RAY_ADDRESS" not in os.environ
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True], ids=["joined", "own"])
+def test_rows_beside_each_other_leave_the_same_bytes(cluster, finished_run, folder, own):
+    raw = on_cluster(None if own else cluster.address)
+    raw["compute"]["workers"] = 2
+    if own:
+        ray.shutdown()  # of the tests before
     raw["baselines"]["names"] = []
     raw["modes"]["other"] = {"supernet": {"lam": 0.5}}
     raw["run"]["rows"]["digits-other"] = {"dataset": "digits", "mode": "other"}
