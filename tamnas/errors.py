@@ -11,6 +11,18 @@ class WorkerError(RuntimeError):
     """A worker process was killed, out of memory perhaps (exit code 1, the next run goes on)."""
 
 
+class JobError(RuntimeError):
+    """One of many jobs failed, by a `cause` that no other class here names (exit code 1, the next run goes on)."""
+
+    def __init__(self, name: str, cause: Exception):
+        super().__init__(name, cause)
+        self.name, self.cause = name, cause
+        self.__cause__ = cause  # the traceback shows both
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.cause!r}"
+
+
 class CheckError(RuntimeError):
     """An exported network does not compute what the original does (exit code 1, nothing was written)."""
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def read_pictures(
     parts = list(_parts(files))
     load = partial(_Reader, size, folder)
     with Progress("images", len(files)) as progress, Jobs(load, compute, progress=progress) as jobs:
-        for index, (own_pixels, own_traits, own_problems) in jobs.run_jobs(_read_part, [part for _, part in parts]):
+        results = jobs.run_jobs(_read_part, [part for _, part in parts], lambda part: f"images from {shown(part[0])}")
+        for index, (own_pixels, own_traits, own_problems) in results:
             start, part = parts[index]
             pixels[start : start + len(part)], traits[start : start + len(part)] = own_pixels, own_traits
             problems += [(start + place, problem) for place, problem in own_problems]
@@ -88,8 +90,15 @@ class _Reader:
 
 
 def _read_part(files: list[str], reader: _Reader) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
-    """(pixels, traits, (index, problem) of each file that cannot be read); a part without problems is kept."""
-    seen = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in files]
+    """(pixels, traits, (index, problem) of each file that cannot be read); a part without problems is kept.
+
+    Raises InputError for a file that the driver has seen and this node has not.
+    """
+    try:
+        seen = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in files]
+    except OSError as error:
+        where = f"on {platform.node()} ({error.strerror}); all nodes of a cluster must share it"
+        raise InputError(f"{shown(error.filename)}: cannot be read {where}") from None
     digest = hashlib.sha256(json.dumps([reader.size, seen]).encode()).hexdigest()
     kept = reader.folder / f"{digest}.npz" if reader.folder else None
     if kept and kept.exists():

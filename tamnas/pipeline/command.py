@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 
 import click
 
-from tamnas.errors import CheckError, DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.errors import CheckError, DeadlineError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.code import ROOT, fingerprint
 from tamnas.pipeline.plugins import load_plugins
 
@@ -92,6 +92,9 @@ def _line_and_code(error: BaseException) -> tuple[str | None, int]:
             return f"error: training diverged: {error}", 1
         case WorkerError() | CheckError():
             return f"error: {error}", 1
+        case JobError():
+            line, code = _line_and_code(error.cause)
+            return line and line.replace("error: ", f"error: {error.name}: ", 1), code
         case DeadlineError():
             return f"{error}; the next run goes on from the last checkpoint", 3
         case KeyboardInterrupt():

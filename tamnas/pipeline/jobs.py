@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamnas.config.compute import ComputeParams
-from tamnas.errors import DeadlineError, InputError, WorkerError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
+from tamnas.pipeline.command import OUT_OF_SPACE
 from tamnas.pipeline.deadline import get_deadline, set_deadline
 from tamnas.pipeline.plugins import load_plugins
 from tamnas.pipeline.progress import Progress
@@ -76,13 +77,18 @@ class Jobs:
         """Yields (index, function(spec, context)) as jobs finish, in any order: each is counted and kept as it ends.
 
         Callers put results in the order of `specs` by their index, so that files do not tell which job was faster.
-        A job's exception ends the run and is raised here; jobs that finished were yielded. On a cluster, where many
-        jobs are under way, the others are finished first, but for bad input and deadlines, which are everyone's; what
-        failed is told by `name`, and the first by index is raised.
+        A job that fails is told by `name`; the others are finished and yielded, then the first failure by index is
+        raised, which names the job. At once is raised what is everyone's: bad input, deadlines, a full disk; and in
+        this process, where jobs run one after another, any failure. Raises InputError, DeadlineError, DivergenceError
+        and WorkerError as they are, and JobError for other exceptions of a job.
         """
         if self._pool is None and self._needs_no_workers(len(specs)):
             for index, spec in enumerate(specs):
-                yield index, function(spec, self.context)
+                try:
+                    result = function(spec, self.context)
+                except Exception as error:
+                    raise _named(name(spec), error)  # noqa: B904 - a JobError has its cause
+                yield index, result
             return
         how, cluster = (self._number, self._load_context, function), self._compute.engine == "ray"
         try:
@@ -95,7 +101,7 @@ class Jobs:
             raise WorkerError(f"no worker process can be started ({why}){INLINE}") from None
         waiting, failed = set(futures), {}
         try:
-            while waiting and not (failed and not cluster):
+            while waiting:
                 done, waiting = wait(waiting, timeout=FIGURES_SECONDS if cluster else None, return_when=FIRST_COMPLETED)
                 if cluster and self._progress is not None:
                     self._progress.note(**pool.figures())
@@ -104,16 +110,12 @@ class Jobs:
                     if error is None:
                         yield index, future.result()
                         continue
-                    failed[index] = error
-                    if isinstance(error, (InputError, DeadlineError)):
-                        raise error
-                    if cluster:
-                        log.warning("%s failed: %s; the other jobs go on", name(specs[index]), error)
+                    failed[index] = _named(name(specs[index]), error)
+                    if _is_everyones(error):
+                        raise failed[index]
+                    log.warning("%s failed: %s; the other jobs go on", name(specs[index]), str(error) or repr(error))
             if failed:
-                index = min(failed)
-                if cluster and isinstance(failed[index], WorkerError):
-                    raise WorkerError(f"{name(specs[index])}: {failed[index]}; run again to go on")
-                raise failed[index]
+                raise failed[min(failed)]
         except BrokenProcessPool:
             raise WorkerError(f"a worker process was killed (out of memory?); run again to go on{INLINE}") from None
         finally:
@@ -148,6 +150,22 @@ class Jobs:
                 kept[workers] = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _initialise)
             self._pool = kept[workers]
         return self._pool
+
+
+def _is_everyones(error: BaseException) -> bool:
+    """Whether it would meet the other jobs, too."""
+    everyones = InputError, DeadlineError, BrokenProcessPool
+    return isinstance(error, everyones) or (isinstance(error, OSError) and error.errno in OUT_OF_SPACE)
+
+
+def _named(name: str, error: BaseException) -> BaseException:
+    """A job's failure, with the job's name where its class does not bring one."""
+    match error:
+        case InputError() | DeadlineError() | DivergenceError() | BrokenProcessPool():
+            return error
+        case WorkerError():
+            return WorkerError(f"{name}: {error}; run again to go on")
+    return JobError(name, error)
 
 
 @contextmanager

@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from tamnas.config.compute import ComputeParams, load_compute
-from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline import runner
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import Jobs
+from tamnas.pipeline.lanes import lanes
 from tamnas.pipeline.progress import Progress
 from tests.helpers.tiny import ROW, contents, copy_of, invoke, run_here, stage, tiny_params, write_params
 
@@ -65,6 +66,8 @@ def multiply(spec: int, context: Context) -> tuple[int, str, int]:
 def fail(spec: str, context: None) -> str:
     if spec == "diverges":
         raise DivergenceError("NaN at epoch 3", {"reason": "NaN", "epoch": 3})
+    if spec == "has no memory":
+        raise RuntimeError("out of memory")
     if spec == "dies":
         os.kill(os.getpid(), 9)
     if spec == "is wrong":
@@ -116,7 +119,7 @@ def test_jobs_run_on_both_nodes_and_each_worker_loads_its_context_once_from_the_
 
 
 def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
-    specs = ["fine", "diverges", "dies", "fine too"]
+    specs = ["fine", "diverges", "dies", "fine too", "has no memory"]
     found = {}
 
     def consume(jobs: Jobs) -> None:
@@ -129,6 +132,14 @@ def test_what_fails_is_named_and_the_others_go_on(compute, caplog):
     assert caught.value.details == {"reason": "NaN", "epoch": 3}
     assert "network diverges failed: NaN at epoch 3; the other jobs go on" in caplog.text
     assert "network dies failed: its worker died, 2 times in a row" in caplog.text
+    assert "network has no memory failed: out of memory" in caplog.text
+
+
+def test_an_exception_of_a_job_names_it(compute):
+    with Jobs(nothing, compute) as jobs, pytest.raises(JobError, match=r"^network has no memory: ") as caught:
+        list(jobs.run_jobs(fail, ["has no memory"], "network {}".format))
+    assert isinstance(caught.value.cause, RuntimeError)
+    assert "in fail" in str(caught.value.cause.__cause__)  # the worker's traceback
 
 
 @pytest.mark.slow
@@ -323,9 +334,45 @@ def test_a_cluster_of_its_own_ends_with_the_stage(finished_run, folder, how):
         assert "interrupted; the next run goes on from the last checkpoint" in said
 
 
+def meet(spec: tuple[str, Path], context: None) -> str:
+    """A job that ends when the other lane's runs, too; the address of the cluster that it is on."""
+    own, folder = spec
+    (folder / own).touch()
+    deadline = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(folder.iterdir())) == 2
+    return ray.get_runtime_context().gcs_address
+
+
+def in_lane(name: str, folder: Path) -> str:
+    with Jobs(nothing, load_compute()) as jobs:
+        ((_, address),) = jobs.run_jobs(meet, [(name, folder)])
+    return address
+
+
 @pytest.mark.slow
-def test_rows_beside_each_other_join_the_cluster(cluster, finished_run, folder):
-    raw = on_cluster(cluster.address)
+def test_lanes_run_side_by_side_on_one_cluster_that_ends_with_them(folder):
+    raw = on_cluster(None)
+    raw["compute"]["workers"] = 2
+    write_params(folder, raw)
+    (folder / "met").mkdir()
+    ray.shutdown()  # of the tests before
+    with lanes(2) as pool:
+        started = os.environ["RAY_ADDRESS"]
+        rows = [pool.submit(in_lane, name, name, folder / "met") for name in ("one", "other")]
+        assert {row.result(timeout=300) for row in rows} == {started}
+    assert "RAY_ADDRESS" not in os.environ
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True], ids=["joined", "own"])
+def test_rows_beside_each_other_leave_the_same_bytes(cluster, finished_run, folder, own):
+    raw = on_cluster(None if own else cluster.address)
+    raw["compute"]["workers"] = 2
+    if own:
+        ray.shutdown()  # of the tests before
     raw["baselines"]["names"] = []
     raw["modes"]["other"] = {"supernet": {"lam": 0.5}}
     raw["run"]["rows"]["digits-other"] = {"dataset": "digits", "mode": "other"}
@@ -337,33 +384,60 @@ def test_rows_beside_each_other_join_the_cluster(cluster, finished_run, folder):
     assert ours == {path: expected[path] for path in ours}
 
 
+class Watched(Progress):
+    """Of a network's training: notes where it begins at which epoch, and holds it until the doomed node is dead."""
+
+    def skip(self, done: int) -> None:
+        super().skip(done)
+        self.doomed = Path("doomed").read_text() == ray.get_runtime_context().get_node_id()
+        (Path("starts") / f"{time.time_ns()} {self.what.split()[-1]} {self.doomed} {done}").touch()
+        while not (self.doomed or Path("dead").exists()):  # so that one of the three goes to the doomed node
+            time.sleep(0.05)
+
+    def step(self, units: int = 1, **figures) -> None:
+        super().step(units, **figures)
+        if self.doomed:  # after the first epoch, whose checkpoint is written
+            Path("struck").touch()
+            time.sleep(300)
+
+
+def watched(job, context, show: bool = False):
+    """A job: `train_unless_stopped`, watched."""
+    from tamnas.training import networks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "Progress", Watched)
+        return networks.train_unless_stopped(job, context, show)
+
+
 @pytest.mark.slow
-def test_a_node_that_dies_midway_costs_no_byte(cluster, finished_run, folder):
-    raw = on_cluster(cluster.address, epochs=20)
-    places = {}
-    for name in ("inline", "ray"):
-        places[name] = folder / name
-        places[name].mkdir()
-        raw["compute"]["engine"] = name
-        write_params(places[name], raw)
-        copy_of(finished_run, places[name], "data", "runs", "results")
-        run_here(places[name], "plan")
-    run_here(places["inline"], "retrain_scratch")
+def test_a_node_that_dies_midway_costs_no_byte(cluster, finished_run, folder, monkeypatch):
+    write_params(folder, on_cluster(cluster.address))
+    copy_of(finished_run, folder, "data", "runs", "results")
+    run_here(folder, "plan")
     ray.shutdown()  # of the tests before, whose folders are theirs
     node = cluster.add_node(num_cpus=1)
-    struck = []
+    (folder / "doomed").write_text(node.node_id)
+    (folder / "starts").mkdir()
 
     def strike() -> None:
-        while len(list(places["ray"].glob(".checkpoints/retrain_scratch/*/*/*.state.safetensors"))) < 3:
+        deadline = time.monotonic() + 120
+        while not (folder / "struck").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)
-        struck.append(time.monotonic())
+        (folder / "dead").touch()
 
     thread = threading.Thread(target=strike)
     thread.start()
-    with contextlib.chdir(places["ray"]):
-        run_here(places["ray"], "retrain_scratch")
+    with monkeypatch.context() as patch:
+        patch.setattr("tamnas.training.networks.train_unless_stopped", watched)
+        run_here(folder, "retrain_scratch")
     thread.join()
-    assert struck
+    starts: dict[str, list] = {}
+    for path in sorted((folder / "starts").iterdir()):
+        _, network, on_doomed, epoch = path.name.split()
+        starts.setdefault(network, []).append((on_doomed, epoch))
+    # Two ran through; one began on the node that died, and again elsewhere from the checkpoint of its first epoch.
+    assert sorted(starts.values()) == [[("False", "0")], [("False", "0")], [("True", "0"), ("False", "1")]]
     for top in ("runs", "results"):
-        assert contents(places["ray"], top) == contents(places["inline"], top)
+        assert contents(folder, top) == contents(finished_run, top)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.command import stage_command
 from tests.helpers.tiny import ROOT
 
@@ -110,6 +110,7 @@ def raising(error: BaseException):
             f"error: libtorch_cpu.so: failed to map segment from shared object; {LESS}",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"error: CUDA out of memory. Tried; {LESS}"),
+        (JobError("net-7", RuntimeError("out of memory")), 1, f"error: net-7: out of memory; {LESS}"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -128,7 +129,14 @@ def test_memory_that_is_not_there_is_one_line():
 
 
 @pytest.mark.parametrize(
-    "bug", [ValueError("a bug"), FileNotFoundError(2, "No such file", "x"), ImportError("a bug")], ids=repr
+    "bug",
+    [
+        ValueError("a bug"),
+        FileNotFoundError(2, "No such file", "x"),
+        ImportError("a bug"),
+        JobError("net-7", ValueError("a bug")),
+    ],
+    ids=repr,
 )
 def test_a_bug_keeps_its_traceback(bug):
     result = invoke(raising(bug), "scratch", "a-row")

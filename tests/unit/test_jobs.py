@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import time
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.compute import ComputeParams, load_compute, share_workers
-from tamnas.errors import DivergenceError, InputError, WorkerError
+from tamnas.errors import DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.jobs import Jobs, kept_workers
 
 INLINE = ComputeParams(engine="inline", workers=2, device="cpu")
@@ -31,15 +32,15 @@ def multiply(spec: int, context: dict) -> tuple[int, int, int]:
 ERRORS = {
     "InputError": InputError,
     "DivergenceError": DivergenceError,
-    "ValueError": ValueError,
     "MemoryError": MemoryError,
+    "RuntimeError": RuntimeError,
+    "full": partial(OSError, errno.ENOSPC),
 }
 
 
 def fail(spec: dict, context: dict) -> int:
+    time.sleep(spec.get("sleep", 0))  # the others finish first
     if "error" in spec:
-        # the others finish first
-        time.sleep(spec.get("sleep", 0))
         raise ERRORS[spec["error"]]("epoch 3, step 2 of 9")
     return spec["value"]
 
@@ -169,9 +170,30 @@ def test_without_shared_memory_the_way_out_is_named(tmp_path, monkeypatch, numbe
         assert [result[0] for _, result in jobs.run_jobs(multiply, [1, 2])] == [10, 20]
 
 
-def test_a_worker_without_memory_says_so(tmp_path):
-    with running(tmp_path, PROCESSES) as jobs, pytest.raises(MemoryError):
-        list(jobs.run_jobs(fail, [{"error": "MemoryError"}, {"value": 1}]))
+@ENGINES
+@pytest.mark.parametrize("name", ["MemoryError", "RuntimeError"])
+def test_a_failure_names_its_job_and_the_others_are_finished(tmp_path, compute, name):
+    specs, found = [{"error": name}, *({"value": value} for value in range(1, 5)), {"error": "DivergenceError"}], {}
+
+    def consume(jobs: Jobs) -> None:
+        for index, value in jobs.run_jobs(fail, specs, lambda spec: f"network {spec.get('error')}"):
+            found[index] = value
+
+    with running(tmp_path, compute) as jobs, pytest.raises(JobError) as caught:
+        consume(jobs)
+    assert found == ({} if compute is INLINE else {index: index for index in range(1, 5)})
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):  # from lane to runner
+        assert str(error) == f"network {name}: {name}('epoch 3, step 2 of 9')"
+        assert isinstance(error.__cause__, ERRORS[name])
+
+
+def test_a_full_disk_ends_all(tmp_path):
+    found = []
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(JobError, match=r"^network 0: OSError\(28, "):
+        found.extend(
+            jobs.run_jobs(fail, [{"error": "full"}, *[{"error": "full", "sleep": 60}] * 3], "network 0".format)
+        )
+    assert not found
 
 
 def test_stages_beside_each_other_share_the_workers(tmp_path):

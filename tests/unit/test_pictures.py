@@ -248,6 +248,13 @@ class TestParts:
         assert reads == [str(file) for file in files[12:]]
         np.testing.assert_array_equal(pixels, read_pictures(files, 8, "here", INLINE)[0])
 
+    def test_a_file_that_a_worker_does_not_find_is_named(self, files, monkeypatch):
+        """As where a node of a cluster lacks the folder."""
+        monkeypatch.setattr(pictures, "_parts", lambda files: [(0, [str(file) for file in files])])
+        files[3].unlink()
+        with pytest.raises(InputError, match=rf"^{files[3]}: cannot be read on .* \(No such file or directory\); all"):
+            read_pictures(files, 8, "here", INLINE)
+
     def test_a_changed_file_or_size_is_read_again(self, files, tmp_path, reads):
         kept = tmp_path / "kept"
         read_pictures(files, 8, "here", INLINE, kept)

@@ -12,6 +12,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.sections import TrainingAttackPlan
 from tamnas.errors import DeadlineError
 from tamnas.networks.batchnorm import BatchNorm2d
+from tamnas.pipeline import ranks
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import Jobs
 from tamnas.training.loop import Resume
@@ -86,6 +87,36 @@ def test_two_ranks_train_as_one_does(tmp_path, workers, attack):
     for name, tensor in own.items() if attack != "real" else ():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5, msg=name)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["state.safetensors"]  # one of them wrote it
+
+
+def exchanged() -> tuple[list[int], list[int], int]:
+    """Of each step of an epoch: elements of gradients sent, parameters of the path; and those of the supernet."""
+    trainee, sent, drawn = paths(phase_plan({"steps": 1})), [], []
+    at, total = trainee.at, ranks.total
+
+    def noted_at(epoch: int, step: int):
+        network, optimiser = at(epoch, step)
+        drawn.append(sum(p.numel() for p in network.parameters()))
+        return network, optimiser
+
+    def noted_total(tensor: torch.Tensor) -> torch.Tensor:
+        sent.append(tensor.numel())
+        return total(tensor)
+
+    trainee.at = noted_at
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "total", noted_total)  # of gradients and, of one element, conditions
+        run(trainee, three_classes(), recipe=recipe(epochs=1))
+    return [size for size in sent if size > 1], drawn, sum(p.numel() for p in trainee.supernet.parameters())
+
+
+def test_only_the_gradients_of_the_drawn_path_are_exchanged(workers):
+    first, second = workers(exchanged)
+    assert first == second
+    sent, drawn, whole = first
+    assert sent == drawn
+    assert len(set(drawn)) == len(drawn) == 3
+    assert max(drawn) < whole / 2
 
 
 def stopped() -> str:
