@@ -10,7 +10,7 @@ from tamnas.report import collect
 from tamnas.report.figures.style import Picture
 from tamnas.report.page.page import html
 from tamnas.report.tables.contents import all_tables
-from tests.helpers.small_results import params, write_run
+from tests.helpers.small_results import PIXEL, params, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra `test`")
 CHROMIUM = shutil.which("chromium")
@@ -19,10 +19,6 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PIXEL = (  # a PNG file of one
-    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0:~\x9bU\0\0\0\nIDATx\xdac\xf8\x0f\0\1\1\1\0\x1b\xb6\xeeV"
-    b"\0\0\0\0IEND\xaeB`\x82"
-)
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHARTS = ("parameters-clean", "parameters-robust", "macs-robust", "clean-robust")
 

@@ -29,7 +29,8 @@ def key_of(*parts: str) -> str:
 
 def networks(datasets: Sequence[Dataset]) -> list[dict]:
     """All tested networks of the study itself."""
-    return [_network(dataset, *rest) for dataset in datasets for rest in _tested(dataset)]
+    numbers = {attack: number for number, attack in enumerate(attack_names(datasets))}
+    return [_network(dataset, numbers, *rest) for dataset in datasets for rest in _tested(dataset)]
 
 
 def best_keys(datasets: Sequence[Dataset]) -> dict[str, str]:
@@ -39,7 +40,7 @@ def best_keys(datasets: Sequence[Dataset]) -> dict[str, str]:
 
 
 def attack_names(datasets: Sequence[Dataset]) -> dict[str, str]:
-    """What `accuracies` of the networks are of."""
+    """What `accuracies` of the networks are of, which name it by its place here: the bytes of many networks count."""
     ran = {
         attack.key: attack.text
         for dataset in datasets
@@ -69,7 +70,13 @@ def _tested(dataset: Dataset) -> Iterator[tuple[RowResults | None, str, TrainedN
 
 
 def _network(
-    dataset: Dataset, row: RowResults | None, kind: str, network: TrainedNetwork, space: SearchSpace | None, folder: str
+    dataset: Dataset,
+    numbers: dict[str, int],
+    row: RowResults | None,
+    kind: str,
+    network: TrainedNetwork,
+    space: SearchSpace | None,
+    folder: str,
 ) -> dict:
     place = row.name if row else HAND_MADE if kind == HAND_MADE else "pooled"
     again = "Lego-Net, trained again" if dataset.pooled_is_rows else "Lego-Net, pooled"
@@ -88,7 +95,9 @@ def _network(
         "macs": network.costs.macs,
         **_with_interval("clean", network, None),
         **_with_interval("robust", network, dataset.key_attack),
-        "accuracies": [[attack.key if attack else CLEAN, accuracy_text(network, attack)] for attack in attacks],
+        "accuracies": [
+            [numbers[attack.key if attack else CLEAN], accuracy_text(network, attack)] for attack in attacks
+        ],
         "curve": _curve(dataset, network),
         "layers": _layers(network, space) if space else None,
         "weights": f"{folder}/{network.id}.safetensors",
