@@ -266,6 +266,13 @@ def test_the_search_by_generation(opened, site):
         born = sum(int(line["generation"]) == generation for line in lines)
         assert marks(page, "search-robust", "newest").count() == born
         assert 0 < marks(page, "search-robust", "front").count() <= len(lines)
+    assert "multiply-accumulates: " in marks(page, "search-robust", "newest").first.get_attribute("aria-label")
+    slide(page, "largest", 10)
+    at_most = int(page.locator('label:has(input[name="largest"]) output').inner_text().replace(",", ""))
+    sizes = [int(line["parameters"]) for line in lines if int(line["generation"]) <= 3]
+    small = sum(size <= at_most for size in sizes)
+    assert marks(page, "search-robust", "evaluated").count() == small
+    assert 0 < small < len(sizes)
 
 
 def test_tables_sort_by_each_head(opened):

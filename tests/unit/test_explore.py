@@ -81,6 +81,15 @@ def test_the_front_of_the_last_generation_is_that_of_the_search(committed):
     assert set(filter(None, search["key"])) == {f"digits digits-base from scratch {one.id}" for one in row.scratch}
 
 
+def test_what_a_search_evaluated_has_the_size_and_macs_of_the_networks_trained_from_it(committed):
+    (search,), trained = searches([committed]), {network["key"]: network for network in networks([committed])}
+    columns = [search[name] for name in ("key", "parameters", "macs")]
+    for key, *figures in zip(*columns, strict=True):
+        assert not key or figures == [trained[key][name] for name in ("parameters", "macs")]
+    parts = [views([*trained.values()], [search | macs], "PGD-10", "PGD-30")["search"] for macs in ({}, {"macs": None})]
+    assert ["macs" in str(view.spec) for part in parts for view in part] == [True, True, False, False]
+
+
 @pytest.mark.parametrize("generation", [0, 3, 7])
 def test_the_front_of_each_generation_is_that_of_pymoo(committed, generation):
     (search,) = searches([committed])

@@ -15,6 +15,7 @@ from tamnas.report.page.words import accuracy_text
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.terms import listed_attacks, name_of
 from tamnas.search.objectives import OBJECTIVES
+from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.space import SearchSpace
 
@@ -151,7 +152,8 @@ def searches(datasets: Sequence[Dataset]) -> list[dict]:
     """One for each row that was searched: its subnets as columns.
 
     `born`: generation that evaluated a subnet; `front`: the last generation in which no subnet evaluated until then
-    dominates it, one less than `born` if never. `key`: of the network trained from it from scratch, else empty.
+    dominates it, one less than `born` if never. `key`: of the network trained from it from scratch, else empty. `macs`:
+    None where a choice block counts none.
     """
     return [_search(dataset, row) for dataset in datasets for row in dataset.rows if row.individuals]
 
@@ -167,9 +169,16 @@ def _search(dataset: Dataset, row: RowResults) -> dict:
         "born": [line["generation"] for line in lines],
         "front": last_on_front(row),
         "parameters": [line["parameters"] for line in lines],
+        "macs": _macs(row),
         **{which: [_percent(line[which]) for line in lines] for which in ("clean", "robust")},
         "key": [key_of(dataset.name, row.name, SCRATCH, one) if one else "" for one in keys],
     }
+
+
+def _macs(row: RowResults) -> list[int] | None:
+    if any(BLOCKS[block].macs is None for block in row.space.blocks):
+        return None
+    return [row.space.macs(Architecture.parse(line["architecture"])) for line in row.individuals]
 
 
 def last_on_front(row: RowResults) -> list[int]:

@@ -17,7 +17,7 @@ from tamnas.report.claims.claims import RULES, caveats, judged, scope
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.figures.style import Picture
 from tamnas.report.page import words
-from tamnas.report.page.charts import colour_by, palette, shapes, views
+from tamnas.report.page.charts import colour_by, palette, shapes, sizes, views
 from tamnas.report.page.explore import attack_names, best_keys, blocks, networks, searches
 from tamnas.report.study import Dataset
 from tamnas.report.tables.table import Table
@@ -69,7 +69,7 @@ def _explored(datasets: Sequence[Dataset]) -> dict | None:
             "best": best_keys(datasets),
         },
         "colour_by": colour_by(own),
-        "sizes": sorted({one["parameters"] for one in own}),
+        "sizes": sizes(own, searched),
         "least": {which: int(min(values, default=0)) for which, values in accuracies.items()},
         "legends": palette(own),
         "shapes": shapes(own),
