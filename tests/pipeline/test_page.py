@@ -298,6 +298,18 @@ def test_tables_sort_by_each_head(opened):
     assert table.locator("tbody tr td:nth-child(2)").first.inner_text() == "n01"
 
 
+def test_the_chosen_networks_attacks_sort_and_stay_sorted_for_the_next_one(opened):
+    page = opened()
+    head = page.locator("#panel th", has_text="Accuracy")
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").press("Enter")
+        assert head.get_attribute("aria-sort") == order
+        page.locator('select[name="picked"]').press("ArrowDown")
+        values = [float(text.split(" (")[0]) for text in shown_accuracies(page).values()]
+        assert values == sorted(values, reverse=order == "descending")
+        assert len(set(values)) > 2
+
+
 def test_claims_show_the_verdict_first_and_their_numbers_on_a_click(opened):
     page = opened()
     claim = page.locator(".claims details").first
