@@ -1,6 +1,7 @@
 """The report's page in a real browser, offline: what it shows on pointing, sliding, choosing and sorting."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tamnas.report import collect
 from tamnas.report.figures.style import Picture
 from tamnas.report.page.page import html
 from tamnas.report.tables.contents import all_tables
-from tests.helpers.small_results import PIXEL, params, write_run
+from tests.helpers.small_results import PIXEL, ROOT, params, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra `test`")
 CHROMIUM = shutil.which("chromium")
@@ -59,10 +60,10 @@ def browser():
 
 @pytest.fixture
 def opened(browser, site):
-    """Opens the page; at the end of the test it has asked no network for anything and said nothing on the console."""
+    """Opens a page; at the end of the test it has asked no network for anything and said nothing on the console."""
     contexts, said, asked = [], [], []
 
-    def open_page(viewport=WIDE, ready=True, **settings):
+    def open_page(viewport=WIDE, ready=True, path=site / "index.html", **settings):
         context = browser.new_context(viewport=viewport, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
@@ -76,7 +77,7 @@ def opened(browser, site):
             return route.abort()
 
         page.route("**/*", only_files)
-        page.goto((site / "index.html").as_uri())
+        page.goto(path.as_uri())
         if ready:
             page.wait_for_selector("html[data-ready]", state="attached")
         return page
@@ -142,6 +143,14 @@ def test_the_page_fits(opened, scheme, viewport):
         assert table.bounding_box()["width"] <= (1030 if wide else 702)
     for chart in page.locator(".chart svg").all():
         assert chart.bounding_box()["width"] <= 702
+
+
+def test_the_committed_page_opens_with_its_headline_numbers(opened):
+    page = opened(path=ROOT / "reports" / "index.html")
+    best = json.loads((ROOT / "reports" / "metrics.json").read_text())["digits"]["digits-base"]["best_scratch"]
+    clean, _, parameters = page.locator(".best li b").all_inner_texts()
+    assert (clean, parameters) == (f"{best['clean']:.2f}%", f"{best['parameters']:,}")
+    assert page.locator(".chart svg").count() == 8
 
 
 def test_pointing_shows_the_networks_own_numbers(opened, site):
