@@ -24,13 +24,17 @@ STATE = ".safetensors"
 
 @dataclass(frozen=True)
 class Counter:
-    """Units that are `done` of a `total`; `figures` of the last one. `seconds_left` None: not known yet."""
+    """Units that are `done` of a `total`; `figures` of the last one, `notes` as of now (jobs that run and wait).
+
+    `seconds_left` None: not known yet.
+    """
 
     what: str
     done: int
     total: int
     seconds_left: float | None
     figures: dict
+    notes: dict
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class Progress:
             "total": self.total,
             "seconds_left": self.seconds_left(),
             "figures": self._figures,
+            "notes": self._notes,
         }
 
     def seconds_left(self) -> float | None:
@@ -105,6 +106,8 @@ class Progress:
     def note(self, **figures) -> None:
         """Figures that stand beside those of every step from now on."""
         self._notes = figures
+        if _record is not None:
+            _record.write()
         self._show({}, 0)
 
     def step(self, units: int = 1, **figures) -> None:

@@ -56,6 +56,7 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
     with Progress("row", 4) as outer, Progress("training n01", 10, show=False) as inner:
         outer.skip(1)
         inner.step(loss=0.5, network="n01")
+        outer.note(running=2, waiting=1)
         (stage,) = answer("watch")["stages"]
         assert (stage["stage"], stage["instance"], stage["alive"]) == ("search", "row", True)
         assert [(one["what"], one["done"], one["total"]) for one in stage["progress"]] == [
@@ -65,9 +66,11 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
         assert stage["progress"][0]["seconds_left"] is None  # none of its own units is done
         assert 0 < stage["progress"][1]["seconds_left"] < inner.seconds_left()
         assert stage["progress"][1]["figures"] == {"loss": 0.5, "network": "n01"}
+        assert [one["notes"] for one in stage["progress"]] == [{"running": 2, "waiting": 1}, {}]
         text = output("watch")
     assert "search@row  at work for 0:00:0" in text
     assert "1/10" in text
+    assert "running 2, waiting 1" in text
     assert "plan run ended at " in text
     assert [(one["stage"], one["instance"]) for one in answer("watch")["ended"]] == [("plan", "run")]
 
