@@ -130,7 +130,7 @@ def _work(work: "Work") -> list[RenderableType]:
     parts: list[RenderableType] = [title]
     if work.progress:
         grid = Table.grid(padding=(0, 2))
-        for counter in work.progress:
+        for counter in [*work.progress, *work.training[:NETWORKS]]:
             grid.add_row(*_counter(counter))
         parts.append(grid)
     newest = sorted(work.curves.items(), key=lambda item: len(item[1]))[:NETWORKS]

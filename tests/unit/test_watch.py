@@ -85,6 +85,29 @@ def test_the_time_left_is_the_pace_of_this_run(monkeypatch):
     assert counter.seconds_left() == 12  # 4 more at 3 s each
 
 
+def test_networks_in_training_tell_the_time_left_before_the_first_of_them_ends(at_work, monkeypatch):
+    """Two of five beside each other, a minute each: 45 s and 30 s are left of them, and a third of a killed run."""
+    monkeypatch.setattr(progress, "RECORD_SECONDS", 0)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("retrain", 5, show=False):
+        first, second, third = (at_work / f"{name}{progress.NETWORK}" for name in ("n01", "n02", "n09"))
+        with recorded(first), Progress("training n01", 4, show=False) as one:
+            now[0] = 15
+            one.step()
+            third.write_text(json.dumps(json.loads(first.read_text()) | {"started": 1}))
+            with recorded(second), Progress("training n02", 4, show=False) as other:
+                now[0] = 45
+                other.step(2)
+                (stage,) = answer("watch")["stages"]
+                text = output("watch")
+    left = {counter["what"]: counter["seconds_left"] for counter in stage["training"]}
+    assert left == {"training n01": 45, "training n02": 30}
+    assert [counter["seconds_left"] for counter in stage["progress"]] == [(45 + 30 + 3 * 60) / 2]
+    assert "training n02" in text
+    assert list(at_work.iterdir()) == [third]
+
+
 def test_its_file_is_written_once_a_second_at_most_and_goes_when_the_stage_ends(folder):
     path = folder / "record.json"
     with recorded(path), Progress("steps", 100_000, show=False) as counter:
