@@ -130,7 +130,7 @@ def _work(work: "Work") -> list[RenderableType]:
     parts: list[RenderableType] = [title]
     if work.progress:
         grid = Table.grid(padding=(0, 2))
-        for counter in work.progress:
+        for counter in [*work.progress, *work.training[:NETWORKS]]:
             grid.add_row(*_counter(counter))
         parts.append(grid)
     newest = sorted(work.curves.items(), key=lambda item: len(item[1]))[:NETWORKS]
@@ -145,7 +145,8 @@ def _work(work: "Work") -> list[RenderableType]:
 def _counter(counter: "Counter") -> list[RenderableType]:
     left = "" if counter.seconds_left is None else f"{_span(counter.seconds_left)} left"
     bar = ProgressBar(max(counter.total, 1), counter.done, width=WIDTH)
-    return [escape(counter.what), bar, f"{counter.done}/{counter.total}", left]
+    notes = ", ".join(f"{name} {value}" for name, value in counter.notes.items())
+    return [escape(counter.what), bar, f"{counter.done}/{counter.total}", left, notes]
 
 
 def _curves(name: str, history: list[dict]) -> RenderableType:

@@ -1,22 +1,25 @@
 """What is at work in a checkout, read from what its stages leave while they run. Needs no torch, and writes nothing.
 
 A stage instance holds its lock while it runs, and beside it stands how far it is (`tamnas.pipeline.progress`). Its
-checkpoints hold the curves of the networks in training, the records of a search what was evaluated.
+checkpoints hold the curves of the networks in training, beside which stands how far each is; the records of a search
+hold what was evaluated.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tamnas.files import FORMAT
 from tamnas.pipeline.paths import TIMES
+from tamnas.pipeline.progress import NETWORK
 from tamnas.pipeline.store import LOCKS, unseal
 
 STATE = ".safetensors"
@@ -24,13 +27,17 @@ STATE = ".safetensors"
 
 @dataclass(frozen=True)
 class Counter:
-    """Units that are `done` of a `total`; `figures` of the last one. `seconds_left` None: not known yet."""
+    """Units that are `done` of a `total`; `figures` of the last one, `notes` as of now (jobs that run and wait).
+
+    `seconds_left` None: not known yet.
+    """
 
     what: str
     done: int
     total: int
     seconds_left: float | None
     figures: dict
+    notes: dict
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class Evaluated:
 class Work:
     """A stage instance that is at work or, if it is not `alive`, was killed.
 
-    `started` in seconds since 1970; `progress`: the outer counter first; `curves`: by network in training, a row per
-    epoch.
+    `started` in seconds since 1970; `progress`: the outer counter first; `training`: a counter of epochs for each
+    network in training; `curves`: by network in training, a row per epoch.
     """
 
     stage: str
@@ -55,6 +62,7 @@ class Work:
     alive: bool
     started: float
     progress: list[Counter]
+    training: list[Counter]
     curves: dict[str, list[dict]]
     evaluated: Evaluated | None
 
@@ -91,12 +99,16 @@ def _works(root: Path) -> Iterator[Work]:
             if record["format"] != FORMAT:
                 continue
             folder = Path(record["checkpoints"]) if record["checkpoints"] else None
+            counters, training = _counters(record), list(_training(folder, record["started"])) if folder else []
+            if counters and training:
+                counters[-1] = replace(counters[-1], seconds_left=_seconds_left(counters[-1], training))
             yield Work(
                 path.parent.name,
                 path.stem,
                 alive,
                 record["started"],
-                [Counter(**counter) for counter in record["progress"]],
+                counters,
+                training,
                 _curves(folder) if folder else {},
                 _evaluated(folder / "evaluated.jsonl") if folder else None,
             )
@@ -115,6 +127,32 @@ def _is_held(lock: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _counters(record: dict) -> list[Counter]:
+    return [Counter(**counter) for counter in record["progress"]]
+
+
+def _training(folder: Path, since: float) -> Iterator[Counter]:
+    """Of networks in training; a file from before `since` is of a run that was killed."""
+    for path in sorted(folder.rglob(f"*{NETWORK}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text())
+            if record["started"] >= since:
+                yield from _counters(record)
+
+
+def _seconds_left(networks: Counter, training: Sequence[Counter]) -> float | None:
+    """Of a counter of networks: at the mean pace of those in training, with as many beside each other as now.
+
+    Its own pace says nothing before the first network ended, and too little where an earlier run had finished some.
+    """
+    known = [one for one in training if one.seconds_left is not None and one.done < one.total]
+    if not known:
+        return networks.seconds_left
+    whole = fmean(one.seconds_left / (one.total - one.done) * one.total for one in known)
+    others = max(networks.total - networks.done - len(known), 0)
+    return (sum(one.seconds_left for one in known) + others * whole) / len(training)
 
 
 def _curves(folder: Path) -> dict[str, list[dict]]:

@@ -1,6 +1,7 @@
 """Progress with the time left and the figures that matter; plain lines where there is no terminal.
 
-What a stage instance is at stands in a small file while it runs, for `tamnas watch` (`tamnas.pipeline.live` reads it).
+What a stage instance is at stands in a small file while it runs, for `tamnas watch` (`tamnas.pipeline.live` reads it);
+so does, beside its checkpoint, what a network in training is at, in whatever process.
 """
 
 import json
@@ -19,10 +20,11 @@ from tamnas.files import FORMAT
 log = logging.getLogger(__name__)
 LINE_SECONDS = 15  # between plain lines
 RECORD_SECONDS = 1  # between two states of the file
+NETWORK = ".progress.json"  # ends the name of the file of a network in training
 
 
 class _Record:
-    """The file of the stage instance that runs in this process, and the counters that are open, the outer one first."""
+    """The file of what runs in this process, and the counters that are open, the outer one first."""
 
     def __init__(self, path: Path, checkpoints: Path | None):
         self.path, self.counters, self._last = path, [], 0.0
@@ -52,12 +54,12 @@ _record: _Record | None = None
 def recorded(path: Path, checkpoints: Path | None = None) -> Iterator[None]:
     """While the block runs, `path` says what it is at and where its `checkpoints` are. A killed process leaves it."""
     global _record
-    _record = _Record(path, checkpoints)
+    outer, _record = _record, _Record(path, checkpoints)
     _record.write(now=True)
     try:
         yield
     finally:
-        _record = None
+        _record = outer
         path.unlink(missing_ok=True)
 
 
@@ -90,6 +92,7 @@ class Progress:
             "total": self.total,
             "seconds_left": self.seconds_left(),
             "figures": self._figures,
+            "notes": self._notes,
         }
 
     def seconds_left(self) -> float | None:
@@ -105,6 +108,8 @@ class Progress:
     def note(self, **figures) -> None:
         """Figures that stand beside those of every step from now on."""
         self._notes = figures
+        if _record is not None:
+            _record.write()
         self._show({}, 0)
 
     def step(self, units: int = 1, **figures) -> None:

@@ -25,7 +25,7 @@ from tamnas.pipeline.deadline import require_complete, unfinished_marks
 from tamnas.pipeline.device import Runtime
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import prepared, weights
-from tamnas.pipeline.progress import Progress
+from tamnas.pipeline.progress import NETWORK, Progress, recorded
 from tamnas.records import Job, NetworkSpec, Record, Score, Start
 from tamnas.seeding import torch_generator
 from tamnas.space.space import SearchSpace
@@ -110,7 +110,10 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
         checkpoint.require_match(job.start.path, stored, model.state_dict())
         model.load_state_dict(stored)
     trainee = Single(model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT), recipe)
-    with Progress(f"training {network.id}", recipe.epochs, show=show) as progress:
+    with (
+        recorded(task.folder / f"{network.id}{NETWORK}"),
+        Progress(f"training {network.id}", recipe.epochs, show=show) as progress,
+    ):
         outcome = train(
             trainee,
             context.train,

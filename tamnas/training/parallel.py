@@ -19,6 +19,7 @@ from tamnas.pipeline import device
 from tamnas.pipeline.deadline import get_deadline, set_deadline
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import prepared
+from tamnas.pipeline.progress import Progress
 from tamnas.training.loop import Resume
 from tamnas.training.phases import train_phase
 
@@ -46,12 +47,14 @@ def train_job(task: PhaseTask, context: tuple[device.Runtime, Split]) -> None:
 
 def train_on_cluster(task: PhaseTask) -> None:
     """Train the phase on the cluster. Raises what training raises, and WorkerError if workers died too often."""
-    if task.plan.ranks > 1:
-        _train_on_ranks(task)
-        return
-    files = [prepared(task.plan.dataset), *([task.start] if task.start else [])]
-    with Jobs(partial(PhaseTask.context, task), task.compute, files) as jobs:
-        list(jobs.run_jobs(train_job, [task], lambda task: f"{task.stage} {task.plan.name}"))
+    what, files = f"{task.stage} {task.plan.name}", [prepared(task.plan.dataset), *([task.start] if task.start else [])]
+    with Progress(f"{what} on the cluster", 1) as progress:  # its epochs are in the curves of its checkpoints
+        if task.plan.ranks > 1:
+            _train_on_ranks(task)
+        else:
+            with Jobs(partial(PhaseTask.context, task), task.compute, files, progress) as jobs:
+                list(jobs.run_jobs(train_job, [task], lambda task: what))
+        progress.step()
 
 
 def _train_on_ranks(task: PhaseTask) -> None:

@@ -5,6 +5,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tamnas.config.fields import format_fraction, read_yaml, write_yaml
 from tamnas.config.plan import DatasetPlan, RowPlan, stage_plans
@@ -13,12 +14,17 @@ from tamnas.files import write_csv, write_json
 from tamnas.legonet import Voter, design
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import Record
+from tamnas.report.figures import style
 from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import Table, to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
+PIXEL = (  # a PNG file of one
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0:~\x9bU\0\0\0\nIDATx\xdac\xf8\x0f\0\1\1\1\0\x1b\xb6\xeeV"
+    b"\0\0\0\0IEND\xaeB`\x82"
+)
 
 
 def params(dataset: str = "digits", modes: dict | None = None, **sections) -> dict:
@@ -36,6 +42,11 @@ def params(dataset: str = "digits", modes: dict | None = None, **sections) -> di
 def _attack(mode: str) -> dict:
     _, eps, steps = mode.split("_")
     return {"eps": f"{eps}/255", "attack_steps": int(steps)}
+
+
+def leave_unwritten(patch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and not written, which is the slow part: each file is a stub."""
+    patch.setattr(style, "_render", lambda figure, form: {"svg": b"<?xml", "png": PIXEL}[form])
 
 
 def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...] = (), seed: int = 0) -> None:

@@ -13,11 +13,11 @@ from tamnas.controls import RUN
 from tamnas.pipeline import checkpoint, runner
 from tamnas.records import Job, NetworkSpec
 from tamnas.report.collect import collect
-from tamnas.report.figures import style
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import to_csv
 from tamnas.space.architecture import Architecture
 from tamnas.training.networks import TrainingTask, train_network
+from tests.helpers.small_results import leave_unwritten
 from tests.helpers.tiny import CONTROLS_ON, ROW, pool, tiny_params, write_params
 
 
@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(style, "_render", lambda figure, form: b"")  # drawn, but not written: the slow part
+    leave_unwritten(monkeypatch)
     raw = everything(folder)
     write_params(folder, raw | {"seeds": [], "controls": {}})
     runner.run(until="evaluate_controls_pooled")

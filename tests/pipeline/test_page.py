@@ -1,6 +1,7 @@
 """The report's page in a real browser, offline: what it shows on pointing, sliding, choosing and sorting."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tamnas.report import collect
 from tamnas.report.figures.style import Picture
 from tamnas.report.page.page import html
 from tamnas.report.tables.contents import all_tables
-from tests.helpers.small_results import params, write_run
+from tests.helpers.small_results import PIXEL, ROOT, params, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra `test`")
 CHROMIUM = shutil.which("chromium")
@@ -19,10 +20,6 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PIXEL = (  # a PNG file of one
-    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0:~\x9bU\0\0\0\nIDATx\xdac\xf8\x0f\0\1\1\1\0\x1b\xb6\xeeV"
-    b"\0\0\0\0IEND\xaeB`\x82"
-)
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHARTS = ("parameters-clean", "parameters-robust", "macs-robust", "clean-robust")
 
@@ -63,10 +60,10 @@ def browser():
 
 @pytest.fixture
 def opened(browser, site):
-    """Opens the page; at the end of the test it has asked no network for anything and said nothing on the console."""
+    """Opens a page; at the end of the test it has asked no network for anything and said nothing on the console."""
     contexts, said, asked = [], [], []
 
-    def open_page(viewport=WIDE, ready=True, **settings):
+    def open_page(viewport=WIDE, ready=True, path=site / "index.html", **settings):
         context = browser.new_context(viewport=viewport, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
@@ -80,7 +77,7 @@ def opened(browser, site):
             return route.abort()
 
         page.route("**/*", only_files)
-        page.goto((site / "index.html").as_uri())
+        page.goto(path.as_uri())
         if ready:
             page.wait_for_selector("html[data-ready]", state="attached")
         return page
@@ -146,6 +143,14 @@ def test_the_page_fits(opened, scheme, viewport):
         assert table.bounding_box()["width"] <= (1030 if wide else 702)
     for chart in page.locator(".chart svg").all():
         assert chart.bounding_box()["width"] <= 702
+
+
+def test_the_committed_page_opens_with_its_headline_numbers(opened):
+    page = opened(path=ROOT / "reports" / "index.html")
+    best = json.loads((ROOT / "reports" / "metrics.json").read_text())["digits"]["digits-base"]["best_scratch"]
+    clean, _, parameters = page.locator(".best li b").all_inner_texts()
+    assert (clean, parameters) == (f"{best['clean']:.2f}%", f"{best['parameters']:,}")
+    assert page.locator(".chart svg").count() == 8
 
 
 def test_pointing_shows_the_networks_own_numbers(opened, site):
@@ -270,6 +275,13 @@ def test_the_search_by_generation(opened, site):
         born = sum(int(line["generation"]) == generation for line in lines)
         assert marks(page, "search-robust", "newest").count() == born
         assert 0 < marks(page, "search-robust", "front").count() <= len(lines)
+    assert "multiply-accumulates: " in marks(page, "search-robust", "newest").first.get_attribute("aria-label")
+    slide(page, "largest", 10)
+    at_most = int(page.locator('label:has(input[name="largest"]) output').inner_text().replace(",", ""))
+    sizes = [int(line["parameters"]) for line in lines if int(line["generation"]) <= 3]
+    small = sum(size <= at_most for size in sizes)
+    assert marks(page, "search-robust", "evaluated").count() == small
+    assert 0 < small < len(sizes)
 
 
 def test_tables_sort_by_each_head(opened):
@@ -293,6 +305,18 @@ def test_tables_sort_by_each_head(opened):
     names.get_by_role("button").click()
     assert head.get_attribute("aria-sort") is None
     assert table.locator("tbody tr td:nth-child(2)").first.inner_text() == "n01"
+
+
+def test_the_chosen_networks_attacks_sort_and_stay_sorted_for_the_next_one(opened):
+    page = opened()
+    head = page.locator("#panel th", has_text="Accuracy")
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").press("Enter")
+        assert head.get_attribute("aria-sort") == order
+        page.locator('select[name="picked"]').press("ArrowDown")
+        values = [float(text.split(" (")[0]) for text in shown_accuracies(page).values()]
+        assert values == sorted(values, reverse=order == "descending")
+        assert len(set(values)) > 2
 
 
 def test_claims_show_the_verdict_first_and_their_numbers_on_a_click(opened):

@@ -14,8 +14,7 @@ from tamnas.data import synthetic
 from tamnas.pipeline import profiles as profile
 from tamnas.pipeline import runner
 from tamnas.report.claims.claims import CLAIMS
-from tamnas.report.figures import style
-from tests.helpers.small_results import write_run
+from tests.helpers.small_results import leave_unwritten, write_run
 from tests.helpers.tiny import ROOT, smoke_params
 
 QUOTED = {"RobNet-medium", "RobNet-small"}
@@ -38,11 +37,11 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    """reports/ of results that never were; its figures are drawn and not written, which is the slow part."""
+    """reports/ of results that never were, with figures that are not written."""
     folder = tmp_path_factory.mktemp("made-up")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(style, "_render", lambda figure, form: {"svg": b"<?xml", "png": b"\x89PNG"}[form])
+        leave_unwritten(patch)
         write_run(smoke_params(), folder)
         tables_stage.run()
         yield folder / "reports"
@@ -95,6 +94,15 @@ def test_the_claims_are_judged_on_both_datasets(reports):
     for claim in CLAIMS:
         assert sum(f" | {claim.text} | " in line for line in lines) == 2
     assert (reports / "index.html").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_page_of_375_networks_is_at_most_three_megabytes(folder):
+    write_run(smoke_params(), folder, networks=12)
+    tables_stage.run()
+    page = (folder / "reports" / "index.html").read_bytes()
+    assert len(page) < 3e6
+    assert page.count(b'"weights":"') >= 375
 
 
 @pytest.mark.slow

@@ -207,7 +207,7 @@ def test_a_gain_under_another_attack_counts_clean_only(several):
         shown = {"clean": start.clean + 0.1, "robust": start.robust - 0.5}
         scratch.append(replace(one, validation={"best": shown, "last": shown}))
     finding = judges.tiny_networks_gain(replace(several, rows=[replace(row, scratch=scratch)]))
-    assert finding.numbers.startswith("3 of 3")
+    assert finding.numbers.startswith("3 subnets of 3")
 
 
 def hypervolumes(several, late_gain, count=4):
@@ -373,6 +373,12 @@ def test_which_hand_made_networks_count_as_tiny(several):
 def test_one_is_singular(several):
     rows = [replace(row, scratch=row.scratch[:1]) for row in several.rows]
     assert "1 retrained subnet a mode" in caveats(replace(several, rows=rows))[0]
+    one = replace(several, rows=several.rows[:1])
+    assert "6 subnets of 1 mode;" in judges.size_is_not_it(one).numbers
+    assert "1 subnet of 1," in judges.tiny_networks_gain(replace(several, rows=rows[:1])).numbers
+    lines = [{"layer": layer, "gene": "ratio", "value": 1.0, "count": 2, "rank": 0} for layer in range(4)]
+    ratios = judges.wide_ratios_first(replace(several, pooled=replace(several.pooled, counts=lines)))
+    assert "1.00 in the first layer of 4, 1.00 between, 1.00 in the last layer;" in ratios.numbers
 
 
 # -- the page ----------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
     with Progress("row", 4) as outer, Progress("training n01", 10, show=False) as inner:
         outer.skip(1)
         inner.step(loss=0.5, network="n01")
+        outer.note(running=2, waiting=1)
         (stage,) = answer("watch")["stages"]
         assert (stage["stage"], stage["instance"], stage["alive"]) == ("search", "row", True)
         assert [(one["what"], one["done"], one["total"]) for one in stage["progress"]] == [
@@ -65,9 +66,11 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
         assert stage["progress"][0]["seconds_left"] is None  # none of its own units is done
         assert 0 < stage["progress"][1]["seconds_left"] < inner.seconds_left()
         assert stage["progress"][1]["figures"] == {"loss": 0.5, "network": "n01"}
+        assert [one["notes"] for one in stage["progress"]] == [{"running": 2, "waiting": 1}, {}]
         text = output("watch")
     assert "search@row  at work for 0:00:0" in text
     assert "1/10" in text
+    assert "running 2, waiting 1" in text
     assert "plan run ended at " in text
     assert [(one["stage"], one["instance"]) for one in answer("watch")["ended"]] == [("plan", "run")]
 
@@ -80,6 +83,29 @@ def test_the_time_left_is_the_pace_of_this_run(monkeypatch):
     now[0] += 6
     counter.step(2)
     assert counter.seconds_left() == 12  # 4 more at 3 s each
+
+
+def test_networks_in_training_tell_the_time_left_before_the_first_of_them_ends(at_work, monkeypatch):
+    """Two of five beside each other, a minute each: 45 s and 30 s are left of them, and a third of a killed run."""
+    monkeypatch.setattr(progress, "RECORD_SECONDS", 0)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("retrain", 5, show=False):
+        first, second, third = (at_work / f"{name}{progress.NETWORK}" for name in ("n01", "n02", "n09"))
+        with recorded(first), Progress("training n01", 4, show=False) as one:
+            now[0] = 15
+            one.step()
+            third.write_text(json.dumps(json.loads(first.read_text()) | {"started": 1}))
+            with recorded(second), Progress("training n02", 4, show=False) as other:
+                now[0] = 45
+                other.step(2)
+                (stage,) = answer("watch")["stages"]
+                text = output("watch")
+    left = {counter["what"]: counter["seconds_left"] for counter in stage["training"]}
+    assert left == {"training n01": 45, "training n02": 30}
+    assert [counter["seconds_left"] for counter in stage["progress"]] == [(45 + 30 + 3 * 60) / 2]
+    assert "training n02" in text
+    assert list(at_work.iterdir()) == [third]
 
 
 def test_its_file_is_written_once_a_second_at_most_and_goes_when_the_stage_ends(folder):

@@ -115,7 +115,9 @@ def size_is_not_it(dataset: Dataset) -> Finding:
     if r is None:
         return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
     text = f"{r.value:+.2f} ({r.low:+.2f} to {r.high:+.2f})".replace("-", "−")
-    return Finding(within(r, 0.5), f"r = {text} over {len(sizes)} subnets, modes: {rows}; accuracy under {attack.text}")
+    return Finding(
+        within(r, 0.5), f"r = {text} over {len(sizes)} subnets of {counted(rows, 'mode')}; accuracy under {attack.text}"
+    )
 
 
 def scratch_beats_finetuning(dataset: Dataset) -> Finding:
@@ -160,7 +162,7 @@ def tiny_networks_gain(dataset: Dataset) -> Finding:
     verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
     return Finding(
         verdict,
-        f"{count} of {counted(len(gains), 'subnet')}, the smaller half of each mode's ({100 * low:.0f}% to "
+        f"{counted(count, 'subnet')} of {len(gains)}, the smaller half of each mode's ({100 * low:.0f}% to "
         f"{100 * high:.0f}%)",
     )
 
@@ -179,7 +181,8 @@ def hypervolume_converged(dataset: Dataset) -> Finding:
     verdict = HOLDS if 2 * settled > len(lefts) else FAILS if 2 * settled < len(lefts) else UNDECIDED
     change = f"{100 * max(lefts, key=abs):+.2f}%".replace("-", "−")
     return Finding(
-        verdict, f"{settled} of {len(lefts)} searches change by at most 1% after it; the largest change is {change}"
+        verdict,
+        f"searches that change by at most 1% after it: {settled} of {len(lefts)}; the largest change is {change}",
     )
 
 
@@ -235,10 +238,11 @@ def wide_ratios_first(dataset: Dataset) -> Finding:
     (wide, p_wide), (small, p_small) = _larger(first, last), _larger(between, last)
     if small == HOLDS and least[-1] < depth - part:
         small = UNDECIDED  # smaller than the layers between on average, but not the smallest
+    ends = "layer" if part == 1 else f"{part} layers"
     return Finding(
         all_of([wide, small]),
-        f"mean ratio {fmean(first):.2f} in the first {counted(part, 'layer')} of {depth}, {fmean(between):.2f} "
-        f"between, {fmean(last):.2f} in the last {part}; first against last p {p_wide:.2g} ({wide}), between against "
+        f"mean ratio {fmean(first):.2f} in the first {ends} of {depth}, {fmean(between):.2f} "
+        f"between, {fmean(last):.2f} in the last {ends}; first against last p {p_wide:.2g} ({wide}), between against "
         f"last p {p_small:.2g}, smallest mean {min(means):.2f} in layer {', '.join(map(str, least))} of 0 to "
         f"{depth - 1} ({small}); {counted(len(first), 'choice')} in the first",
     )

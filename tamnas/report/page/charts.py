@@ -103,6 +103,12 @@ def shapes(networks: Sequence[dict]) -> dict[str, str]:
     return {kind: sign for kind, sign in zip(KINDS, "●■◆▲", strict=True) if kind in there}
 
 
+def sizes(networks: Sequence[dict], searches: Sequence[dict]) -> list[int]:
+    """What the largest size shown can be set to: of each network, and at most of all that a search evaluated."""
+    searched = [max(search["parameters"]) for search in searches]
+    return sorted({*(network["parameters"] for network in networks), *searched})
+
+
 def views(networks: Sequence[dict], searches: Sequence[dict], robust: str, curve: str) -> dict[str, list[View]]:
     """By section of the page; `robust` and `curve` name attacks. The page sets which network and dataset are shown."""
     shared = _parameters(networks, searches)
@@ -121,7 +127,7 @@ def _parameters(networks: Sequence[dict], searches: Sequence[dict]) -> dict:
         "picked": None,
         "colour_by": colour_by(networks),
         "colours": palette(networks),
-        "largest": max(network["parameters"] for network in networks),
+        "largest": sizes(networks, searches)[-1],
         "least_clean": 0,
         "least_robust": 0,
         "row": None,
@@ -250,17 +256,21 @@ def _curve(attack: str, few: bool) -> alt.LayerChart:
 
 
 def _search_views(searches: Sequence[dict]) -> list[tuple]:
-    sizes = [size for search in searches for size in search["parameters"]]
-    parameters = _size("parameters", "parameters", sizes)
+    parameters = _size("parameters", "parameters", [size for search in searches for size in search["parameters"]])
+    macs = all(search["macs"] for search in searches)
     return [
-        (f"search-{y.field}", f"{y.title} over {parameters.title}, generation by generation", _search(parameters, y))
+        (
+            f"search-{y.field}",
+            f"{y.title} over {parameters.title}, generation by generation",
+            _search(parameters, y, macs),
+        )
         for y in (_accuracy("clean", "clean accuracy"), _accuracy("robust", "robust accuracy"))
     ]
 
 
-def _search(x: Axis, y: Axis) -> alt.LayerChart:
+def _search(x: Axis, y: Axis, macs: bool) -> alt.LayerChart:
     """All evaluated until a generation, those that it evaluated, the front of all until then."""
-    fields = ["born", "front", "parameters", "clean", "robust", "key"]
+    fields = ["born", "front", "parameters", "clean", "robust", "key", *["macs"] * macs]
     base = (
         alt.Chart(alt.NamedData("searches"))
         .transform_filter("datum.row == row")
@@ -268,15 +278,16 @@ def _search(x: Axis, y: Axis) -> alt.LayerChart:
         .encode(x=x.x(), y=y.y())
     )
     room = base.mark_point(opacity=0)  # keeps the axes
-    until = base.transform_filter("datum.born <= generation").encode(
+    until = base.transform_filter("datum.born <= generation && datum.parameters <= largest").encode(
         tooltip=[
             alt.Tooltip("born:Q", title="evaluated in generation"),
             alt.Tooltip("parameters:Q", format=","),
+            *([alt.Tooltip("macs:Q", title="multiply-accumulates", format=",")] if macs else []),
             alt.Tooltip("clean:Q", title="clean (%)"),
             alt.Tooltip("robust:Q", title="robust (%)"),
         ]
     )
-    earlier = until.mark_point(size=26, filled=True, color=GREY, opacity=0.45)
+    earlier = until.mark_point(size=26, filled=True, color=GREY, opacity=0.45).properties(name="evaluated")
     newest = (
         until.transform_filter("datum.born == generation")
         .mark_point(size=60, filled=True, color=BLUE, opacity=0.9)

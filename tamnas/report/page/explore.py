@@ -15,6 +15,7 @@ from tamnas.report.page.words import accuracy_text
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.terms import listed_attacks, name_of
 from tamnas.search.objectives import OBJECTIVES
+from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.space import SearchSpace
 
@@ -29,7 +30,8 @@ def key_of(*parts: str) -> str:
 
 def networks(datasets: Sequence[Dataset]) -> list[dict]:
     """All tested networks of the study itself."""
-    return [_network(dataset, *rest) for dataset in datasets for rest in _tested(dataset)]
+    numbers = {attack: number for number, attack in enumerate(attack_names(datasets))}
+    return [_network(dataset, numbers, *rest) for dataset in datasets for rest in _tested(dataset)]
 
 
 def best_keys(datasets: Sequence[Dataset]) -> dict[str, str]:
@@ -39,7 +41,7 @@ def best_keys(datasets: Sequence[Dataset]) -> dict[str, str]:
 
 
 def attack_names(datasets: Sequence[Dataset]) -> dict[str, str]:
-    """What `accuracies` of the networks are of."""
+    """What `accuracies` of the networks are of, which name it by its place here: the bytes of many networks count."""
     ran = {
         attack.key: attack.text
         for dataset in datasets
@@ -69,7 +71,13 @@ def _tested(dataset: Dataset) -> Iterator[tuple[RowResults | None, str, TrainedN
 
 
 def _network(
-    dataset: Dataset, row: RowResults | None, kind: str, network: TrainedNetwork, space: SearchSpace | None, folder: str
+    dataset: Dataset,
+    numbers: dict[str, int],
+    row: RowResults | None,
+    kind: str,
+    network: TrainedNetwork,
+    space: SearchSpace | None,
+    folder: str,
 ) -> dict:
     place = row.name if row else HAND_MADE if kind == HAND_MADE else "pooled"
     names = {LEGO: f"Lego-Net of {place}" if row else "Lego-Net, pooled", HAND_MADE: name_of(network.id)}
@@ -87,7 +95,9 @@ def _network(
         "macs": network.costs.macs,
         **_with_interval("clean", network, None),
         **_with_interval("robust", network, dataset.key_attack),
-        "accuracies": [[attack.key if attack else CLEAN, accuracy_text(network, attack)] for attack in attacks],
+        "accuracies": [
+            [numbers[attack.key if attack else CLEAN], accuracy_text(network, attack)] for attack in attacks
+        ],
         "curve": _curve(dataset, network),
         "layers": _layers(network, space) if space else None,
         "weights": f"{folder}/{network.id}.safetensors",
@@ -141,7 +151,8 @@ def searches(datasets: Sequence[Dataset]) -> list[dict]:
     """One for each row that was searched: its subnets as columns.
 
     `born`: generation that evaluated a subnet; `front`: the last generation in which no subnet evaluated until then
-    dominates it, one less than `born` if never. `key`: of the network trained from it from scratch, else empty.
+    dominates it, one less than `born` if never. `key`: of the network trained from it from scratch, else empty. `macs`:
+    None where a choice block counts none.
     """
     return [_search(dataset, row) for dataset in datasets for row in dataset.rows if row.individuals]
 
@@ -157,9 +168,16 @@ def _search(dataset: Dataset, row: RowResults) -> dict:
         "born": [line["generation"] for line in lines],
         "front": last_on_front(row),
         "parameters": [line["parameters"] for line in lines],
+        "macs": _macs(row),
         **{which: [_percent(line[which]) for line in lines] for which in ("clean", "robust")},
         "key": [key_of(dataset.name, row.name, SCRATCH, one) if one else "" for one in keys],
     }
+
+
+def _macs(row: RowResults) -> list[int] | None:
+    if any(BLOCKS[block].macs is None for block in row.space.blocks):
+        return None
+    return [row.space.macs(Architecture.parse(line["architecture"])) for line in row.individuals]
 
 
 def last_on_front(row: RowResults) -> list[int]:

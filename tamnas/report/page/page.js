@@ -1,30 +1,37 @@
-"use strict";
-
 // A button in each head sorts a table by its column: up, then down; cells without a number stay last.
+// What is returned sorts again, for a body with new rows.
 function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
+  function sort() {
+    const column = heads.findIndex((head) => head.ariaSort);
+    if (column < 0) return;
+    const sign = heads[column].ariaSort === "ascending" ? 1 : -1;
+    const text = (row) => row.cells[column].textContent;
+    const number = (row) => parseFloat(text(row).replaceAll(",", "").replace("−", "-"));
+    const byText = (a, b) => sign * text(a).localeCompare(text(b), "en", {numeric: true});
+    const byNumber = (a, b) => isNaN(number(a)) - isNaN(number(b)) || sign * (number(a) - number(b)) || 0;
+    table.tBodies[0].append(
+      ...[...table.tBodies[0].rows].sort(heads[column].classList.contains("text") ? byText : byNumber)
+    );
+  }
+  heads.forEach((head) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const sign = head.ariaSort === "ascending" ? -1 : 1;
-      heads.forEach((other) => { other.ariaSort = other === head ? (sign > 0 ? "ascending" : "descending") : null; });
-      const text = (row) => row.cells[column].textContent;
-      const number = (row) => parseFloat(text(row).replaceAll(",", "").replace("−", "-"));
-      const byText = (a, b) => sign * text(a).localeCompare(text(b), "en", {numeric: true});
-      const byNumber = (a, b) => isNaN(number(a)) - isNaN(number(b)) || sign * (number(a) - number(b)) || 0;
-      table.tBodies[0].append(
-        ...[...table.tBodies[0].rows].sort(head.classList.contains("text") ? byText : byNumber)
-      );
+      const order = head.ariaSort === "ascending" ? "descending" : "ascending";
+      heads.forEach((other) => { other.ariaSort = other === head ? order : null; });
+      sort();
     });
   });
+  return sort;
 }
 
 // The charts share their parameters: what a control or the pointer sets in one is set in all.
 async function explore({views, datasets, attacks, best}) {
   const charts = [];
+  const sortAttacks = sortable(document.querySelector("#panel table"));
   const set = (name, value, but) => {
     charts.filter((chart) => chart !== but).forEach((chart) => chart.signal(name, value).runAsync());
   };
@@ -55,6 +62,7 @@ async function explore({views, datasets, attacks, best}) {
       row.insertCell().textContent = accuracy;
       row.cells[0].className = "text";
     }
+    sortAttacks();
   }
 
   function apply(input) {
