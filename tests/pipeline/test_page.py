@@ -15,7 +15,7 @@ from tests.helpers.small_results import PIXEL, ROOT, params, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra `test`")
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser `chromium`")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(not CHROMIUM, reason="needs the browser `chromium`")]
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

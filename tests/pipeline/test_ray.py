@@ -25,6 +25,7 @@ from tests.helpers.tiny import ROW, contents, copy_of, invoke, run_here, stage, 
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
