@@ -85,8 +85,8 @@ class Reader:
     def _merge(self, section: dict) -> None:
         yaml, path = YAML(typ="safe", pure=True), self.folder / "params.yaml"
         raw = yaml.load(path)
-        raw["run"] = section["run"]
-        raw["data"] |= section["data"]
+        for name, entries in section.items():
+            raw[name] |= entries
         write_params(self.folder, raw)
 
     def _smaller(self) -> None:

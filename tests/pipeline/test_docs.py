@@ -1,11 +1,12 @@
 """The documentation does what it says: each block of the tutorials runs, in order, in a checkout with smaller
-parameters (`tests.helpers.tutorial`); links lead somewhere; the site needs nobody.
+parameters (`tests.helpers.tutorial`), each of other pages in its own; links lead somewhere; the site needs nobody.
 """
 
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -41,13 +42,31 @@ def test_every_block_is_run_or_says_why_not():
 
 COMMANDS = [line for _, block in ALL if block.language == "sh" for line in block.text.splitlines()]
 # Elsewhere they stand in blocks without a language.
+ELSEWHERE = [
+    (page.stem, block) for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) for block in blocks(page)
+    if not block.language
+]  # fmt: skip
 TOLD = [
     command.strip()
-    for page in (ROOT / "README.md", *DOCS.glob("*.md"))
-    for block in blocks(page)
-    if not block.language
+    for _, block in ELSEWHERE
     for command in re.findall(r"^(?:tamnas|dvc) [a-z][^#\n|&;\\]*", block.text, re.MULTILINE)
 ]
+# By page or block, whose first words are told.
+NOT_RUN = {
+    ("README", "make"): "the tutorial `first-run` runs `make`; the rest are these tests",
+    ("README", "tamnas models"): "the tutorials `export` and `first-run` run all but `compare`, and test_show.py that",
+    ("README", "tamnas evaluate"): "the tutorial `evaluate` runs it, with the files that it names",
+    ("README", "tamnas profile paper-cifar10"): "days on a GPU",
+    ("README", "tamnas synthetic"): "the tutorial `all-rows` runs it",
+    ("cluster", ""): "needs a Ray cluster or SLURM; tests/pipeline/test_ray.py has a cluster of two nodes",
+    ("gpu", ""): "needs a GPU, or what a machine with one has packed; tests/unit/test_gpu.py reads the scripts",
+    ("profiles", "tamnas profile mini"): "hours on real images",
+    ("profiles", "tamnas synthetic"): "the tutorial `all-rows` runs it",
+}
+TRIED = [
+    (page, block) for page, block in ELSEWHERE
+    if not any(page == left and block.text.startswith(start) for left, start in NOT_RUN)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", dict.fromkeys([*COMMANDS, *TOLD]))
@@ -73,6 +92,22 @@ def test_a_page_can_be_followed(page, tmp_path):
     for block in blocks(page):
         if block.reason is None and (block.language != "yaml" or block.title):
             reader.follow(block)
+
+
+def test_every_block_that_no_test_runs_is_there():
+    for page, start in NOT_RUN:
+        assert any(page == stem and block.text.startswith(start) for stem, block in ELSEWHERE), (page, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "block"), TRIED, ids=[f"{page}-{block.line}" for page, block in TRIED])
+def test_what_a_page_tells_can_be_typed(page, block, tmp_path):
+    """In a fresh checkout, with the mode that README adds where a page names its row."""
+    reader = Reader(checkout(tmp_path / "tamnas"))
+    if "digits-S_6_10" in block.text:
+        (mode,) = (one for one in blocks(ROOT / "README.md") if one.language == "yaml" and "S_6_10" in one.text)
+        reader.follow(replace(mode, title="params.yaml"))
+    assert "ERROR" not in reader.follow(replace(block, language="sh"))
 
 
 def test_a_block_that_fails_is_told_with_its_line(tmp_path):
