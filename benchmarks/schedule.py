@@ -14,6 +14,7 @@ from tamnas.config.params import Params
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.resolve import resolve_all
 from tamnas.pipeline.stages import Instance, instances, needs
+from tamnas.search.recalibration import RECALIBRATIONS
 
 IMAGES = {"cifar10": (45_000, 5_000, 10_000), "svhn": (68_257, 5_000, 26_032)}  # train, validation, test (the paper's)
 FRONT = 50  # networks retrained a row, each way: 15 x 2 x 50 are the paper's "about 1,500"
@@ -141,12 +142,24 @@ def _pooled(plan: DatasetPlan, cost: Costs) -> list[list[float]]:
     return [[_training(plan.pooled.training.recipe.epochs, plan, cost, plan.validation)]]
 
 
-def _grid(count: int):
+def _grid(count: int, final: int):
+    """Of so many networks, the first `final` with the attacks of final ones."""
+
     def rounds(plan: RowPlan | DatasetPlan, cost: Costs) -> list[list[float]]:
-        steps = len(plan.eval.eps) * max(plan.eval.steps)  # of each radius the longest attack holds the others
-        return [[IMAGES[plan.dataset][2] * cost.pgd * steps] * count]
+        def seconds(final: bool) -> float:
+            # Of each radius the longest attack, which comes last, holds the others.
+            steps = sum({attack.eps: attack.steps for attack in plan.eval.pgd(final)}.values())
+            return IMAGES[plan.dataset][2] * cost.pgd * steps
+
+        return [[seconds(number < final) for number in range(count)]]
 
     return rounds
+
+
+def _ranking(plan: RowPlan, cost: Costs) -> list[list[float]]:
+    """Of the networks trained from scratch and Lego-Net, each attacked after every recalibration and for one."""
+    images = len(RECALIBRATIONS) * IMAGES[plan.dataset][1] + plan.search.bn_calibration_images
+    return [[images * cost.pgd * plan.search.attack.steps] * (FRONT + 1)]
 
 
 MAKERS = {
@@ -157,8 +170,9 @@ MAKERS = {
     "retrain_finetune": _retrain("finetune"),
     "legonet": _legonet,
     "legonet_pooled": _pooled,
-    "evaluate_scratch": _grid(FRONT),
-    "evaluate_finetune": _grid(FRONT),
-    "evaluate_legonet": _grid(1),
-    "evaluate_legonet_pooled": _grid(1),
+    "evaluate_scratch": _grid(FRONT, final=1),
+    "evaluate_finetune": _grid(FRONT, final=0),
+    "evaluate_legonet": _grid(1, final=1),
+    "evaluate_legonet_pooled": _grid(1, final=1),
+    "ranking": _ranking,
 }
