@@ -55,7 +55,7 @@ def shrink(raw: dict) -> dict:
     for recipe in (raw["retrain"]["scratch"], raw["retrain"]["finetune"], raw["baselines"]["training"]):
         recipe.update(epochs=3, batch_size=32)
     raw["eval"].update(eps=["4/255", "8/255"], steps=[1, 3], final=[{"eps": "8/255", "steps": 4}])
-    raw["eval"]["attacks"] = [{"kind": "apgd_ce", "eps": "8/255", "images": 8, "batch_size": 2}]
+    raw["eval"]["attacks"] = [{"kind": "apgd_ce", "eps": "8/255", "images": 8, "batch_size": 4}]
     raw["compute"] = dict(IN_PROCESS)
     return raw
 

@@ -148,7 +148,7 @@ def test_files_are_in_the_order_of_the_jobs_whichever_ends_first(finished_run, t
     monkeypatch.delenv("DVC_ROOT", raising=False)
     copy_of(finished_run, tmp_path, "data", "runs", "results")
     run_here(tmp_path, "plan", "search", "retrain_scratch", "evaluate_scratch", "ranking")
-    assert min(counts) > 1
+    assert sum(count > 1 for count in counts) >= 4
     for top in ("runs", "results"):
         assert contents(tmp_path, top) == contents(finished_run, top)
 
