@@ -23,9 +23,9 @@ env: .venv/ready
 	chmod +x $(BIN)/tamnas
 	touch $@
 
-# Two workers; a file's tests stay together, for what they share. `test-system` has those in a browser, on a Ray cluster
-# and with processes killed; `test-all` both, and what takes minutes by itself: the whole study in miniature, faults in
-# every stage, real `dvc` commands (the marker `slow`).
+# Two workers; a file's tests stay together, for what they share. `test-system` has whole runs (with a user's
+# plugins, all controls, rows side by side), the page in a browser, a Ray cluster, processes killed; `test-all` both, and
+# what takes minutes by itself: the whole study in miniature, faults in every stage, real `dvc` commands (`slow`).
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: env

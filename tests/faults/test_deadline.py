@@ -139,6 +139,7 @@ def stopped_run(what: str, after: int) -> list[str]:
         return runner.run(limits=Limits(time.time() + 3600, 600))
 
 
+@pytest.mark.system
 def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(finished_run, folder):
     done_until("retrain_scratch", folder, finished_run)
     unfinished = stopped_run("retrain_scratch", 3 + 2)  # three epochs of the first subnet, two of the second

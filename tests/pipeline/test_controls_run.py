@@ -20,6 +20,8 @@ from tamnas.training.networks import TrainingTask, train_network
 from tests.helpers.small_results import leave_unwritten
 from tests.helpers.tiny import CONTROLS_ON, ROW, pool, tiny_params, write_params
 
+pytestmark = pytest.mark.system
+
 
 def everything(folder: Path) -> dict:
     raw = pool(tiny_params())

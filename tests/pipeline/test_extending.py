@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 
 from tests.helpers.tiny import ROOT, tiny_params, write_params
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

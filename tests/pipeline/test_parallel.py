@@ -13,6 +13,7 @@ from tamnas.errors import InputError
 from tamnas.pipeline import runner
 from tests.helpers.tiny import ROOT, ROW, contents, copy_of, tiny_params, write_params
 
+pytestmark = pytest.mark.system
 OTHER = "digits-other"
 
 
@@ -66,7 +67,6 @@ def test_a_failure_costs_what_needs_it_and_is_raised_at_the_end(finished_run, fo
     assert contents(folder, *names) == contents(finished_run, *names)
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(
     "struck",
     ["driver, Ctrl-C", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lane, killed", "driver, killed"))],

@@ -190,9 +190,7 @@ def test_a_failure_names_its_job_and_the_others_are_finished(tmp_path, compute, 
 def test_a_full_disk_ends_all(tmp_path):
     found = []
     with running(tmp_path, PROCESSES) as jobs, pytest.raises(JobError, match=r"^network 0: OSError\(28, "):
-        found.extend(
-            jobs.run_jobs(fail, [{"error": "full"}, *[{"error": "full", "sleep": 1}] * 3], "network 0".format)
-        )
+        found.extend(jobs.run_jobs(fail, [{"error": "full"}, *[{"error": "full", "sleep": 1}] * 3], "network 0".format))
     assert not found
 
 
