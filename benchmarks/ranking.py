@@ -2,23 +2,24 @@
 
     python -m benchmarks.ranking --cifar10 CIFAR10.npz --out FOLDER [--part networks|supernets] [--table]
 
-30 random networks of 150,000 to 250,000 parameters (7 layers of 32, 64 and 128 channels, the 8 blocks of `EIGHT`, which
-stand for all families; every ratio) are trained from scratch with one recipe, and again with another seed. Then each
-schedule of `SCHEDULES` trains a supernet, 15 epochs of blocks and 25 of blocks and ratios, and the same 30 inherit its
-weights, their BatchNorm as inherited or recalibrated on 1,024 training images: clean, attacked or both. Everything
-trains on the same 20,000 images, batch 128, TRADES with two attack steps and 1/lam = 3; accuracies are of 5,000
-validation images, clean and under PGD (20 steps of trained networks, 10 of inherited weights).
+30 random networks of 18,000 to 53,000 parameters (the geometry of the profile `mini`: 6 layers of 24, 48 and 96
+channels, no head; the 4 blocks of `FOUR`, 5 ratios) are trained from scratch with one recipe, and again with another
+seed. Then each schedule of `SCHEDULES` trains a supernet, and the same 30 inherit its weights, their BatchNorm as
+inherited or recalibrated on 1,024 training images: clean, attacked or both. Schedules cost the same: 5 epochs of blocks
+(or 15 on clean images, which take a third of the time) and 8 of blocks and ratios. All train on the same 20,000 images
+by TRADES with one attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean and under PGD (20 steps
+of trained networks, 5 of inherited weights).
 
 The table sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best five that is
 found (by chance: 0.17) and the regret in points of picking the first (`tamnas.report.agreement`) beside each way to
 predict the trained accuracies of the first seed. Training again with another seed says what tau can be reached at best,
 the number of parameters what costs nothing.
 
-Fair: every block of a layer once in as many steps (FairNAS); clean: the block phase without an attack. Not compared,
-since it needs a new way to train supernets: several paths a step.
+Fair: every block of a layer once in as many steps (FairNAS). Not compared, since it needs a new way to train
+supernets: several paths a step.
 
-Plan, on a fast core: a network takes 8 epochs of 40 s, all 30 about 3 hours, the second seed as much again; a supernet
-40 epochs of 55 s, all twelve 7 hours, and 5 minutes each for evaluation: 12 hours. The two parts can run side by side.
+Plan, on a fast core: a network takes 6 epochs of 45 s, all 30 about 2 1/4 hours, the second seed as much again; a
+schedule 12 minutes, and 9 for evaluation, all twelve 4 hours. The two parts can run side by side.
 FOLDER gets one JSON file per network and per schedule and recalibration. What is there is not computed again, what was
 cut off goes on; --table prints what there is.
 """
@@ -50,42 +51,48 @@ from tamnas.space.space import SearchSpace
 from tamnas.training.loop import Resume
 from tamnas.training.phases import train_phase
 
-NETWORKS, BUDGET, TRAIN, SEEDS = 30, (150_000, 250_000), 20_000, (0, 1)
-EIGHT, ALL = [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
+NETWORKS, TRAIN, SEEDS = 30, 20_000, (0, 1)
+FOUR, EIGHT, ALL = [0, 3, 6, 12], [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
 IMAGES, BATCH, TOP = 1024, 128, 5
 WHATS = ("clean", "robust")
-ATTACK = {"eps": "8/255", "yopo": {"m": 2, "n": 1}, "lam": 1 / 3}
+ATTACK = {"eps": "8/255", "yopo": {"m": 1, "n": 1}, "lam": 1 / 6}
 BASE = {
-    "network": {"stem_channels": 16, "channels": [32, 64, 128], "repeats": [2, 3, 2]},
+    "network": {"stem_channels": 12, "channels": [24, 48, 96], "repeats": [2, 2, 2], "head": None},
     "supernet": {
         **ATTACK,
-        "batch_size": BATCH,
-        "block": {"epochs": 15},
-        "joint": {"epochs": 25, "open_ratios": {"first": 2, "after": 2, "every": 2}},
+        "batch_size": 64,
+        "joint": {"epochs": 8, "open_ratios": {"first": 2, "after": 1, "every": 1}},
     },
-    "retrain": {"scratch": {"attack": ATTACK, "epochs": 8, "batch_size": BATCH, "lr": 0.1}},
+    "search": {"attack": {"steps": 5}},
+    "retrain": {"scratch": {"attack": ATTACK, "epochs": 6, "batch_size": BATCH, "lr": 0.1}},
 }
 
 
-def schedule(lr: float = 0.1, blocks: list[int] = ALL, draw: str = "uniform", clean: int = 0, **every: int) -> dict:
-    new_path = {"steps": None, "epochs": None} | every
-    supernet = {"lr": lr, "draw": draw, "resample_every": new_path, "block": {"clean_epochs": clean}}
-    return {"supernet": supernet, "space": {"blocks": blocks}}
+def schedule(blocks: list[int], clean: bool = True, draw: str = "uniform", lr: float = 0.1, **every: int) -> dict:
+    """A new path every step if `every` does not say otherwise."""
+    block = {"epochs": 15, "clean_epochs": 15} if clean else {"epochs": 5}
+    new_path = {"steps": None, "epochs": None} | (every or {"steps": 1})
+    supernet = {"lr": lr, "draw": draw, "resample_every": new_path, "block": block}
+    return {"supernet": supernet, "space": space(blocks)}
+
+
+def space(blocks: list[int]) -> dict:
+    return {"blocks": blocks, "ratios": [0.4, 0.8, 1.2, 1.6, 2.0]}
 
 
 SCHEDULES = {
-    "step": schedule(steps=1),
-    "20-steps": schedule(steps=20),
-    "epoch": schedule(epochs=1),
-    "20-epochs": schedule(epochs=20),
-    "20-steps-8-blocks": schedule(steps=20, blocks=EIGHT),
-    "epoch-8-blocks": schedule(epochs=1, blocks=EIGHT),
-    "step-lr-0_05": schedule(steps=1, lr=0.05),
-    "20-steps-lr-0_05": schedule(steps=20, lr=0.05),
-    "20-steps-lr-0_2": schedule(steps=20, lr=0.2),
-    "epoch-lr-0_2": schedule(epochs=1, lr=0.2),
-    "step-8-blocks-fair": schedule(steps=1, blocks=EIGHT, draw="fair"),
-    "step-8-blocks-clean": schedule(steps=1, blocks=EIGHT, clean=15),
+    "4-clean": schedule(FOUR),
+    "8-clean": schedule(EIGHT),
+    "22-clean": schedule(ALL),
+    "4-attacked": schedule(FOUR, clean=False),
+    "22-attacked": schedule(ALL, clean=False),
+    "4-clean-20-steps": schedule(FOUR, steps=20),
+    "4-clean-epoch": schedule(FOUR, epochs=1),
+    "22-attacked-epoch": schedule(ALL, clean=False, epochs=1),
+    "22-attacked-20-epochs": schedule(ALL, clean=False, epochs=20),  # the paper's: one path a phase at this length
+    "4-clean-fair": schedule(FOUR, draw="fair"),
+    "4-clean-lr-0_05": schedule(FOUR, lr=0.05),
+    "4-clean-lr-0_2": schedule(FOUR, lr=0.2),
 }
 
 
@@ -94,11 +101,10 @@ SCHEDULES = {
 @click.option("--part", type=click.Choice(["networks", "supernets"]), help="This part alone.")
 @one_line_errors
 def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
-    rows = plans(cifar10, BASE, {"networks": {"space": {"blocks": EIGHT}}} | SCHEDULES, TRAIN)
+    rows = plans(cifar10, BASE, {"networks": {"space": space(FOUR)}} | SCHEDULES, TRAIN)
     networks = rows.pop("networks")
-    space = SearchSpace.from_params(networks)
-    genes = space.sample_genes(numpy_generator("ranking", "networks"), NETWORKS, BUDGET)
-    archs = [space.decode(row) for row in genes]
+    among = SearchSpace.from_params(networks)
+    archs = [among.decode(row) for row in among.sample_genes(numpy_generator("ranking", "networks"), NETWORKS)]
     if not table:
         data = prepared(cifar10, networks)
         if part != "supernets":
