@@ -10,8 +10,9 @@ from tamnas.pipeline.command import one_line_errors
 @click.command()
 @click.argument("names", metavar="[NETWORK]...", nargs=-1)
 @click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), default="models", show_default=True)
+@click.option("--study", help="Call them STUDY/..., not DATASET/...: for several studies of the same images.")
 @one_line_errors
-def release(names: tuple[str, ...], folder: Path) -> None:
+def release(names: tuple[str, ...], folder: Path, study: str | None) -> None:
     """Write networks of the finished run here to models/: the final ones, or each NETWORK.
 
     Final are, of each dataset: of its best row by validation the best subnet from scratch (DATASET/searched), the best
@@ -28,6 +29,9 @@ def release(names: tuple[str, ...], folder: Path) -> None:
     known = networks_of(run)
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{shown(unknown[0])}: is no network of this run; there are: {', '.join(known)}")
+    if study and len(run) > 1:
+        raise InputError(f"--study is {shown(study)}: this run has {len(run)} datasets; allowed: for a run of one")
     for name in names or [final.name for dataset in run for final in finals(dataset)]:
-        path, card = write_release(*known[name], folder)
+        own = f"{study}/{name.partition('/')[2]}" if study else name
+        path, card = write_release(*known[name], folder, own)
         click.echo(f"{path}: {card.title}, {path.stat().st_size / 2**20:.2f} MiB")

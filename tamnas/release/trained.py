@@ -96,12 +96,12 @@ def networks(dataset: Dataset) -> list[Trained]:
     return chosen
 
 
-def write_release(trained: Trained, dataset: Dataset, folder: Path) -> tuple[Path, Card]:
-    """Write its file to `folder`, under its name, and its card as Markdown beside it. Raises InputError."""
+def write_release(trained: Trained, dataset: Dataset, folder: Path, name: str) -> tuple[Path, Card]:
+    """Write its file to `folder`, under `name`, and its card as Markdown beside it. Raises InputError."""
     from tamnas.pipeline import checkpoint
     from tamnas.release.network import write
 
-    card = trained.card(dataset)
+    card = trained.card(dataset).model_copy(update={"name": name})
     tensors, _ = checkpoint.load(trained.folder / f"{trained.network.id}.safetensors")
     path = folder / f"{card.name}.safetensors"
     write(path, checkpoint.with_prefix(tensors, f"{card.weights}."), card)

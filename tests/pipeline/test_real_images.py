@@ -56,31 +56,33 @@ def test_recipes(cifar10, tmp_path, monkeypatch):
 
 def test_every_schedule_trains_as_its_name_says(tmp_path):
     rows = cifar.plans(tmp_path / "cifar10.npz", ranking.BASE, ranking.SCHEDULES, ranking.TRAIN)
-    assert rows["step-lr-0_05"].supernet.joint.recipe.lr == 0.05
-    assert rows["step"].supernet.resample_every.steps == 1
-    assert rows["20-epochs"].supernet.resample_every.epochs == 20
-    assert rows["epoch-8-blocks"].space.blocks == tuple(ranking.EIGHT)
-    assert {float(row.supernet.attack.step_size) for row in rows.values()} == {5 / 255}
+    assert rows["4-clean-lr-0_05"].supernet.joint.recipe.lr == 0.05
+    assert rows["4-clean"].supernet.resample_every.steps == 1
+    assert rows["22-attacked-20-epochs"].supernet.resample_every.epochs == 20
+    assert rows["8-clean"].space.blocks == tuple(ranking.EIGHT)
+    assert rows["4-clean-fair"].supernet.draw == "fair"
+    for name, row in rows.items():
+        assert row.supernet.block.clean_epochs == (row.supernet.block.recipe.epochs if "clean" in name else 0)
 
 
 @pytest.mark.slow
 def test_ranking(cifar10, tmp_path, monkeypatch):
     for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
         monkeypatch.setattr(ranking, name, value)
-    monkeypatch.setattr(ranking, "SCHEDULES", {name: ranking.SCHEDULES[name] for name in ["epoch-8-blocks"]})
+    monkeypatch.setattr(
+        ranking, "SCHEDULES", {name: ranking.schedule(ranking.FOUR, clean=False, epochs=1) for name in ["short"]}
+    )
     monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
-    monkeypatch.setitem(ranking.BASE["supernet"]["block"], "epochs", 1)
+    monkeypatch.setitem(ranking.SCHEDULES["short"]["supernet"]["block"], "epochs", 1)
     monkeypatch.setitem(ranking.BASE["supernet"]["joint"], "epochs", 2)
     monkeypatch.setitem(ranking.BASE["supernet"], "schedule", {"warmup": 0})
     options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
     assert "0 of 3 networks" in printed(ranking.main, *options, "--part=supernets")
     text = printed(ranking.main, *options)
-    ways = ["trained again", "parameters", *(f"epoch-8-blocks, {kind}" for kind in ranking.RECALIBRATIONS)]
+    ways = ["trained again", "parameters", *(f"short, {kind}" for kind in ranking.RECALIBRATIONS)]
     assert all(f"\n| {way} | " in text for way in ways)
     assert len(list((tmp_path / "out" / "networks").glob("*.json"))) == 6
     before = contents(tmp_path / "out")
-    (
-        tmp_path / "out" / "supernets" / "epoch-8-blocks-mixed.json"
-    ).unlink()  # as if cut off between training and evaluation
+    (tmp_path / "out" / "supernets" / "short-mixed.json").unlink()  # as if cut off between training and evaluation
     assert printed(ranking.main, *options) == text
     assert contents(tmp_path / "out") == before

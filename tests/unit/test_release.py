@@ -1,5 +1,6 @@
 """Released networks: what is in them, that they compute what the run's networks compute, and what is refused."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 import tamnas
+from tamnas.config.fields import validated
+from tamnas.config.sections import DataParams
 from tamnas.data.loader import load_split
+from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 from tamnas.evaluation.accuracy import accuracy
 from tamnas.networks.trained import load_network
@@ -91,13 +95,28 @@ def test_any_network_of_the_run_can_be_released(finished_run, tmp_path, monkeypa
     assert f"{ROW}/n99: is no network of this run; there are: " in refusal("release", f"{ROW}/n99")
 
 
+def test_a_study_gives_the_networks_its_name(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    output("release", "digits/lego", "--study", "small", "--to", tmp_path)
+    assert read_card(tmp_path / "small" / "lego.safetensors").name == "small/lego"
+    (run,) = collect()
+    monkeypatch.setattr("tamnas.release.references.run_of", lambda folder: [run, run])
+    assert "--study is small: this run has 2 datasets" in refusal("release", "--study", "small")
+
+
 @pytest.mark.parametrize("name", released())
 def test_committed_networks_hold_what_their_cards_say(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # without data/: the digits come from scikit-learn
+    """The digits come from scikit-learn; CIFAR-10 as an npz of its 32x32 images, if $CIFAR10 names one."""
+    monkeypatch.chdir(tmp_path)
     model, card = read(released()[name])
     assert card.name == name
     assert not model.training
     assert sum(parameter.numel() for parameter in model.parameters()) == card.parameters
+    if card.data["source"] == "npz":
+        if "CIFAR10" not in os.environ:
+            pytest.skip("needs $CIFAR10, an npz of CIFAR-10")
+        data = validated(DataParams, card.data | {"path": os.environ["CIFAR10"]}, name)
+        prepare(card.dataset, data, Path("data") / f"{card.dataset}.npz")
     (test,) = images(card, "test")
     assert len(test) == card.images["test"]
     assert accuracy(model, test) == pytest.approx(card.figures[0].accuracy, abs=1e-9)
