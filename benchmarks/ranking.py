@@ -2,13 +2,14 @@
 
     python -m benchmarks.ranking --cifar10 CIFAR10.npz --out FOLDER [--part networks|supernets] [--table]
 
-30 random networks of 18,000 to 53,000 parameters (the geometry of the profile `mini`: 6 layers of 24, 48 and 96
+30 random networks of 28,000 to 45,000 parameters (the geometry of the profile `mini`: 6 layers of 24, 48 and 96
 channels, no head; the 4 blocks of `FOUR`, 5 ratios) are trained from scratch with one recipe, and again with another
 seed. Then each schedule of `SCHEDULES` trains a supernet, and the same 30 inherit its weights, their BatchNorm as
-inherited or recalibrated on 1,024 training images: clean, attacked or both. Schedules cost the same: 5 epochs of blocks
-(or 15 on clean images, which take a third of the time) and 8 of blocks and ratios. All train on the same 20,000 images
-by TRADES with one attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean and under PGD (20 steps
-of trained networks, 5 of inherited weights).
+inherited or recalibrated on 1,024 training images: clean, attacked or both. Schedules of the same blocks cost the
+same, 5 epochs of blocks (or 15 on clean images, which take a third of the time) and 8 of blocks and ratios; a path of
+22 blocks has 1.4 times the multiply-accumulates of one of 4. All train on the same 20,000 images by TRADES with one
+attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean and under PGD (20 steps of trained networks,
+5 of inherited weights).
 
 The table sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best five that is
 found (by chance: 0.17) and the regret in points of picking the first (`tamnas.report.agreement`) beside each way to

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import click
@@ -29,9 +30,12 @@ def release(names: tuple[str, ...], folder: Path, study: str | None) -> None:
     known = networks_of(run)
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{shown(unknown[0])}: is no network of this run; there are: {', '.join(known)}")
+    if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", study):
+        raise InputError(f"--study is {shown(study)}; allowed: letters, digits, _ and -, the first no sign")
     if study and len(run) > 1:
         raise InputError(f"--study is {shown(study)}: this run has {len(run)} datasets; allowed: for a run of one")
     for name in names or [final.name for dataset in run for final in finals(dataset)]:
-        own = f"{study}/{name.partition('/')[2]}" if study else name
+        dataset = known[name][1].name
+        own = f"{study}/{name.removeprefix(f'{dataset}/')}" if study else name
         path, card = write_release(*known[name], folder, own)
         click.echo(f"{path}: {card.title}, {path.stat().st_size / 2**20:.2f} MiB")

@@ -106,7 +106,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
         params, "pooled", dataset, mode
     )
     network, training = model.network.plain(), model.retrain.scratch.plain()
-    trained = len(own) > 1 or model.row not in own
+    trained = len(own) > 1 or model not in own.values()
     raw = {
         "dataset": dataset,
         "seed": params.seed,

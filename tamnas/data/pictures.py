@@ -97,7 +97,7 @@ def _read_part(files: list[str], reader: _Reader) -> tuple[np.ndarray, np.ndarra
     try:
         seen = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in files]
     except OSError as error:
-        where = f"on {platform.node()} ({error.strerror}); all nodes of a cluster must share it"
+        where = f"on {platform.node()} ({error.strerror}); on a cluster all nodes must share it"
         raise InputError(f"{shown(error.filename)}: cannot be read {where}") from None
     digest = hashlib.sha256(json.dumps([reader.size, seen]).encode()).hexdigest()
     kept = reader.folder / f"{digest}.npz" if reader.folder else None

@@ -104,14 +104,15 @@ def rounds(attack: EvalAttack, chosen: Tensor, correct: Tensor) -> Rounds:
 
 @dataclass(frozen=True)
 class Attacked:
-    """A model under attack. `images` gives those of some indices as float32 in [0, 1], `labels` are all of the set.
+    """A model under attack, which `load` gives. `images` gives those of some indices as float32 in [0, 1], `labels` are
+    all of the set.
 
     Every part and batch begins with the same random numbers, derived from `key` and the radius, as in AutoAttack's own
     driver, and torch's global generator is left as found. `folder` keeps each batch under the attack's own digest; who
     keeps it for other models, images or keys must name another one. `before_batch` is told what is to be computed.
     """
 
-    model: nn.Module
+    load: Callable[[], nn.Module]
     images: Callable[[Tensor], Tensor]
     labels: Tensor
     key: tuple
@@ -125,9 +126,9 @@ class Attacked:
 
         def survivors() -> list[bool]:
             self.before_batch(what)
-            generator = torch_generator(*self.key, str(attack.eps), device=device)
-            with under_attack(self.model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return _survivors(part, self.model, self.images(batch), self.labels[batch], generator).tolist()
+            model, generator = self.load(), torch_generator(*self.key, str(attack.eps), device=device)
+            with under_attack(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return _survivors(part, model, self.images(batch), self.labels[batch], generator).tolist()
 
         if self.folder is None:
             return survivors()
@@ -139,7 +140,7 @@ def attack_model(
     model: nn.Module, images: Callable[[Tensor], Tensor], labels: Tensor, attack: EvalAttack, key: tuple, **more
 ) -> Outcome:
     """An attack on its images of a test set, batch by batch; for the rest see `Attacked`. Raises InputError."""
-    attacked, chosen = Attacked(model, images, labels, key, **more), chosen_images(attack, labels)
+    attacked, chosen = Attacked(lambda: model, images, labels, key, **more), chosen_images(attack, labels)
     with under_attack(model), torch.no_grad():
         logits = torch.cat([model(images(batch)) for batch in chosen.split(attack.batch_size)])
     if logits.shape[1] < attack.least_classes:

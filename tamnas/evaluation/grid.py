@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from tamnas.attacks.registry import Attack, Pgd
+from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.attacks.survival import Attempt
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.compute import ComputeParams, load_compute
@@ -40,7 +41,7 @@ from tamnas.evaluation.kinds import KINDS, seed_folders
 from tamnas.files import FORMAT, file_digest, write_csv, write_json
 from tamnas.networks.trained import load_network, trained_record
 from tamnas.pipeline import device
-from tamnas.pipeline.deadline import Pace, unfinished_marks
+from tamnas.pipeline.deadline import Pace, get_deadline, unfinished_marks
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import prepared, seeded
 from tamnas.pipeline.progress import Progress
@@ -95,21 +96,20 @@ def _attacked(spec: dict, context: GridContext) -> dict | list[bool]:
     # Named by the weights themselves: when one more network is trained, the others are not evaluated again.
     name = f"{path.stem}-{file_digest(path)[:16]}"
 
-    def loaded() -> tuple[nn.Module, Record]:
-        model, record = load_network(task.space, path, task.plan.weights, context.runtime)
-        return fast_copy(model), record
-
     def before(what: str) -> None:
         context.pace.require_time(f"evaluate {path.stem}: {what}")
 
+    def loaded() -> nn.Module:
+        return fast_copy(load_network(task.space, path, task.plan.weights, context.runtime)[0])
+
     def under_pgd() -> dict:
         before("PGD")
-        return pgd_rows(*loaded(), test, task.plan, spec)
+        return pgd_rows(loaded(), record, test, task.plan, spec)
 
+    record = trained_record(path)
     if "batch" not in spec:
         return kept(task.folder / f"{name}-{'final' if final else 'grid'}.json", under_pgd, "evaluating its network")
-    model, record = loaded()
-    attacked = Attacked(model, partial(_images, test), test.labels, _key(spec, record), task.folder / name, before)
+    attacked = Attacked(loaded, partial(_images, test), test.labels, _key(spec, record), task.folder / name, before)
     batch = torch.tensor(spec["batch"], device=test.labels.device)
     return attacked.batch(task.plan.listed(final)[spec["listed"]], spec["part"], spec["number"], batch)
 
@@ -270,40 +270,55 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
 def _all_attacked(task: GridTask, networks: Sequence[dict], what: str) -> dict[int, dict]:
     """Rows of each network by its index, without those that the deadline cut off.
 
-    All under PGD first; then `eval.attacks`, in rounds: a part of each, every batch a job of its own, since AutoAttack
-    on a final network takes longer than all else.
+    Final networks first, before a deadline one by one: the report needs them most.
     """
-    plan, labels, by_index = task.plan, load_split(task.data, "test", "cpu").labels, {}
+    final = [index for index, network in enumerate(networks) if network["final"]]
+    others = [index for index in range(len(networks)) if index not in final]
+    labels, by_index = load_split(task.data, "test", "cpu").labels, {}
+    chosen = {attack: chosen_images(attack, labels) for attack in task.plan.attacks}
     load, name = partial(GridTask.context, task), operator.itemgetter("weights")
     with Progress(what, len(networks)) as progress, Jobs(load, task.compute, [task.data], progress) as jobs:
-
-        def add(index: int, pgd: dict, outcomes: Sequence[Outcome]) -> None:
-            by_index[index] = rows = network_rows(pgd, outcomes, plan, networks[index]["final"])
-            network = rows["grid"][0]["network"]
-            for line in trace_signs(rows["attack"]).values():
-                log.warning("warning: %s: %s", network, line)
-            progress.step(network=network, clean=rows["grid"][0]["accuracy"])
-
-        under_pgd, attacks = {}, {}
-        for index, pgd in jobs.run_jobs(attack_network, networks, name):
-            if pgd is None:
-                continue
-            under_pgd[index], clean = pgd, from_bits(pgd["masks"][0])
-            for number, attack in enumerate(plan.listed(networks[index]["final"])):
-                chosen = chosen_images(attack, labels)
-                attacks[index, number] = rounds(attack, chosen, clean[chosen])
-            if not plan.listed(networks[index]["final"]):
-                add(index, pgd, ())
-        outcomes = _in_rounds(attacks, networks, lambda specs: jobs.run_jobs(attack_network, specs, name))
-        for index in sorted({index for index, _ in attacks}):
-            own = [outcomes[key] for key in sorted(attacks) if key[0] == index]
-            if None not in own:
-                add(index, under_pgd[index], own)
+        for group in (*([index] for index in final), others) if get_deadline() else (final, others):
+            own = [networks[index] for index in group]
+            for place, rows in _group(own, task.plan, chosen, lambda specs: jobs.run_jobs(attack_network, specs, name)):
+                by_index[group[place]] = rows
+                network = rows["grid"][0]["network"]
+                for line in trace_signs(rows["attack"]).values():
+                    log.warning("warning: %s: %s", network, line)
+                progress.step(network=network, clean=rows["grid"][0]["accuracy"])
     return by_index
 
 
+Run = Callable[[Sequence[dict]], Iterator[tuple[int, Any]]]  # `attack_network` as jobs
+
+
+def _group(
+    networks: Sequence[dict], plan: EvalParams, chosen: Mapping[EvalAttack, torch.Tensor], run: Run
+) -> Iterator[tuple[int, dict]]:
+    """(index, rows) of those that the deadline left: all under PGD, then `eval.attacks` in rounds, a part of each.
+
+    Every batch of a part is a job: AutoAttack on one network takes longer than all else.
+    """
+    under_pgd, attacks = {}, {}
+    for index, pgd in run(networks):
+        if pgd is None:
+            continue
+        listed, clean = plan.listed(networks[index]["final"]), from_bits(pgd["masks"][0])
+        if not listed:
+            yield index, network_rows(pgd, (), plan, networks[index]["final"])
+            continue
+        under_pgd[index] = pgd
+        for number, attack in enumerate(listed):
+            attacks[index, number] = rounds(attack, chosen[attack], clean[chosen[attack]])
+    outcomes = _in_rounds(attacks, networks, run)
+    for index, pgd in sorted(under_pgd.items()):
+        own = [outcome for key, outcome in outcomes.items() if key[0] == index]
+        if None not in own:
+            yield index, network_rows(pgd, own, plan, networks[index]["final"])
+
+
 def _in_rounds(
-    attacks: Mapping[tuple[int, int], Rounds], networks: Sequence[dict], run: Callable[[Sequence[dict]], Iterator]
+    attacks: Mapping[tuple[int, int], Rounds], networks: Sequence[dict], run: Run
 ) -> dict[tuple[int, int], Outcome | None]:
     """What each attack did, by the indices of its network and of its entry; None where the deadline came before."""
     outcomes, masks = dict.fromkeys(attacks), dict.fromkeys(attacks)

@@ -79,8 +79,8 @@ class Jobs:
         Callers put results in the order of `specs` by their index, so that files do not tell which job was faster.
         A job that fails is told by `name`; the others are finished and yielded, then the first failure by index is
         raised, which names the job. At once is raised what is everyone's: bad input, deadlines, a full disk; and in
-        this process, where jobs run one after another, any failure. Raises InputError, DeadlineError, DivergenceError
-        and WorkerError as they are, and JobError for other exceptions of a job.
+        this process, where jobs run one after another, any failure. Raises InputError, DeadlineError and
+        DivergenceError as they are, WorkerError with the job's name, and JobError for other exceptions of a job.
         """
         if self._pool is None and self._needs_no_workers(len(specs)):
             for index, spec in enumerate(specs):

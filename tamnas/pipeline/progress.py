@@ -20,7 +20,7 @@ from tamnas.files import FORMAT
 log = logging.getLogger(__name__)
 LINE_SECONDS = 15  # between plain lines
 RECORD_SECONDS = 1  # between two states of the file
-NETWORK = ".progress.json"  # ends the name of the file of a network in training
+NETWORK = ".progress"  # ends the name of the file of a network in training
 
 
 class _Record:

@@ -2,7 +2,7 @@
 
     python -m tests.faults.matrix              the long part, `make faults`: prints a table of counts
     python -m tests.faults.matrix --quick      a fault or two a stage, as `make test-all` runs it
-    python -m tests.faults.matrix --base RUN   each kind on copies of a finished run, as `make test` does
+    python -m tests.faults.matrix --base RUN   each kind on copies of a finished run, as `make test-all`, too
     python -m tests.faults.matrix --rounds 5 --seed 7
     python -m tests.faults.matrix --stage search --stage controls    strikes these alone
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.pipeline import runner
+from tamnas.pipeline.progress import NETWORK
 from tamnas.pipeline.store import checkpoint_folder
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, stage, tiny_params, write_params
 
@@ -47,7 +48,9 @@ def progressed(name: str):
     """Whether the stage's checkpoint folder holds work that a killed run would lose."""
 
     def ready(folder: Path) -> bool:
-        files = [path for path in (folder / ".checkpoints").glob(f"{name}/*/*/*") if path.suffix != ".tmp"]
+        files = [
+            path for path in (folder / ".checkpoints").glob(f"{name}/*/*/*") if path.suffix not in (".tmp", NETWORK)
+        ]
         return any(path.stat().st_size > 100 for path in files if path.exists())
 
     return ready

@@ -75,7 +75,7 @@ def smallest_params() -> dict:
     raw["baselines"]["training"]["epochs"] = 2
     raw["controls"].update(random_search=True, legonet={"reversed": True, "random": 0})  # else their stages do nothing
     raw["eval"].update(steps=[1, 2], final=[{"eps": "8/255", "steps": 3}])
-    return raw
+    return pool(raw)
 
 
 def smoke_params(*rows: str) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.data import synthetic
+from tamnas.pipeline.progress import NETWORK
 from tests.helpers.tiny import (
     ROOT,
     ROW,
@@ -49,8 +50,8 @@ def repro_killed_in(folder: Path, checkpoint: str, *targets: str) -> bool:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while process.poll() is None:
-        started = [path for path in (folder / ".checkpoints").glob(f"{checkpoint}/*/*/*") if path.suffix != ".tmp"]
-        if started:
+        files = (folder / ".checkpoints").glob(f"{checkpoint}/*/*/*")
+        if any(path.suffix not in (".tmp", NETWORK) for path in files):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return True

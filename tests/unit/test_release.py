@@ -97,9 +97,12 @@ def test_any_network_of_the_run_can_be_released(finished_run, tmp_path, monkeypa
 
 def test_a_study_gives_the_networks_its_name(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
-    output("release", "digits/lego", "--study", "small", "--to", tmp_path)
-    assert read_card(tmp_path / "small" / "lego.safetensors").name == "small/lego"
     (run,) = collect()
+    subnet = f"{ROW}/{run.rows[0].best.id}"
+    output("release", "digits/lego", subnet, "--study", "small", "--to", tmp_path)
+    names = {read_card(path).name for path in tmp_path.rglob("*.safetensors")}
+    assert names == {"small/lego", f"small/{subnet}"}
+    assert "--study is ../x; allowed: letters" in refusal("release", "--study", "../x")
     monkeypatch.setattr("tamnas.release.references.run_of", lambda folder: [run, run])
     assert "--study is small: this run has 2 datasets" in refusal("release", "--study", "small")
 
