@@ -53,6 +53,7 @@ def timed_job(spec: int, context: Pace) -> int:
     return spec
 
 
+@pytest.mark.system
 def test_worker_processes_see_the_deadline():
     compute = ComputeParams(engine="processes", workers=2)
     set_deadline(time.time() + 600)

@@ -18,6 +18,7 @@ from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, 
 HEAD = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
 
 
+@pytest.mark.system
 def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
     manifest = pack(tmp_path, HEAD)

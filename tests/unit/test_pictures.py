@@ -252,7 +252,9 @@ class TestParts:
         """As where a node of a cluster lacks the folder."""
         monkeypatch.setattr(pictures, "_parts", lambda files: [(0, [str(file) for file in files])])
         files[3].unlink()
-        with pytest.raises(InputError, match=rf"^{files[3]}: cannot be read on .* \(No such file or directory\); all"):
+        with pytest.raises(
+            InputError, match=rf"^{files[3]}: cannot be read on .* \(No such file or directory\); on a cluster"
+        ):
             read_pictures(files, 8, "here", INLINE)
 
     def test_a_changed_file_or_size_is_read_again(self, files, tmp_path, reads):
