@@ -136,6 +136,7 @@ def test_order_of_the_search_does_not_matter(data, tmp_path):
     assert fitness([2]) == {2: forwards[2]}
 
 
+@pytest.mark.system
 def test_files_are_in_the_order_of_the_jobs_whichever_ends_first(finished_run, tmp_path, monkeypatch):
     run_jobs, counts = Jobs.run_jobs, []
 

@@ -109,6 +109,7 @@ def two_rows(**broken) -> dict:
     return raw
 
 
+@pytest.mark.system
 def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = ("prepare", "supernet_block", "supernet_joint", "tables")

@@ -47,7 +47,9 @@ def made_up(tmp_path_factory):
         yield folder / "reports"
 
 
-@pytest.fixture(params=["made_up", pytest.param("study", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[pytest.param("made_up", marks=pytest.mark.system), pytest.param("study", marks=pytest.mark.slow)]
+)
 def reports(request):
     return request.getfixturevalue(request.param)
 

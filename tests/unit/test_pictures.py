@@ -252,9 +252,7 @@ class TestParts:
         """As where a node of a cluster lacks the folder."""
         monkeypatch.setattr(pictures, "_parts", lambda files: [(0, [str(file) for file in files])])
         files[3].unlink()
-        with pytest.raises(
-            InputError, match=rf"^{files[3]}: cannot be read on .* \(No such file or directory\); on a cluster"
-        ):
+        with pytest.raises(InputError, match=rf"^{files[3]}: cannot be read on .* \(No such file or directory\); on a"):
             read_pictures(files, 8, "here", INLINE)
 
     def test_a_changed_file_or_size_is_read_again(self, files, tmp_path, reads):
