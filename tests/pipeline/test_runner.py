@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tamnas.pipeline import runner
 from tamnas.pipeline.stages import needs, stages
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, tiny_params, write_params
