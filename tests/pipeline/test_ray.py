@@ -372,8 +372,7 @@ def test_lanes_run_side_by_side_on_one_cluster_that_ends_with_them(folder):
 def test_rows_beside_each_other_leave_the_same_bytes(cluster, finished_run, folder, own):
     raw = on_cluster(None if own else cluster.address)
     raw["compute"]["workers"] = 2
-    if own:
-        ray.shutdown()  # of the tests before
+    ray.shutdown()  # of the tests before
     raw["baselines"]["names"] = []
     raw["modes"]["other"] = {"supernet": {"lam": 0.5}}
     raw["run"]["rows"]["digits-other"] = {"dataset": "digits", "mode": "other"}
