@@ -121,11 +121,14 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     block: BlockPhaseParams
     joint: JointPhaseParams
     ranks: sections.Ranks = 1
+    paths: Positive = 1
 
     @model_validator(mode="after")
     def _divide(self):
         if self.batch_size % self.ranks:
             raise ValueError(f"ranks: is {self.ranks}; allowed: what divides the batch size, {self.batch_size}")
+        if (each := self.batch_size // self.ranks) % self.paths:
+            raise ValueError(f"paths: is {self.paths}; allowed: what divides the batch of a rank, {each}")
         for name, phase in (("block", self.block), ("joint", self.joint)):
             if self.draw == "fair" and phase.budget:
                 raise ValueError(f"draw: is 'fair', which knows no {name}.budget; allowed with a budget: 'uniform'")
@@ -141,6 +144,7 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
             "resample_every": self.resample_every.plain(),
             "draw": self.draw,
             "ranks": self.ranks,
+            "paths": self.paths,
             "block": self._phase(self.block, 0),
             "joint": joint | {"keep_momentum": both, "open_ratios": self.joint.open_ratios.plain()},
         }

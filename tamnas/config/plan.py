@@ -151,7 +151,8 @@ class NetworksStagePlan(StagePlan):
 class PhaseStagePlan(NetworksStagePlan):
     """One supernet phase. `open_ratios` null: the largest ratio alone (the block phase).
 
-    `ranks` share each batch. That changes bits, so it is here and not with what `compute` says of places.
+    `ranks` share each batch, and so do `paths` in each of them. That changes bits, so it is here and not with what
+    `compute` says of places.
     """
 
     augment: sections.AugmentParams
@@ -164,6 +165,7 @@ class PhaseStagePlan(NetworksStagePlan):
     open_ratios: sections.OpenRatiosParams | None
     keep_momentum: bool
     ranks: sections.Ranks = 1
+    paths: Positive = 1
 
 
 class RecalibrationParams(Section):
@@ -293,7 +295,7 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         **dict(row.retrain),
     }
     supernet = known | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
-    supernet |= {"draw": row.supernet.draw, "ranks": row.supernet.ranks}
+    supernet |= {"draw": row.supernet.draw, "ranks": row.supernet.ranks, "paths": row.supernet.paths}
     block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
     recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
     controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own

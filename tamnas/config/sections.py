@@ -228,6 +228,7 @@ class SupernetPlan(Section):
     block: BlockPhasePlan
     joint: JointPhasePlan
     ranks: Ranks = 1
+    paths: Positive = 1
 
 
 FrontName = Literal["archive", "population"]  # of all that the search evaluated, or of its final population
@@ -258,9 +259,8 @@ class Nsga2Params(Section):
         if not 2 <= len(self.objectives) <= 4:
             count, names = len(self.objectives), ", ".join(OBJECTIVES)
             raise ValueError(f"objectives: {count} are given; allowed: 2 to 4 of {names}")
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise ValueError(f"objectives: {name!r}; allowed: {', '.join(OBJECTIVES)}")
+        if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
+            raise ValueError(f"objectives: {unknown[0]!r}; allowed: {', '.join(OBJECTIVES)}")
         return self
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from tamnas.config.plan import PhaseStagePlan
 from tamnas.data.loader import Split, steps_per_epoch
+from tamnas.networks.paths import Paths
+from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet, load_tensors, supernet_tensors
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
@@ -18,7 +20,7 @@ from tamnas.training.loop import Resume, TrainingOutcome, sgd, train
 
 
 class SampledPaths:
-    """A trainee that trains one drawn path of the supernet after another.
+    """A trainee that trains one drawn path of the supernet after another, or `plan.paths` of them at once.
 
     Draw k derives from (key, k) alone. The path's weights and momentum live in a standalone
     subnet while it is trained and return to the supernet when the path changes.
@@ -29,42 +31,51 @@ class SampledPaths:
         self.plan, self.every, self.steps = plan, plan.resample_every, steps
         self.make_optimiser = sgd(plan.recipe)
         self._draw = self.network = self._optimiser = None
+        self._subnets: list[Subnet] = []
 
     def stepped(self) -> None:
-        """Nothing: averages of paths that change would mix them."""
+        if isinstance(self.network, Paths):
+            self.network.share_statistics()
 
     def at(self, epoch: int, step: int):
         draw = epoch // self.every.epochs if self.every.epochs else (epoch * self.steps + step) // self.every.steps
         if draw != self._draw:
             self._return()
             self._draw = draw
-            arch = self.architecture(draw)
-            self.network, self._optimiser = self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT)
+            archs = [self.architecture(draw, path) for path in range(self.plan.paths)]
+            extracted = [self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT) for arch in archs]
+            self._subnets = [subnet for subnet, _ in extracted]
+            self.network, self._optimiser = extracted[0]
+            if len(extracted) > 1:
+                self.network = Paths(self.supernet, self._subnets)
+                self._optimiser = self.make_optimiser(list(self.network.parameters()))
+                for _, optimiser in extracted:
+                    self._optimiser.state.update(optimiser.state)
         return self.network, self._optimiser
 
-    def architecture(self, draw: int) -> Architecture:
-        """Draw number `draw`, over the ratios then open: uniform under the budget, or with blocks dealt fairly."""
+    def architecture(self, draw: int, path: int = 0) -> Architecture:
+        """Path `path` of draw number `draw`, over the ratios then open: uniform under the budget, or dealt fairly."""
         epoch = draw * self.every.epochs if self.every.epochs else draw * self.every.steps // self.steps
         ratios = self.space.ratios[-1:]
         if opening := self.plan.open_ratios:
             ratios = self.space.open_ratios(epoch, opening.first, opening.after, opening.every)
-        random = numpy_generator(*self.key, "draw", draw)
+        random = numpy_generator(*self.key, "draw", draw, *([path] if path else []))
         if self.plan.draw == "uniform":
             return self.space.sample(random, self.plan.budget, ratios)
         return Architecture(
-            tuple(self._dealt(layer, draw) for layer in range(len(self.space.layers))),
+            tuple(self._dealt(layer, draw * self.plan.paths + path) for layer in range(len(self.space.layers))),
             tuple(random.choice(ratios, len(self.space.layers)).tolist()),
         )
 
-    def _dealt(self, layer: int, draw: int) -> int:
-        """A block from the layer's shuffled deck: each one once in as many draws (FairNAS' strict fairness, 2021)."""
+    def _dealt(self, layer: int, path: int) -> int:
+        """A block from the layer's shuffled deck: each one once in as many paths (FairNAS' strict fairness, 2021)."""
         deck = self.space.allowed_blocks(layer)
-        shuffled = numpy_generator(*self.key, "deck", layer, draw // len(deck)).permutation(deck)
-        return int(shuffled[draw % len(deck)])
+        shuffled = numpy_generator(*self.key, "deck", layer, path // len(deck)).permutation(deck)
+        return int(shuffled[path % len(deck)])
 
     def _return(self) -> None:
-        if self.network is not None:
-            self.supernet.absorb(self.network, self._optimiser)
+        for subnet in self._subnets:
+            self.supernet.absorb(subnet, self._optimiser)
 
     def tensors(self) -> dict[str, Tensor]:
         self._return()
@@ -73,6 +84,7 @@ class SampledPaths:
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         load_tensors(self.supernet, tensors)
         self._draw = self.network = self._optimiser = None
+        self._subnets = []
 
 
 def train_phase(

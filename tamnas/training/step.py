@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tamnas.attacks.yopo import clean_loss, perturb, pgd_at_loss, trades_loss
 from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.networks.folding import Folded
+from tamnas.networks.paths import Paths
 from tamnas.pipeline.device import Runtime
 from tamnas.pipeline.ranks import average_gradients, ranks, total
 from tamnas.training.awp import at_worst_weights
@@ -62,6 +63,8 @@ def train_step(
         loss, clean, robust = objective()
         loss.backward()
     average_gradients(model.parameters())
+    if isinstance(model, Paths):
+        model.share_gradients()
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()

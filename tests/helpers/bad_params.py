@@ -170,6 +170,8 @@ BAD = [
     ("compute", {"engine": "ray", "device": "cuda"}),  # without a share of a GPU
     ("supernet.ranks", 0),
     ("supernet.ranks", 3),  # does not divide the batch
+    ("supernet.paths", 0),
+    ("supernet.paths", 3),  # does not divide the batch
     ("run.datasets", []),
     ("run.datasets", ["mnist"]),
     ("run.rows", {}),

@@ -259,13 +259,13 @@ def test_plans_round_trip_through_yaml(folder):
     assert list(study.rows) == list(RAW["run"]["rows"])
 
 
-def test_ranks_are_told_to_the_phases_alone_and_compute_to_no_stage():
+def test_ranks_and_paths_are_told_to_the_phases_alone_and_compute_to_no_stage():
     def written(changes: dict) -> dict:
         return {
             str(path): plan.plain() for path, plan in stage_plans(resolve_all(parse_params(edited(changes)))).items()
         }
 
-    before, after = written({}), written({"supernet.ranks": 4})
+    before, after = written({}), written({"supernet.ranks": 4, "supernet.paths": 2})
     told = {f"plan/{ROW}/supernet_{phase}.yaml" for phase in ("block", "joint")}
     assert {path for path in before if before[path] != after[path]} == told | {str(STUDY)}
     assert written({"compute.engine": "ray", "compute.max_retries": 0, "compute.address": "auto"}) == before

@@ -8,6 +8,7 @@ import torch
 from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.loader import Split
+from tamnas.networks.paths import share
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
@@ -23,14 +24,14 @@ from tests.helpers.tiny import tiny_params
 from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
 
 
-def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both") -> PhaseStagePlan:
+def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both", paths: int = 1) -> PhaseStagePlan:
     """The plan of a phase, with SPACE's geometry: 4 epochs with batches of 16."""
     raw = tiny_params()
     raw["data"]["digits"].update(classes=3)
     raw["network"].update(stem_channels=4, channels=[8, 12], repeats=[1, 2], strides=[2, 1])
     raw["network"]["head"] = {"conv": 8, "hidden": 16, "out": 16}
     raw["space"] = {"blocks": [0, 3, 6, 20], "ratios": [0.4, 1.0, 1.6, 2.0]}
-    raw["supernet"].update(batch_size=16, resample_every=every, lr=0.05)
+    raw["supernet"].update(batch_size=16, resample_every=every, lr=0.05, paths=paths)
     raw["supernet"]["schedule"] = {"kind": "cosine", "warmup": 1, "span": span}
     raw["supernet"]["block"] = {"epochs": 4}
     raw["supernet"]["joint"] = {"epochs": 4, "open_ratios": {"first": 2, "after": 2, "every": 1}}
@@ -153,7 +154,7 @@ def test_one_fixed_path_trains_like_a_network_of_its_own(split, monkeypatch):
     for tensor in trainee.supernet.momentum.values():
         tensor.zero_()
     alone = Single(trainee.supernet.extract(ARCH), setting)
-    monkeypatch.setattr(trainee, "architecture", lambda draw: ARCH)
+    monkeypatch.setattr(trainee, "architecture", lambda draw, path: ARCH)
     histories = [run(one, split, recipe=setting).history for one in (trainee, alone)]
     trainee.tensors()
     assert histories[0] == histories[1]
@@ -164,7 +165,7 @@ def test_momentum_of_a_path_goes_on_when_it_returns(split, monkeypatch):
     one, other = Architecture((0, 3, 6), (1.0, 2.0, 0.4)), Architecture((3, 6, 20), (2.0, 1.6, 1.0))
     plan = phase_plan({"epochs": 1})
     trainee = paths(plan)
-    monkeypatch.setattr(trainee, "architecture", lambda draw: (one, other, one)[draw])
+    monkeypatch.setattr(trainee, "architecture", lambda draw, path: (one, other, one)[draw])
 
     def buffers(epoch):
         subnet, optimiser = trainee.at(epoch, 0)
@@ -222,10 +223,11 @@ def test_paths_change_on_a_gpu(split, graphs):
     assert all(tensor.isfinite().all() for tensor in trainee.tensors().values() if tensor.is_floating_point())
 
 
+@pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize(("every", "stop"), [({"steps": 2}, 0), ({"steps": 2}, 2), ({"epochs": 3}, 1)], ids=str)
-def test_interrupted_phase_ends_with_the_same_bits(split, tmp_path, every, stop):
+def test_interrupted_phase_ends_with_the_same_bits(split, tmp_path, every, stop, number):
     # neither 2 steps nor 3 epochs divide the phase: a path is cut in two by the interruption
-    plan = phase_plan(every)
+    plan = phase_plan(every, paths=number)
     setting = plan.recipe
     undisturbed = paths(plan)
     expected = run(undisturbed, split, recipe=setting).history
@@ -300,3 +302,58 @@ def test_fair_draws_train_every_block_of_a_layer_equally_often():
         assert {tuple(sorted(hand)) for hand in dealt} == {deck}
         assert len({*dealt}) > 1
     assert [paths(trainee.plan).architecture(draw) for draw in range(24)] == drawn
+
+
+def test_several_paths_step_as_one_supernet_would(split):
+    """Against the supernet's own forward pass, path by path in place, whose gradients torch itself sums."""
+    plan = phase_plan({"steps": 2}, paths=4)
+    trainee, plain = paths(plan), supernet_with()
+    archs = [trainee.architecture(0, path) for path in range(4)]
+    assert len(set(archs)) == 4
+    assert len({ratio for arch in archs for ratio in arch.ratios}) > 1
+    x, y = split.images[:16] / 255, split.labels[:16]
+    settings = {"attack": None, "recipe": recipe(clip_norm=None), "runtime": CPU}
+    for _ in range(2):
+        model, optimiser = trainee.at(0, 0)
+        train_step(model, optimiser, x, y, torch.zeros_like(x), **settings)
+        trainee.stepped()
+        plain.zero_grad()
+        parts = [plain(part, arch) for part, arch in zip(x.chunk(4), archs, strict=True)]
+        torch.nn.functional.cross_entropy(torch.cat(parts), y).backward()
+        in_place_step(plain, archs, optimiser.param_groups[0])
+    ours, theirs = trainee.tensors(), supernet_tensors(plain)
+    for name, tensor in ours.items():
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert not torch.equal(trainee.supernet.first_layer.weight, supernet_with().first_layer.weight)
+
+
+def in_place_step(net: Supernet, archs, group: dict) -> None:
+    """SGD with momentum where one of the paths leads."""
+    mask = path_mask(net, archs)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if p.grad is not None:
+                on = mask[name]
+                gradient = p.grad + group["weight_decay"] * p
+                net.momentum[name][on] = (group["momentum"] * net.momentum[name] + gradient)[on]
+                p[on] -= group["lr"] * net.momentum[name][on]
+
+
+def test_paths_share_what_their_slices_have_in_common():
+    wide, tall = torch.ones(2, 3), torch.full((3, 2), 10.0)
+    share([wide, tall])
+    assert wide.tolist() == [[11, 11, 1], [11, 11, 1]]
+    assert tall.tolist() == [[11, 11], [11, 11], [10, 10]]
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
+    share([one, other], mean=True)
+    assert (one.tolist(), other.tolist()) == ([2, 3], [2, 3, 5])
+
+
+def test_fair_draws_of_several_paths_deal_each_block_once_a_step():
+    trainee = paths(phase_plan({"steps": 1}, paths=4).model_copy(update={"draw": "fair"}))
+    full = [layer for layer in range(len(SPACE.layers)) if len(SPACE.allowed_blocks(layer)) == 4]
+    assert full
+    for draw in range(6):
+        dealt = [trainee.architecture(draw, path) for path in range(4)]
+        assert all({arch.blocks[layer] for arch in dealt} == {0, 3, 6, 20} for layer in full)
