@@ -39,7 +39,7 @@ def contents(folder) -> dict[str, bytes]:
 def test_recipes(cifar10, tmp_path, monkeypatch):
     monkeypatch.setitem(recipe.BASE["retrain"]["scratch"], "epochs", 2)
     monkeypatch.setattr(recipe, "SEEDS", 2)
-    monkeypatch.setattr(recipe, "TRAIN", None)
+    monkeypatch.setattr(recipe, "TRAIN", 40)
     options = [f"--cifar10={cifar10}", f"--out={tmp_path / 'out'}"]
     text = printed(recipe.main, *options)
     assert all(f"\n| {name} | " in text for name in recipe.RECIPES)
@@ -60,7 +60,8 @@ def test_every_schedule_trains_as_its_name_says(tmp_path):
     assert rows["4-clean"].supernet.resample_every.steps == 1
     assert rows["22-attacked-20-epochs"].supernet.resample_every.epochs == 20
     assert rows["8-clean"].space.blocks == tuple(ranking.EIGHT)
-    assert rows["4-clean-fair"].supernet.draw == "fair"
+    assert rows["4-clean-fair"].supernet.draw == rows["4-clean-fair-4-paths"].supernet.draw == "fair"
+    assert rows["4-clean-fair-4-paths"].supernet.paths == 4
     for name, row in rows.items():
         assert row.supernet.block.clean_epochs == (row.supernet.block.recipe.epochs if "clean" in name else 0)
 
@@ -70,7 +71,9 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
     for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
         monkeypatch.setattr(ranking, name, value)
     monkeypatch.setattr(
-        ranking, "SCHEDULES", {name: ranking.schedule(ranking.FOUR, clean=False, epochs=1) for name in ["short"]}
+        ranking,
+        "SCHEDULES",
+        {name: ranking.schedule(ranking.FOUR, clean=False, every={"epochs": 1}, paths=2) for name in ["short"]},
     )
     monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
     monkeypatch.setitem(ranking.SCHEDULES["short"]["supernet"]["block"], "epochs", 1)
