@@ -60,6 +60,20 @@ def finished_run(tmp_path_factory) -> Path:
     return home / "finished"
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A head and another node with a CPU each: two raylets, each with its own workers and object store."""
+    ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty project, the working directory."""

@@ -18,6 +18,13 @@ def samples(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return (0.5 + 0.35 * (patterns[y] - 0.5) + 0.25 * noise).clamp(0, 1), y
 
 
+def first_wrong(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`samples`, the first with a label that no network would give it."""
+    x, y = samples(n, seed)
+    y[0] = (y[0] + 1) % CLASSES
+    return x, y
+
+
 @cache
 def trained_network() -> nn.Module:
     """A small convolutional network, trained for a few steps; shared, so leave it as it is."""

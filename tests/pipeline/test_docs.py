@@ -58,7 +58,7 @@ NOT_RUN = {
     ("README", "tamnas evaluate"): "the tutorial `evaluate` runs it, with the files that it names",
     ("README", "tamnas profile paper-cifar10"): "days on a GPU",
     ("README", "tamnas synthetic"): "the tutorial `all-rows` runs it",
-    ("cluster", ""): "needs a Ray cluster or SLURM; tests/pipeline/test_ray.py has a cluster of two nodes",
+    ("cluster", ""): "needs a Ray cluster or SLURM; tests/pipeline/test_ray_stages.py has a cluster of two nodes",
     ("gpu", ""): "needs a GPU, or what a machine with one has packed; tests/unit/test_gpu.py reads the scripts",
     ("profiles", "tamnas profile mini"): "hours on real images",
     ("profiles", "tamnas synthetic"): "the tutorial `all-rows` runs it",
