@@ -25,8 +25,9 @@ from tests.helpers.disturb import Fault, Harness, Stage
 def quick(harness: Harness) -> Iterator[Fault]:
     """Some of each kind, over all stages in turn: minutes matter."""
     kinds = [harness.kill, harness.terminate, harness.full_disk, harness.twins, harness.orphan, harness.interrupt]
-    for name in ("prepare", "controls@"):
-        yield harness.twins(next(one for one in harness.stages if one.name.startswith(name)))
+    for one in harness.stages:
+        if one.name.startswith(("prepare", "controls@")):
+            yield harness.twins(one)
     for index, one in enumerate(harness.stages):
         yield kinds[index % len(kinds)](one)
         if one.name.startswith(("supernet_block", "search", "retrain_scratch", "evaluate_scratch")):
