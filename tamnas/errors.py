@@ -39,7 +39,7 @@ class DivergenceError(RuntimeError):
 
 
 class DeadlineError(RuntimeError):
-    """Work stopped before its deadline (exit code 3, the next run goes on).
+    """Work stopped before its deadline; the next run goes on.
 
     `partial`: the stage wrote valid outputs of what is finished, marked so.
     """

@@ -42,11 +42,12 @@ def perturb(
     bn: str = "eval",
     y: Tensor | None = None,
 ) -> Tensor:
-    """eta after TRADES-YOPO-m-n from `start` (noise like x, projected inside); shape of x.
+    """eta after TRADES-YOPO-m-n from `start` (noise like x, projected inside): |eta| <= eps, x + eta in [0, 1].
 
-    With labels `y` it climbs their cross-entropy, as PGD-AT does, instead of the divergence from the clean prediction.
-    The model is left as found. Soft label and first propagation run in float32 even under
-    autocast: the start noise is below bfloat16's resolution near 1. Raises ValueError for images or eps out of [0, 1].
+    x, start and eta (N, 3, H, W), x in [0, 1]. With labels `y` (N,) it climbs their cross-entropy, as PGD-AT does,
+    instead of the divergence from the clean prediction. The model is left as found. Soft label and first propagation
+    run in float32 even under autocast: the start noise is below bfloat16's resolution near 1. On CPU raises ValueError
+    for images or eps out of [0, 1].
     """
     if not x.is_cuda:  # there the host would wait for the device at every training step
         require_pixels(x, eps)

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @click.argument("model")
-@click.option("--data", required=True, metavar="NPZ|FOLDER|DATASET", help="Test images; see below.")
+@click.option("--data", required=True, metavar="NPZ|FOLDER|DATASET", help="Test images, as said above.")
 @click.option(
     "--attacks",
     default="autoattack:8/255",
@@ -19,10 +19,18 @@ log = logging.getLogger(__name__)
     metavar="KIND:EPS,...",
     help="Kinds of eval.attacks, each with its radius and what else it needs: pgd:8/255:steps=20.",
 )
-@click.option("--images", type=click.IntRange(1), help="So many images, as many of each class.  [default: all]")
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Another gives other bits.")
+@click.option("--images", type=click.IntRange(1), help="Number of test images, balanced over classes.  [default: all]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=250,
+    show_default=True,
+    help="Images at once; it changes last digits.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Another number, other bits.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the CPU; it changes last digits."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--checkpoints", type=click.Path(path_type=Path), help="Where finished batches are kept.  [default: .checkpoints]"

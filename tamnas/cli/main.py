@@ -70,7 +70,7 @@ class Commands(click.Group):
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 bad input (one line says what to mend), 3 stopped before a deadline.",
+    epilog="Exit codes: 0 done, or stopped at a deadline; 1 failed; 2 bad input, in one line; 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="tamnas")
 def main() -> None:

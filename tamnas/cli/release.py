@@ -31,7 +31,7 @@ def release(names: tuple[str, ...], folder: Path, study: str | None) -> None:
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{shown(unknown[0])}: is no network of this run; there are: {', '.join(known)}")
     if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", study):
-        raise InputError(f"--study is {shown(study)}; allowed: letters, digits, _ and -, the first no sign")
+        raise InputError(f"--study is {shown(study)}; allowed: letters, digits, _ and -, the first a letter or digit")
     if study and len(run) > 1:
         raise InputError(f"--study is {shown(study)}: this run has {len(run)} datasets; allowed: for a run of one")
     for name in names or [final.name for dataset in run for final in finals(dataset)]:

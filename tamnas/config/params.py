@@ -126,12 +126,12 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     @model_validator(mode="after")
     def _divide(self):
         if self.batch_size % self.ranks:
-            raise ValueError(f"ranks: is {self.ranks}; allowed: what divides the batch size, {self.batch_size}")
+            raise ValueError(f"ranks: is {self.ranks}; allowed: divisors of the batch size, {self.batch_size}")
         if (each := self.batch_size // self.ranks) % self.paths:
-            raise ValueError(f"paths: is {self.paths}; allowed: what divides the batch of a rank, {each}")
+            raise ValueError(f"paths: is {self.paths}; allowed: divisors of the batch of a rank, {each}")
         for name, phase in (("block", self.block), ("joint", self.joint)):
             if self.draw == "fair" and phase.budget:
-                raise ValueError(f"draw: is 'fair', which knows no {name}.budget; allowed with a budget: 'uniform'")
+                raise ValueError(f"draw: is 'fair', which has no {name}.budget; allowed with a budget: 'uniform'")
         return self
 
     def resolve_phases(self) -> dict:

@@ -139,7 +139,8 @@ def evaluate(
     it is evaluated in eval mode. `images` (N, C, H, W) floats in [0, 1], `labels` (N,) integers. An attack is one of
     `tamnas.attacks.listed` or of your own, or its text, `pgd:8/255:steps=20`, with batches of `batch_size`. A model
     without gradients meets only what needs none. `checkpoints`: a folder that keeps what is finished, so that the same
-    call after a kill goes on. Raises InputError.
+    call after a kill goes on. Raises InputError for images out of [0, 1], labels that no logit has, outputs that are
+    NaN, random or depend on the batch, and where no attack can run.
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     images, labels = (torch.as_tensor(array).to(device) for array in (images, labels))

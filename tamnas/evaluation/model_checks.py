@@ -26,7 +26,7 @@ def require_images(images: Tensor, labels: Tensor) -> None:
             "images"
         )
     if int(labels.min()) < 0:
-        raise InputError(f"labels from {int(labels.min())} on; allowed: from 0 on")
+        raise InputError(f"the smallest label is {int(labels.min())}; allowed: 0 or more")
 
 
 def require_classifier(model: nn.Module, images: Tensor, labels: Tensor) -> None:

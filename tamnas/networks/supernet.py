@@ -82,7 +82,10 @@ class Supernet(nn.Module):
                     self.momentum[home][index] = momentum
 
     def forward(self, x: Tensor, arch: Architecture) -> Tensor:
-        """The path of `arch` in place: gradients and BatchNorm statistics reach the supernet."""
+        """The path of `arch` in place: gradients and BatchNorm statistics reach the supernet.
+
+        (N, 3, H, W) in [0, 1] -> logits (N, classes). Raises InputError if `arch` is not legal.
+        """
         subnet = Subnet(self.space, arch).train(self.training)
         views = {name: self._tensors[home][index] for name, home, index in self.slices(subnet, arch)}
         return torch.func.functional_call(subnet, views, (x,))

@@ -15,7 +15,7 @@ from typing import Literal, get_args, get_origin
 
 import click
 
-from tamnas.errors import CheckError, DeadlineError, DivergenceError, InputError, JobError, WorkerError
+from tamnas.errors import CheckError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.code import ROOT, fingerprint
 from tamnas.pipeline.plugins import load_plugins
 
@@ -95,8 +95,6 @@ def _line_and_code(error: BaseException) -> tuple[str | None, int]:
         case JobError():
             line, code = _line_and_code(error.cause)
             return line and line.replace("error: ", f"error: {error.name}: ", 1), code
-        case DeadlineError():
-            return f"{error}; the next run goes on from the last checkpoint", 3
         case KeyboardInterrupt():
             return "interrupted; the next run goes on from the last checkpoint", 130
         case OSError(errno=number, filename=name) if number in OUT_OF_SPACE:

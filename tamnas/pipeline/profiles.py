@@ -73,7 +73,7 @@ def read_profile(name: str, within: tuple[str, ...] = ()) -> dict:
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise InputError(f"profile {name!r} does not exist; there are: {known}")
     if name in within:
-        raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is a circle")
+        raise InputError(f"{source}: extends: {' -> '.join((*within, name))} is circular")
     # Written out and read again, what YAML aliases share is apart: merging into one must not change the other.
     patch = json.loads(json.dumps(read_yaml(source), default=str))
     extended = patch.pop("extends", None)

@@ -188,14 +188,14 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
 
 @click.command(help=help_of(run))
 @click.option("--until", metavar="STAGE", type=STAGE, help="The last stage to run.")
-@click.option("--only", metavar="STAGE", type=STAGE, multiple=True, help="Run this; again for others.")
-@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="So many stages at once.")
+@click.option("--only", metavar="STAGE", type=STAGE, multiple=True, help="Run this stage alone; again for others.")
+@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Number of stages at once.")
 @click.option("--deadline", metavar="SECONDS|TIME", help="Be done by then: in so many seconds, or at an ISO time.")
 @click.option("--reserve", type=float, help="Seconds of it for evaluation and reports; a fifth if not given.")
 @click.option("--checkpoints", type=click.Path(file_okay=False), help="Their folder; .checkpoints if not given.")
 @click.option("--pack", "folder", type=click.Path(file_okay=False), help="Pack the results into this folder.")
 @click.option("--pack-checkpoints", is_flag=True, help="Pack checkpoints too, the newest first, where they fit.")
-@click.option("--pack-mib", type=click.IntRange(1, 1024), default=1024, show_default=True, help="Files in it at most.")
+@click.option("--pack-mib", type=click.IntRange(1, 1024), default=1024, show_default=True, help="Its size at most.")
 @click.option("--commit", help="What the pack says was run; git's HEAD if not given.")
 @one_line_errors
 def main(until, only, parallel, deadline, reserve, checkpoints, folder, pack_checkpoints, pack_mib, commit) -> None:

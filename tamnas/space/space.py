@@ -35,7 +35,7 @@ class SearchSpace:
     classifier alone, in which the search decides about nearly all parameters. `size` is the side of images in pixels,
     which multiply-accumulates depend on; `max_macs`: the most of them that what is drawn or bred
     may have, in the search's space. `latencies`: milliseconds of each part on one machine, where they were measured
-    (`tamnas.search.latency`).
+    (`tamnas.search.latency`). Ratios lie in (0, 8]. Raises InputError for widths that no block fits.
     """
 
     num_classes: int = 10
@@ -190,7 +190,7 @@ class SearchSpace:
         return int(self.mac_sums.of(self.encode(arch)[None])[0])
 
     def latency(self, arch: Architecture) -> float:
-        """Milliseconds of one image, the sum of the parts in `latencies`. Raises InputError if not legal."""
+        """Milliseconds of one image, the sum of its parts in `latencies`. Raises InputError if not legal."""
         return float(self.latencies.of(self.encode(arch)[None])[0])
 
     def parameter_range(self, ratios: Sequence[float] | None = None) -> tuple[int, int]:

@@ -164,7 +164,7 @@ NAN = torch.tensor(float("nan"))
         ({"labels": Y[:5]}, "labels of torch.int64 and shape (5,); allowed: one integer for each of 24 images"),
         ({"labels": Y.float()}, "labels of torch.float32"),
         ({"labels": Y + 1}, "labels up to 4; the model gives 4 logits"),
-        ({"labels": Y - 1}, "labels from -1 on"),
+        ({"labels": Y - 1}, "the smallest label is -1"),
         ({"model": Random()}, "gives other logits for the same images"),
         ({"model": OfBatch()}, "depend on the other images of its batch"),
         ({"model": Function(lambda x: x)}, "gives torch.float32 of shape (16, 3, 8, 8) for 16 images"),

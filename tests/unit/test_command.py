@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
+from tamnas.errors import DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.command import stage_command
 from tests.helpers.tiny import ROOT
 
@@ -83,7 +83,6 @@ def raising(error: BaseException):
         (InputError("eps is 0"), 2, "error: eps is 0"),
         (DivergenceError("the loss is NaN"), 1, "error: training diverged: the loss is NaN"),
         (WorkerError("a worker was killed"), 1, "error: a worker was killed"),
-        (DeadlineError("stopped"), 3, "stopped; the next run goes on from the last checkpoint"),
         (KeyboardInterrupt(), 130, "interrupted; the next run goes on from the last checkpoint"),
         (
             OSError(28, "No space left on device", "runs/a"),

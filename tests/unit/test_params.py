@@ -326,7 +326,5 @@ def test_a_mode_may_augment_otherwise():
 
 @pytest.mark.parametrize("phase", ["block", "joint"])
 def test_fair_draws_know_no_budget(phase):
-    with pytest.raises(
-        InputError, match=rf"^params\.yaml: supernet: draw: is 'fair', which knows no {phase}\.budget; "
-    ):
+    with pytest.raises(InputError, match=rf"^params\.yaml: supernet: draw: is 'fair', which has no {phase}\.budget; "):
         parse_params(edited({"supernet.draw": "fair", f"supernet.{phase}.budget": [None, 2_000_000]}))

@@ -137,7 +137,7 @@ def test_a_profile_that_extends_another_holds_only_what_differs(project):
 
 
 @pytest.mark.parametrize(
-    ("extended", "message"), [("a", r"b.yaml: extends: b -> a -> b is a circle"), ("c", "'c' does not exist")]
+    ("extended", "message"), [("a", r"b.yaml: extends: b -> a -> b is circular"), ("c", "'c' does not exist")]
 )
 def test_a_profile_that_cannot_be_extended(project, extended, message):
     Path("profiles/a.yaml").write_text("extends: b\n")
