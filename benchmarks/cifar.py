@@ -4,6 +4,7 @@ Images: `--cifar10` names an npz of the 32x32 arrays x_train, y_train, x_test, y
 at 16x16 are made beside it. Test images are never looked at.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from tamnas.config.params import merge
 from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.prepare import prepare
-from tamnas.errors import DivergenceError
+from tamnas.errors import DivergenceError, InputError
 from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline import checkpoint, device
+from tamnas.pipeline.store import key_of, locked
 from tamnas.records import Job, NetworkSpec
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -53,9 +55,20 @@ def plans(cifar10: Path, patch: dict, modes: dict[str, dict], train: int | None 
 def prepared(cifar10: Path, plan: RowPlan) -> Path:
     """The plan's splits at 16x16, made beside the 32x32 images unless they are there."""
     splits = cifar10.with_name(f"{cifar10.stem}-{plan.data.size}-{plan.data.train or 'all'}.npz")
-    if not splits.exists():
-        prepare("cifar10", plan.data, splits)
+    with locked("prepare", splits.stem, splits.parent):  # both parts of a benchmark may start at once
+        if not splits.exists():
+            prepare("cifar10", plan.data, splits)
     return splits
+
+
+def kept(path: Path, asked: dict) -> dict | None:
+    """What `path` holds, None where it is not. Raises InputError if it answers another question than `asked`."""
+    if not path.exists():
+        return None
+    found, asked = read_json(path), json.loads(json.dumps(asked))
+    if other := [key for key, value in asked.items() if found.get(key) != value]:
+        raise InputError(f"{path}: was computed with another {other[0]}; allowed: the same, or another --out")
+    return found
 
 
 def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path, out: Path) -> dict:
@@ -64,11 +77,12 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
     Training that was cut off goes on from its checkpoint. Equal seeds: equal weights (of equal shapes), batches and
     noise. CPU seconds only where nothing was cut off.
     """
-    path, weights = out / f"{name}.json", out / "weights"
-    if path.exists():
-        return read_json(path)
-    scratch, finished = plan.retrain.scratch, weights / f"{name}.safetensors"
-    space = SearchSpace.from_params(plan)
+    scratch, space = plan.retrain.scratch, SearchSpace.from_params(plan)
+    asked = setting(plan) | {"name": name, "seed": seed, "training": scratch.plain(), "architecture": arch.plain()}
+    asked |= {"validation": plan.retrain.validation.attack.text}
+    path, weights = out / f"{name}.json", out / "weights" / key_of(asked)
+    if found := kept(path, asked):
+        return found
     task = TrainingTask(
         space=space,
         data=data,
@@ -78,10 +92,8 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
         compute=COMPUTE,
         folder=weights,
     )
-    fresh, before = not any(weights.glob(f"{name}.*")), time.process_time()
-    result = setting(plan) | {"name": name, "seed": seed, "training": scratch.plain()}
-    result |= {"architecture": arch.plain(), "parameters": space.parameters(arch)}
-    result |= {"validation": plan.retrain.validation.attack.text}
+    fresh, before = not weights.exists(), time.process_time()
+    result = asked | measured(plan) | {"parameters": space.parameters(arch)}
     try:
         (record,) = train_networks(task, [Job(NetworkSpec(name, arch), scratch, (seed, "benchmark"))], name).records
     except DivergenceError as error:
@@ -89,14 +101,18 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
     else:
         result |= {"clean": record.last.clean, "robust": record.last.robust}
         result |= {"cpu_seconds": time.process_time() - before if fresh else None}
-        result |= {"history": checkpoint.load(finished)[1]["history"]}
+        result |= {"history": checkpoint.load(weights / f"{name}.safetensors")[1]["history"]}
     write_json(path, result)
     return result
 
 
 def setting(plan: RowPlan) -> dict:
-    """What a record says of its images, its networks' geometry, the processor and the commit."""
-    where = device.start(plan.numerics, COMPUTE).device
+    """What a record says of its images and its networks' geometry."""
     data = {key: value for key, value in plan.data.plain().items() if key not in ("source", "path", "url")}
-    measured = environment(where, plan.numerics.threads, 1)
-    return {"format": FORMAT, "data": data, "network": plan.network.plain(), "measured": measured}
+    return {"format": FORMAT, "data": data, "network": plan.network.plain()}
+
+
+def measured(plan: RowPlan) -> dict:
+    """What a record says of the processor and the commit."""
+    where = device.start(plan.numerics, COMPUTE).device
+    return {"measured": environment(where, plan.numerics.threads, 1)}

@@ -31,7 +31,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.cifar import COMPUTE, options, plans, prepared, setting, trained
+from benchmarks.cifar import COMPUTE, kept, measured, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
 from tamnas.config.plan import RowPlan, row_stages
 from tamnas.data.loader import Split, chunks, load_split
@@ -42,7 +42,7 @@ from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.command import one_line_errors
-from tamnas.pipeline.store import locked
+from tamnas.pipeline.store import key_of, locked
 from tamnas.report.agreement import agreement
 from tamnas.report.intervals import Interval
 from tamnas.search.recalibration import RECALIBRATIONS, recalibrations
@@ -123,30 +123,30 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
 
 def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -> None:
     """Train the plan's supernet and evaluate `archs` with its weights, in one file for each recalibration."""
+    asked = setting(plan) | {"schedule": plan.row, "supernet": plan.supernet.plain(), "space": plan.space.plain()}
+    asked |= {"validation": plan.search.attack.text}
     paths = {kind: out / f"{plan.row}-{kind}.json" for kind in RECALIBRATIONS}
-    missing = {kind: path for kind, path in paths.items() if not path.exists()}
+    missing = {kind: path for kind, path in paths.items() if kept(path, asked | {"recalibration": kind}) is None}
     if not missing:
         return
-    runtime = device.start(plan.numerics, COMPUTE)
+    runtime, result = device.start(plan.numerics, COMPUTE), asked | measured(plan)
     train, validation = (load_split(data, split, runtime.device) for split in ("train", "validation"))
-    result = setting(plan) | {"schedule": plan.row, "supernet": plan.supernet.plain(), "space": plan.space.plain()}
-    result |= {"validation": plan.search.attack.text}
     try:
-        supernet, history = trained_supernet(plan, train, runtime, out / "weights")
+        supernet, history = trained_supernet(plan, train, runtime, out / "weights" / key_of(asked))
     except DivergenceError as error:
-        for path in missing.values():
-            write_json(path, result | {"diverged": error.details, "networks": []})
+        for kind, path in missing.items():
+            write_json(path, result | {"recalibration": kind, "diverged": error.details, "networks": []})
         return
-    measured = {kind: [] for kind in missing}
+    found = {kind: [] for kind in missing}
     for index, arch in enumerate(archs):
         drawn = chunks(first_images(train, IMAGES), BATCH)
         for kind, calibrated in recalibrations(supernet.extract(arch).eval(), drawn, plan.search.attack):
-            if kind in measured:
+            if kind in found:
                 subnet = fast_copy(calibrated)
                 robust = pgd_accuracy(subnet, validation, plan.search.attack, ("ranking", "attack"))
-                measured[kind].append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
+                found[kind].append({"name": f"{index:02}", "clean": accuracy(subnet, validation), "robust": robust})
     for kind, path in missing.items():
-        write_json(path, result | {"recalibration": kind, "networks": measured[kind], "history": history})
+        write_json(path, result | {"recalibration": kind, "networks": found[kind], "history": history})
 
 
 def trained_supernet(
@@ -164,8 +164,8 @@ def trained_supernet(
 
 
 def print_table(out: Path) -> None:
-    kept = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
-    networks = {seed: [kept.get(f"{index:02}-seed-{seed}") for index in range(NETWORKS)] for seed in SEEDS}
+    files = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
+    networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(NETWORKS)] for seed in SEEDS}
     truth = networks[SEEDS[0]]
     if None in truth:
         done = sum(network is not None for network in truth)
@@ -175,7 +175,7 @@ def print_table(out: Path) -> None:
     ways["parameters"] = [{"clean": network["parameters"], "robust": network["parameters"]} for network in truth]
     for name in SCHEDULES:
         for kind in RECALIBRATIONS:
-            if predictions := kept.get(f"{name}-{kind}", {}).get("networks"):
+            if predictions := files.get(f"{name}-{kind}", {}).get("networks"):
                 ways[f"{name}, {kind}"] = predictions
     rows, figures = [], {}
     for way, predictions in ways.items():

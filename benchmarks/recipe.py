@@ -96,7 +96,7 @@ def print_table(out: Path) -> None:
             accuracies = [percent([training[what] for training in trainings]) for what in ("clean", "robust")]
             rows.append([name, len(trainings), *accuracies, epochs, min(seconds, default="")])
             results += trainings
-    columns = ["recipe", "seeds", "clean, %", "PGD-20 at 8/255, %", "epochs", "CPU seconds an epoch"]
+    columns = ["recipe", "seeds", "clean, %", "PGD-20 at 8/255, %", "epochs", "CPU seconds / epochs"]
     title = f"CIFAR-10 at 16x16, one network, {TRAIN:,} training and 5,000 validation images"
     report(title, columns, rows, {"trainings": results}, out / "table.json")
 

@@ -150,7 +150,8 @@ def train_controls(
     trainings = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
     for seed in sorted({record.label.seed for record in trainings.records}):
         records = [record for record in trainings.records if record.label.seed == seed]
-        write_trained(folder, replace(trainings, records=records), seeded(trained, seed), seeded(small, seed))
+        own = replace(trainings, records=records, planned=sum(job.label.seed == seed for job in jobs))
+        write_trained(folder, own, seeded(trained, seed), seeded(small, seed))
     require_complete(trainings.plain(), f"controls {plan.name}")
 
 

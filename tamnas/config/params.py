@@ -127,8 +127,11 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     def _divide(self):
         if self.batch_size % self.ranks:
             raise ValueError(f"ranks: is {self.ranks}; allowed: divisors of the batch size, {self.batch_size}")
-        if (each := self.batch_size // self.ranks) % self.paths:
-            raise ValueError(f"paths: is {self.paths}; allowed: divisors of the batch of a rank, {each}")
+        if self.batch_size % self.paths or self.batch_size < 2 * self.paths:
+            allowed = f"divisors of the batch size, {self.batch_size}, that leave two images or more"
+            raise ValueError(f"paths: is {self.paths}; allowed: {allowed}")
+        if self.paths > 1 < self.ranks:
+            raise ValueError(f"paths: is {self.paths}; allowed with {self.ranks} ranks: 1")
         for name, phase in (("block", self.block), ("joint", self.joint)):
             if self.draw == "fair" and phase.budget:
                 raise ValueError(f"draw: is 'fair', which has no {name}.budget; allowed with a budget: 'uniform'")

@@ -132,7 +132,7 @@ class Attacked:
 
         if self.folder is None:
             return survivors()
-        digest = key_of(attack.plain() | {"networks": None})
+        digest = key_of(attack.plain() | {"networks": None, "batch": batch.tolist()})
         return kept(self.folder / f"{digest}-{index}-{number}.json", survivors, f"running {what}")
 
 

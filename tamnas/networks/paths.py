@@ -26,35 +26,36 @@ class Paths(nn.Module):
             for name, home, _ in supernet.slices(subnet, subnet.arch):
                 if tensors[name].is_floating_point():  # BatchNorm counts its batches, the same number in every copy
                     copies[home].append(tensors[name])
-        shared = [tensors for tensors in copies.values() if len(tensors) > 1]
-        self._weights = [tensors for tensors in shared if isinstance(tensors[0], nn.Parameter)]
-        self._statistics = [tensors for tensors in shared if not isinstance(tensors[0], nn.Parameter)]
+        self._weights = [tensors for tensors in copies.values() if isinstance(tensors[0], nn.Parameter)]
+        self._statistics = [tensors for tensors in copies.values() if not isinstance(tensors[0], nn.Parameter)]
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(self.subnets))
         return torch.cat([subnet(part) for subnet, part in zip(self.subnets, parts, strict=True)])
 
-    def share_gradients(self) -> None:
-        """Give every copy of a weight the sum of all copies' gradients, as if there were one."""
-        for weights in self._weights:
-            share([weight.grad for weight in weights])
+    def share_gradients(self) -> list[Tensor]:
+        """Give every copy of a weight the sum of all copies' gradients; returns each weight's gradient once."""
+        return [sum_overlaps([weight.grad for weight in weights]) for weights in self._weights]
 
     def share_statistics(self) -> None:
         """Give every copy of BatchNorm's running statistics their mean."""
         for statistics in self._statistics:
-            share(statistics, mean=True)
+            numbers = [torch.ones_like(tensor) for tensor in statistics]
+            sum_overlaps(statistics)
+            sum_overlaps(numbers)
+            for tensor, number in zip(statistics, numbers, strict=True):
+                tensor /= number
 
 
 @torch.no_grad()
-def share(tensors: Sequence[Tensor], mean: bool = False) -> None:
-    """Put in the place of `tensors`, leading slices of one whole, their sum or mean where they overlap."""
+def sum_overlaps(tensors: Sequence[Tensor]) -> Tensor:
+    """Put in the place of `tensors`, leading slices of one whole, their sum where they overlap; returns the whole."""
+    if len(tensors) == 1:
+        return tensors[0]
     whole = tensors[0].new_zeros([max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)])
-    number = torch.zeros_like(whole)
     slices = [tuple(slice(size) for size in tensor.shape) for tensor in tensors]
     for tensor, index in zip(tensors, slices, strict=True):
         whole[index] += tensor
-        number[index] += 1
-    if mean:
-        whole /= number.clamp(min=1)  # none where no slice reaches
     for tensor, index in zip(tensors, slices, strict=True):
         tensor.copy_(whole[index])
+    return whole

@@ -79,7 +79,7 @@ class Fates:
                 return
             case DeadlineError():
                 self._note(instance, str(error))
-                self.training_is_over = True
+                self.training_is_over |= not instance.stage.name.startswith("evaluate")
                 if not error.partial:
                     self.absent.append(instance)
             case DivergenceError():

@@ -153,7 +153,7 @@ def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResul
         return ControlResults({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
-        if seeded(path.parent, seed).exists():
+        if seeded(path.parent, seed).exists() and _evaluated(plan.dataset, stage, row, seed):
             networks += _read_trained(plan, stage, f"evaluate_{stage}", row, seed)
     return ControlResults(status, networks)
 

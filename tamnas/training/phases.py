@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tamnas.config.plan import PhaseStagePlan
 from tamnas.data.loader import Split, steps_per_epoch
+from tamnas.errors import InputError
 from tamnas.networks.paths import Paths
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -90,7 +91,10 @@ class SampledPaths:
 def train_phase(
     plan: PhaseStagePlan, stage: str, split: Split, start: Path | None, runtime: Runtime, resume: Resume
 ) -> tuple[Supernet, TrainingOutcome]:
-    """Train the phase of a `stage`; without the weights of an earlier phase to `start` from, from fresh ones."""
+    """Train the phase of a `stage`; without the weights of an earlier phase to `start` from, from fresh ones.
+
+    Raises InputError where ranks or paths do not divide a batch.
+    """
     key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)
     if start is None:
         supernet = Supernet(space, torch_generator(*key, "weights")).to(runtime.device)
@@ -99,7 +103,12 @@ def train_phase(
     if not plan.keep_momentum:
         for tensor in supernet.momentum.values():
             tensor.zero_()
-    recipe = plan.recipe
+    recipe, batch = plan.recipe, min(plan.recipe.batch_size, len(split))
+    for name, number in (("ranks", plan.ranks), ("paths", plan.paths)):
+        if batch % number:
+            raise InputError(
+                f"supernet.{name} is {number}; allowed: divisors of a batch of the {batch} training images"
+            )
     paths = SampledPaths(supernet, plan, steps_per_epoch(split, recipe.batch_size), key)
     with Progress(f"{stage.replace('_', ' ')} {plan.name}", recipe.epochs, show=is_first()) as progress:
         outcome = train(

@@ -63,10 +63,11 @@ def train_step(
         loss, clean, robust = objective()
         loss.backward()
     average_gradients(model.parameters())
-    if isinstance(model, Paths):
-        model.share_gradients()
+    several = isinstance(model, Paths)
+    gradients = model.share_gradients() if several else [p.grad for p in model.parameters() if p.grad is not None]
     if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        norm = nn.utils.get_total_norm(gradients)
+        nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
     optimiser.step()
     predicted = clean.argmax(1)
     present = clean.new_zeros(clean.shape[1]).index_fill_(0, predicted, 1)

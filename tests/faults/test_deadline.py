@@ -14,7 +14,7 @@ from tamnas.pipeline import checkpoint, runner
 from tamnas.pipeline.deadline import Pace, set_deadline
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.runner import Limits, parse_deadline
-from tamnas.pipeline.stages import stages
+from tamnas.pipeline.stages import instances, stages
 from tests.helpers.tiny import REPORTED, ROW, contents, result_of, tiny_params, write_params
 
 COMPUTING = [stage for stage in stages() if stage != "tables"]
@@ -101,6 +101,18 @@ def test_the_runner_refuses_bad_parameters_before_it_makes_a_folder(tmp_path, mo
     result = CliRunner().invoke(runner.main, ["--pack", "out"])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_in_evaluation_lets_other_rows_train():
+    rows = instances({"one": "digits"}, ("digits",))
+    evaluation, training = (
+        next(one for one in rows if one.stage.name == name) for name in ("evaluate_scratch", "search")
+    )
+    fates = runner.Fates()
+    fates.settle(evaluation, DeadlineError("stopped", partial=True))
+    assert not fates.training_is_over
+    fates.settle(training, DeadlineError("stopped"))
+    assert fates.training_is_over
 
 
 # -- whole runs --------------------------------------------------------------------------------

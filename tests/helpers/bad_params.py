@@ -172,6 +172,7 @@ BAD = [
     ("supernet.ranks", 3),  # does not divide the batch
     ("supernet.paths", 0),
     ("supernet.paths", 3),  # does not divide the batch
+    ("supernet.paths", 64),  # one image a path
     ("run.datasets", []),
     ("run.datasets", ["mnist"]),
     ("run.rows", {}),

@@ -10,6 +10,7 @@ import pytest
 
 from tamnas.config.plan import LegonetStagePlan
 from tamnas.controls import RUN
+from tamnas.evaluation import grid
 from tamnas.pipeline import checkpoint, runner
 from tamnas.records import Job, NetworkSpec
 from tamnas.report.collect import collect
@@ -164,6 +165,23 @@ def test_reports_show_controls_and_say_what_was_not_run(finished):
     assert float(lego["clean_sd"]) == pytest.approx(100 * np.std([first, second], ddof=1), abs=1e-3)
     assert lego["clean_seeds"] == "2"
     assert f"{ROW} random search" in (finished / "reports" / "plots" / "hypervolume.csv").read_text()
+
+
+def test_a_stop_before_a_seed_is_evaluated_leaves_a_report_without_it(finished, tmp_path):
+    """The deadline comes when the networks of one seed are evaluated."""
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy)
+        first = len(list((copy / "runs" / ROW / "controls" / "seed-0").glob("*.safetensors")))
+        patch.setattr("tamnas.evaluation.grid._all_attacked", until(first, grid._all_attacked))
+        unfinished = runner.run(only=("evaluate_controls", "tables"))
+        assert unfinished == [f"evaluate_controls@{ROW}: evaluate controls {ROW}: 0 of 3 networks until the deadline"]
+        (dataset,) = collect()
+    assert {network.label["seed"] for network in dataset.rows[0].controls.networks} == {0}
+
+
+def until(number: int, attacked):
+    return lambda *args: {index: rows for index, rows in attacked(*args).items() if index < number}
 
 
 def test_switching_controls_off_again_leaves_nothing_of_them(finished, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from tamnas.errors import InputError
 from tamnas.pipeline import runner
+from tamnas.pipeline.lanes import lanes
 from tests.helpers.tiny import ROOT, ROW, contents, copy_of, tiny_params, write_params
 
 pytestmark = pytest.mark.system
@@ -121,3 +122,13 @@ def members(group: int) -> list[int]:
 def computing(group: int) -> list[int]:
     """Those of a run that hold a stage: the lanes."""
     return [pid for pid in members(group) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def chatter(text: str) -> None:
+    print(text, end="")
+
+
+def test_a_last_line_without_an_end_is_printed_too(capfd):
+    with lanes(2) as pool:
+        pool.submit(chatter, "one", "first\nlast").result()
+    assert capfd.readouterr().out == "one: first\none: last\n"

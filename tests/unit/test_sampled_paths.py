@@ -8,7 +8,7 @@ import torch
 from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.loader import Split
-from tamnas.networks.paths import share
+from tamnas.networks.paths import Paths, sum_overlaps
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
@@ -211,11 +211,12 @@ def test_momentum_lies_in_memory_as_its_parameter_does(split):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
-def test_paths_change_on_a_gpu(split, graphs):
+def test_paths_change_on_a_gpu(split, graphs, number):
     """Two visits of every path with enough steps to capture it; weights and momentum go back to the supernet."""
     device = torch.device("cuda")
-    trainee = SampledPaths(supernet_with().to(device), phase_plan({"epochs": 1}), 6, (0, "paths"))
+    trainee = SampledPaths(supernet_with().to(device), phase_plan({"epochs": 1}, paths=number), 6, (0, "paths"))
     images = Split(split.images.to(device), split.labels.to(device), 255)
     setting = recipe(batch_size=8)
     found = run(trainee, images, recipe=setting, runtime=Runtime(device, torch.bfloat16, graphs))
@@ -226,7 +227,7 @@ def test_paths_change_on_a_gpu(split, graphs):
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize(("every", "stop"), [({"steps": 2}, 0), ({"steps": 2}, 2), ({"epochs": 3}, 1)], ids=str)
 def test_interrupted_phase_ends_with_the_same_bits(split, tmp_path, every, stop, number):
-    # neither 2 steps nor 3 epochs divide the phase: a path is cut in two by the interruption
+    # 2 steps do not divide an epoch, nor 3 epochs the phase: a path is cut in two by the interruption
     plan = phase_plan(every, paths=number)
     setting = plan.recipe
     undisturbed = paths(plan)
@@ -304,7 +305,8 @@ def test_fair_draws_train_every_block_of_a_layer_equally_often():
     assert [paths(trainee.plan).architecture(draw) for draw in range(24)] == drawn
 
 
-def test_several_paths_step_as_one_supernet_would(split):
+@pytest.mark.parametrize("clip_norm", [None, 0.3])
+def test_several_paths_step_as_one_supernet_would(split, clip_norm):
     """Against the supernet's own forward pass, path by path in place, whose gradients torch itself sums."""
     plan = phase_plan({"steps": 2}, paths=4)
     trainee, plain = paths(plan), supernet_with()
@@ -312,7 +314,7 @@ def test_several_paths_step_as_one_supernet_would(split):
     assert len(set(archs)) == 4
     assert len({ratio for arch in archs for ratio in arch.ratios}) > 1
     x, y = split.images[:16] / 255, split.labels[:16]
-    settings = {"attack": None, "recipe": recipe(clip_norm=None), "runtime": CPU}
+    settings = {"attack": None, "recipe": recipe(clip_norm=clip_norm), "runtime": CPU}
     for _ in range(2):
         model, optimiser = trainee.at(0, 0)
         train_step(model, optimiser, x, y, torch.zeros_like(x), **settings)
@@ -320,6 +322,8 @@ def test_several_paths_step_as_one_supernet_would(split):
         plain.zero_grad()
         parts = [plain(part, arch) for part, arch in zip(x.chunk(4), archs, strict=True)]
         torch.nn.functional.cross_entropy(torch.cat(parts), y).backward()
+        if clip_norm:
+            assert torch.nn.utils.clip_grad_norm_(plain.parameters(), clip_norm) > clip_norm
         in_place_step(plain, archs, optimiser.param_groups[0])
     ours, theirs = trainee.tensors(), supernet_tensors(plain)
     for name, tensor in ours.items():
@@ -340,14 +344,31 @@ def in_place_step(net: Supernet, archs, group: dict) -> None:
                 p[on] -= group["lr"] * net.momentum[name][on]
 
 
-def test_paths_share_what_their_slices_have_in_common():
+def test_copies_are_summed_where_they_overlap():
     wide, tall = torch.ones(2, 3), torch.full((3, 2), 10.0)
-    share([wide, tall])
+    whole = sum_overlaps([wide, tall])
     assert wide.tolist() == [[11, 11, 1], [11, 11, 1]]
     assert tall.tolist() == [[11, 11], [11, 11], [10, 10]]
-    one, other = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
-    share([one, other], mean=True)
-    assert (one.tolist(), other.tolist()) == ([2, 3], [2, 3, 5])
+    assert whole.tolist() == [[11, 11, 1], [11, 11, 1], [10, 10, 0]]
+
+
+def test_running_statistics_of_several_paths_are_their_mean():
+    supernet = supernet_with()
+    archs = [Architecture((0, 6, 20), (1.0, 0.4, 1.6)), Architecture((0, 3, 20), (2.0, 0.4, 1.6))]
+    subnets = [supernet.extract(arch) for arch in archs]
+    both, (narrow, wide) = Paths(supernet, subnets), (subnet.rest.layers[0] for subnet in subnets)
+    pairs = [
+        (one.running_mean, other.running_mean)
+        for one, other in zip(narrow.modules(), wide.modules(), strict=True)
+        if isinstance(one, torch.nn.BatchNorm2d)
+    ]
+    for one, other in pairs:
+        one.fill_(1), other.fill_(3)
+    both.share_statistics()
+    assert any(len(one) < len(other) for one, other in pairs)
+    for one, other in pairs:
+        assert one.tolist() == [2] * len(one)
+        assert other.tolist() == [2] * len(one) + [3] * (len(other) - len(one))
 
 
 def test_fair_draws_of_several_paths_deal_each_block_once_a_step():
