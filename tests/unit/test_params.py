@@ -265,9 +265,11 @@ def test_ranks_and_paths_are_told_to_the_phases_alone_and_compute_to_no_stage():
             str(path): plan.plain() for path, plan in stage_plans(resolve_all(parse_params(edited(changes)))).items()
         }
 
-    before, after = written({}), written({"supernet.ranks": 4, "supernet.paths": 2})
+    before = written({})
     told = {f"plan/{ROW}/supernet_{phase}.yaml" for phase in ("block", "joint")}
-    assert {path for path in before if before[path] != after[path]} == told | {str(STUDY)}
+    for changed in ({"supernet.ranks": 4}, {"supernet.paths": 2}):
+        after = written(changed)
+        assert {path for path in before if before[path] != after[path]} == told | {str(STUDY)}
     assert written({"compute.engine": "ray", "compute.max_retries": 0, "compute.address": "auto"}) == before
 
 
@@ -322,6 +324,11 @@ def test_a_mode_may_augment_otherwise():
     raw = read_yaml(ROOT / "params.yaml")
     raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
     assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1
+
+
+def test_several_paths_and_several_ranks_do_not_go_together():
+    with pytest.raises(InputError, match=r"^params\.yaml: supernet: paths: is 2; allowed with 4 ranks: 1"):
+        parse_params(edited({"supernet.paths": 2, "supernet.ranks": 4}))
 
 
 @pytest.mark.parametrize("phase", ["block", "joint"])

@@ -8,6 +8,7 @@ import torch
 from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.loader import Split
+from tamnas.errors import InputError
 from tamnas.networks.paths import Paths, sum_overlaps
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -369,6 +370,12 @@ def test_running_statistics_of_several_paths_are_their_mean():
     for one, other in pairs:
         assert one.tolist() == [2] * len(one)
         assert other.tolist() == [2] * len(one) + [3] * (len(other) - len(one))
+
+
+def test_paths_that_do_not_divide_a_batch_of_few_images_are_refused(tmp_path):
+    few = Split(torch.zeros((9, 3, 8, 8), dtype=torch.uint8), torch.zeros(9, dtype=torch.int64), 255)
+    with pytest.raises(InputError, match="supernet.paths is 4; allowed: divisors of a batch of the 9 training images"):
+        train_phase(phase_plan({"steps": 1}, paths=4), "supernet_joint", few, None, CPU, Resume(tmp_path / "state"))
 
 
 def test_fair_draws_of_several_paths_deal_each_block_once_a_step():
