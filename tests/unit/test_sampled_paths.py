@@ -374,7 +374,9 @@ def test_running_statistics_of_several_paths_are_their_mean():
 
 def test_paths_that_do_not_divide_a_batch_of_few_images_are_refused(tmp_path):
     few = Split(torch.zeros((9, 3, 8, 8), dtype=torch.uint8), torch.zeros(9, dtype=torch.int64), 255)
-    with pytest.raises(InputError, match="supernet.paths is 4; allowed: divisors of a batch of the 9 training images"):
+    with pytest.raises(
+        InputError, match=r"supernet\.paths is 4; allowed: divisors of a batch of the 9 training images"
+    ):
         train_phase(phase_plan({"steps": 1}, paths=4), "supernet_joint", few, None, CPU, Resume(tmp_path / "state"))
 
 
