@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 from tamnas.config.compute import load_compute, share_workers
 from tamnas.pipeline.jobs import die_with_driver, kept_workers
@@ -84,16 +84,18 @@ class _Named(io.TextIOBase):
         self._stream.flush()
         return len(text)
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Not `close`: handlers of libraries that were imported meanwhile keep the stream."""
         if self._rest:
             self.write("\n")
-        super().close()
 
 
 def _named(name: str, function: Callable, *arguments):
-    with (
-        closing(_Named(name, sys.stdout)) as out, closing(_Named(name, sys.stderr)) as err,
-        redirect_stdout(out), redirect_stderr(err),
-    ):  # fmt: skip
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-        return function(*arguments)
+    out, err = _Named(name, sys.stdout), _Named(name, sys.stderr)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+            return function(*arguments)
+    finally:
+        out.finish()
+        err.finish()

@@ -11,7 +11,7 @@ import pytest
 
 from tamnas.errors import InputError
 from tamnas.pipeline import runner
-from tamnas.pipeline.lanes import lanes
+from tamnas.pipeline.lanes import Beside
 from tests.helpers.tiny import ROOT, ROW, contents, copy_of, tiny_params, write_params
 
 pytestmark = pytest.mark.system
@@ -124,11 +124,23 @@ def computing(group: int) -> list[int]:
     return [pid for pid in members(group) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+KEPT: list = []
+
+
 def chatter(text: str) -> None:
     print(text, end="")
+    KEPT.append(sys.stdout)  # as a handler of a library does that was imported in this call
+    KEPT[0].write("late\n")
 
 
-def test_a_last_line_without_an_end_is_printed_too(capfd):
-    with lanes(2) as pool:
-        pool.submit(chatter, "one", "first\nlast").result()
-    assert capfd.readouterr().out == "one: first\none: last\n"
+def test_a_last_line_without_an_end_is_printed_and_the_stream_outlasts_the_call(capfd):
+    pool = Beside(1)
+    for name in ("one", "two"):
+        pool.submit(chatter, name, "first\n").result()
+    pool.submit(unended, "three").result()
+    pool.shutdown()
+    assert capfd.readouterr().out == "one: first\none: late\ntwo: first\none: late\nthree: last\n"
+
+
+def unended() -> None:
+    print("last", end="")
