@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -241,11 +242,11 @@ class RayPool:
 
     def shutdown(self, cancel_futures: bool = False) -> None:
         """End what still runs; the objects and the board go with this pool."""
-        left = list(self._waiting.values())
-        for reference in left:
-            ray.cancel(reference, force=True)
-        if left:
-            ray.wait(left, num_returns=len(left), timeout=END_SECONDS, fetch_local=False)
+        left, until = list(self._waiting.values()), time.monotonic() + END_SECONDS
+        while left and time.monotonic() < until:
+            for reference in left:  # more than once: a job that begins at that moment misses it
+                ray.cancel(reference, force=True)
+            _, left = ray.wait(left, num_returns=len(left), timeout=1, fetch_local=False)
         ray.kill(self._board)
         self._place = self._task = None
 
