@@ -61,7 +61,7 @@ def prepared(cifar10: Path, plan: RowPlan) -> Path:
     return splits
 
 
-def kept(path: Path, asked: dict) -> dict | None:
+def answer_in(path: Path, asked: dict) -> dict | None:
     """What `path` holds, None where it is not. Raises InputError if it answers another question than `asked`."""
     if not path.exists():
         return None
@@ -81,7 +81,7 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
     asked = setting(plan) | {"name": name, "seed": seed, "training": scratch.plain(), "architecture": arch.plain()}
     asked |= {"validation": plan.retrain.validation.attack.text}
     path, weights = out / f"{name}.json", out / "weights" / key_of(asked)
-    if found := kept(path, asked):
+    if found := answer_in(path, asked):
         return found
     task = TrainingTask(
         space=space,

@@ -31,7 +31,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.cifar import COMPUTE, kept, measured, options, plans, prepared, setting, trained
+from benchmarks.cifar import COMPUTE, answer_in, measured, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
 from tamnas.config.plan import RowPlan, row_stages
 from tamnas.data.loader import Split, chunks, load_split
@@ -126,7 +126,7 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
     asked = setting(plan) | {"schedule": plan.row, "supernet": plan.supernet.plain(), "space": plan.space.plain()}
     asked |= {"validation": plan.search.attack.text}
     paths = {kind: out / f"{plan.row}-{kind}.json" for kind in RECALIBRATIONS}
-    missing = {kind: path for kind, path in paths.items() if kept(path, asked | {"recalibration": kind}) is None}
+    missing = {kind: path for kind, path in paths.items() if answer_in(path, asked | {"recalibration": kind}) is None}
     if not missing:
         return
     runtime, result = device.start(plan.numerics, COMPUTE), asked | measured(plan)

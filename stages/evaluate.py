@@ -18,7 +18,7 @@ from tamnas.config.plan import EvaluateStagePlan
 from tamnas.evaluation.kinds import KINDS, seed_folders
 from tamnas.files import FORMAT, write_json
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.deadline import require_complete, unfinished_marks
+from tamnas.pipeline.deadline import require_complete
 from tamnas.pipeline.paths import results, weights
 from tamnas.pipeline.stage import stage_run
 
@@ -30,16 +30,14 @@ def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     folder, by_seed = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as checkpoints:
-        seeds = seed_folders(kind, trained, plan.seed)
-        if seeds:  # else controls that are off, or no baselines
+        if seed_folders(kind, trained, plan.seed):  # else controls that are off, or no baselines
             from tamnas.evaluation.grid import evaluate_and_write
 
             by_seed = evaluate_and_write(plan, kind, trained, checkpoints, folder)
-        evaluated = {str(seed): list(metrics["networks"]) for seed, metrics in by_seed.items()}
-        write_json(folder / "evaluated.json", {"format": FORMAT, "networks": evaluated})
-        for seed, networks in seeds.items():
-            nothing = {"networks": [], **unfinished_marks(0, len(list(networks.glob("*.safetensors"))))}
-            require_complete(by_seed.get(seed, nothing), f"evaluate {kind} {name}")
+        networks = {str(seed): list(metrics["networks"]) for seed, metrics in by_seed.items()}
+        write_json(folder / "evaluated.json", {"format": FORMAT, "networks": networks})
+        for metrics in by_seed.values():
+            require_complete(metrics, f"evaluate {kind} {name}")
 
 
 if __name__ == "__main__":

@@ -242,8 +242,8 @@ PARTS = ("grid", "attacks", "checks", "attack")
 def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, Evaluation]:
     """All networks in the folder `trained`, by training seed; `seed` is that of files in the folder itself.
 
-    After a deadline those that are evaluated, the metrics with `unfinished_marks`, and no seed of which there is none.
-    Raises DeadlineError if there is none at all.
+    After a deadline those that are evaluated, the metrics with `unfinished_marks`. Raises
+    DeadlineError if there is none.
     """
     networks = []
     for own, folder in seed_folders(kind, trained, seed).items():
@@ -261,8 +261,6 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     for own in dict.fromkeys(spec["seed"] for spec in networks):
         planned = [index for index, spec in enumerate(networks) if spec["seed"] == own]
         mine = [by_index[index] for index in planned if index in by_index]
-        if not mine:
-            continue
         parts = {part: [row for rows in mine for row in rows[part]] for part in PARTS}
         metrics = _metrics(parts["grid"], unfinished_marks(len(mine), len(planned)))
         evaluated[own] = Evaluation(**parts, metrics=metrics)
@@ -357,6 +355,8 @@ def evaluate_and_write(
     evaluations = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
     networks = seed_folders(kind, trained, plan.seed)
     for seed, evaluation in evaluations.items():
+        if not evaluation.grid:
+            continue  # the deadline came before its first network
         out = seeded(results, seed)
         write_csv(out / "grid.csv", evaluation.grid)
         for name in ("attacks", "checks"):

@@ -27,7 +27,8 @@ class Paths(nn.Module):
                 if tensors[name].is_floating_point():  # BatchNorm counts its batches, the same number in every copy
                     copies[home].append(tensors[name])
         self._weights = [tensors for tensors in copies.values() if isinstance(tensors[0], nn.Parameter)]
-        self._statistics = [tensors for tensors in copies.values() if not isinstance(tensors[0], nn.Parameter)]
+        buffers = [tensors for tensors in copies.values() if not isinstance(tensors[0], nn.Parameter)]
+        self._statistics = [tensors for tensors in buffers if len(tensors) > 1]
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(self.subnets))

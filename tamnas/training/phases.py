@@ -8,7 +8,6 @@ from tamnas.config.plan import PhaseStagePlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.errors import InputError
 from tamnas.networks.paths import Paths
-from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet, load_tensors, supernet_tensors
 from tamnas.pipeline.device import MEMORY_FORMAT, Runtime
@@ -32,7 +31,6 @@ class SampledPaths:
         self.plan, self.every, self.steps = plan, plan.resample_every, steps
         self.make_optimiser = sgd(plan.recipe)
         self._draw = self.network = self._optimiser = None
-        self._subnets: list[Subnet] = []
 
     def stepped(self) -> None:
         if isinstance(self.network, Paths):
@@ -45,10 +43,9 @@ class SampledPaths:
             self._draw = draw
             archs = [self.architecture(draw, path) for path in range(self.plan.paths)]
             extracted = [self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT) for arch in archs]
-            self._subnets = [subnet for subnet, _ in extracted]
             self.network, self._optimiser = extracted[0]
             if len(extracted) > 1:
-                self.network = Paths(self.supernet, self._subnets)
+                self.network = Paths(self.supernet, [subnet for subnet, _ in extracted])
                 self._optimiser = self.make_optimiser(list(self.network.parameters()))
                 for _, optimiser in extracted:
                     self._optimiser.state.update(optimiser.state)
@@ -75,8 +72,9 @@ class SampledPaths:
         return int(shuffled[path % len(deck)])
 
     def _return(self) -> None:
-        for subnet in self._subnets:
-            self.supernet.absorb(subnet, self._optimiser)
+        if self.network is not None:
+            for subnet in self.network.subnets if isinstance(self.network, Paths) else [self.network]:
+                self.supernet.absorb(subnet, self._optimiser)
 
     def tensors(self) -> dict[str, Tensor]:
         self._return()
@@ -85,7 +83,6 @@ class SampledPaths:
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         load_tensors(self.supernet, tensors)
         self._draw = self.network = self._optimiser = None
-        self._subnets = []
 
 
 def train_phase(
@@ -95,6 +92,12 @@ def train_phase(
 
     Raises InputError where ranks or paths do not divide a batch.
     """
+    recipe, batch = plan.recipe, min(plan.recipe.batch_size, len(split))
+    for name, number in (("ranks", plan.ranks), ("paths", plan.paths)):
+        if batch % number:
+            raise InputError(
+                f"supernet.{name} is {number}; allowed: divisors of a batch of the {batch} training images"
+            )
     key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)
     if start is None:
         supernet = Supernet(space, torch_generator(*key, "weights")).to(runtime.device)
@@ -103,12 +106,6 @@ def train_phase(
     if not plan.keep_momentum:
         for tensor in supernet.momentum.values():
             tensor.zero_()
-    recipe, batch = plan.recipe, min(plan.recipe.batch_size, len(split))
-    for name, number in (("ranks", plan.ranks), ("paths", plan.paths)):
-        if batch % number:
-            raise InputError(
-                f"supernet.{name} is {number}; allowed: divisors of a batch of the {batch} training images"
-            )
     paths = SampledPaths(supernet, plan, steps_per_epoch(split, recipe.batch_size), key)
     with Progress(f"{stage.replace('_', ' ')} {plan.name}", recipe.epochs, show=is_first()) as progress:
         outcome = train(
