@@ -287,6 +287,10 @@ class Dataset:
         for network in self.baselines:
             yield network.id, network
 
+    def controls_of(self, *names: str) -> list[TrainedNetwork]:
+        """The networks of these controls, of all rows and of the pooled Lego-Net."""
+        return [network for each in (*self.rows, self) for name in names for network in each.controls.of(name)]
+
     def examined(self) -> Iterator[tuple[str, TrainedNetwork]]:
         """`tested`, and the networks of all controls, repeats with further seeds among them."""
         yield from self.tested()

@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tamnas.config.fields import write_yaml
@@ -65,6 +67,42 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
                   "supernet", "retraining")  # fmt: skip
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
+
+
+def test_the_overview_has_random_and_uniform_networks_where_they_were_trained(folder, monkeypatch):
+    from tamnas.report.figures import pictures
+    from tamnas.report.figures.datasets import draw_overview
+
+    leave_unwritten(monkeypatch)
+    write_run(params(), folder)
+    (dataset,) = collect.collect()
+    (row,) = dataset.rows
+    plain = draw_overview([dataset]).axes
+    controls = [
+        replace(row.scratch[0], label={"control": control})
+        for control in ("random_networks", "lego_random", "lego_uniform")
+    ]
+    row = replace(row, controls=replace(row.controls, networks=controls))
+    beside = replace(dataset, rows=[row])
+    for axes, before in zip(draw_overview([beside]).axes, plain, strict=True):
+        assert len(axes.collections) > len(before.collections)
+        (crosses,) = (one for one in axes.collections if one.get_label() == "random networks")
+        assert len(crosses.get_offsets()) == 2
+        assert "uniform" in {text.get_text() for text in axes.texts}
+    assert "Crosses" in pictures.pictures([beside])[0].caption
+    assert "Crosses" not in pictures.pictures([dataset])[0].caption
+
+
+def test_the_figure_of_a_supernet_leaves_clean_epochs_out_of_robust_accuracy(folder):
+    from tamnas.report.figures.rows import draw_supernet
+
+    write_run(params(), folder)
+    (row,) = collect.collect()[0].rows
+    clean = [line | {"train_robust": None} for line in row.block_curve]
+    figure = draw_supernet([replace(row, block_curve=clean)])
+    (robust,) = (line for line in figure.axes[0].lines if line.get_label() == "under the training attack")
+    missing = np.isnan(robust.get_ydata())
+    assert missing.tolist() == [True] * len(clean) + [False] * len(row.joint_curve)
 
 
 def test_labels_are_clear_of_all_points_and_texts_and_have_lines_to_their_own_points():

@@ -41,12 +41,16 @@ def draw_overview(datasets: Sequence[Dataset]) -> Figure:
 def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tuple[list, list[str], list[float]]:
     """Draws all networks, by clean accuracy without an attack. Returns points, texts and radii for `label_points`."""
     searched, named = [network for row in dataset.rows for network in row.scratch], _named(dataset)
-    networks = [network for _, network, _ in named] + searched
+    random = dataset.controls_of("random_networks", "lego_random")
+    networks = [network for _, network, _ in named] + searched + random
     counts = [network.parameters for network in networks]
     unit, word = style.size_unit(counts)
     points = [(network.parameters / unit, 100 * _share(network, attack)) for network in networks]
     small = {"s": 14, "color": style.BLUE, "alpha": 0.55, "linewidths": 0}
-    axes.scatter(*zip(*points[len(named) :], strict=True), label="searched subnets", **small)
+    first = len(named) + len(searched)
+    axes.scatter(*zip(*points[len(named) : first], strict=True), label="searched subnets", **small)
+    if random:
+        axes.scatter(*zip(*points[first:], strict=True), label="random networks", s=22, marker="x", color=style.GREY)
     for (kind, network, _), (x, y) in zip(named, points, strict=False):
         if len(named) <= BARS:
             low, high = wilson(y / 100, network.test.images)
@@ -58,8 +62,8 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     _size_axis(axes, unit, word, counts)
     axes.set_ylabel("clean accuracy (%)" if attack is None else f"accuracy under {attack.text} (%)")
     axes.margins(x=0.12, y=0.12)
-    texts = [text for _, _, text in named] + [""] * len(searched)
-    return points, texts, [4.5] * len(named) + [2] * len(searched)
+    others = len(networks) - len(named)
+    return points, [text for _, _, text in named] + [""] * others, [4.5] * len(named) + [2] * others
 
 
 def _named(dataset: Dataset) -> list[tuple[str, TrainedNetwork, str]]:
@@ -70,7 +74,9 @@ def _named(dataset: Dataset) -> list[tuple[str, TrainedNetwork, str]]:
     else:
         legos = [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
     best = [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
-    return legos + best + [("hand-made", network, name_of(network.id)) for network in dataset.baselines]
+    hand_made = [(name_of(network.id), network) for network in dataset.baselines]
+    hand_made += [("uniform", network) for network in dataset.controls_of("lego_uniform")]
+    return legos + best + [("hand-made", network, text) for text, network in hand_made]
 
 
 def _share(network: TrainedNetwork, attack: Attack | None) -> float:

@@ -37,6 +37,8 @@ def _overview(datasets: Sequence[Dataset]) -> Picture:
         "subnets trained from scratch; ringed: the best of each row by validation. Bars, where few networks leave "
         "room: 95% Wilson intervals."
     )
+    if any(dataset.controls_of("random_networks", "lego_random", "lego_uniform") for dataset in datasets):
+        caption += " Crosses: random networks beside the searched ones; uniform: block 0 in every layer."
     return picture("overview", None, "Size against accuracy", caption, draw_overview, datasets)
 
 

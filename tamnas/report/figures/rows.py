@@ -257,8 +257,8 @@ def draw_supernet(rows: Sequence[RowResults]) -> Figure:
         every = max(1, len(lines) // 12)
         if part == "accuracy":
             for which, label in (("clean", "clean"), ("robust", "under the training attack")):
-                shares = [100 * line[f"train_{which}"] for line in lines]
-                axes.plot(epochs, shares, markevery=every, label=label, **LINES[which])
+                shares = np.array([line[f"train_{which}"] for line in lines], dtype=float)  # none: clean epochs
+                axes.plot(epochs, 100 * shares, markevery=every, label=label, **LINES[which])
             axes.set_ylabel("accuracy on training batches (%)" if len(rows) == 1 else "training accuracy (%)")
         else:
             losses = [line["loss"] for line in lines]
