@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.files import read_json
+from tamnas.release.card import released
 from tamnas.report.collect import collect
 from tamnas.report.intervals import newcombe
 from tests.helpers.command import answer, output, refusal
@@ -89,7 +90,7 @@ def test_networks_of_other_images_are_told_apart(here):
 
 
 def test_what_is_nothing_is_one_line(here):
-    assert "nowhere: is no released network (digits/" in refusal("show", "nowhere")
+    assert f"nowhere: is no released network ({', '.join(released())})" in refusal("show", "nowhere")
     assert "digits/nothing: is no released network" in refusal("compare", "digits/lego", "digits/nothing")
 
 
@@ -108,7 +109,7 @@ def test_released_networks_are_listed(here):
 @pytest.mark.parametrize("command", [("show", "digits/nothing"), ("compare", "digits/lego", "digits/nothing")])
 def test_where_no_run_is_a_wrong_name_lists_what_is_released(folder, command):
     line = refusal(*command)
-    assert line.startswith("error: digits/nothing: is no released network (digits/")
+    assert line.startswith(f"error: digits/nothing: is no released network ({', '.join(released())})")
     assert "no network of the run here (none)" in line
 
 
