@@ -75,7 +75,8 @@ def _named(dataset: Dataset) -> list[tuple[str, TrainedNetwork, str]]:
         legos = [("Lego-Net", row.lego.network, "Lego-Net") for row in dataset.rows if row.lego]
     best = [("best", row.best, row.plan.mode if several else row.best.id) for row in dataset.rows]
     hand_made = [(name_of(network.id), network) for network in dataset.baselines]
-    hand_made += [("uniform", network) for network in dataset.controls_of("lego_uniform")]
+    uniform = dataset.controls.of("lego_uniform") if several else dataset.controls_of("lego_uniform")
+    hand_made += [("uniform", network) for network in uniform]
     return legos + best + [("hand-made", network, text) for text, network in hand_made]
 
 
