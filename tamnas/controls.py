@@ -15,6 +15,7 @@ from tamnas.config.sections import LegoControlsParams, TrainingPlan
 from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline.deadline import require_complete
 from tamnas.pipeline.paths import results, seeded, weights
+from tamnas.pipeline.store import key_of
 from tamnas.records import Job, Label, NetworkSpec, Start, best, read_records
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
@@ -51,7 +52,8 @@ def row_jobs(
     if controls.common_attack and not same_training(controls.common_attack, plan.training):
         for of, arch in archs.items():
             label = Label("common_attack", "scratch", of, seed)
-            jobs.append(_job(f"common_attack-{of}", label, arch, controls.common_attack, scratch_key))
+            job = _job(f"common_attack-{of}", label, arch, controls.common_attack, scratch_key)
+            jobs.append(replace(job, folder=key_of(controls.common_attack.plain())))
     for again in plan.seeds:
         for kind, of, arch, training, stage in (
             ("scratch", chosen, archs[chosen], plan.training, "retrain_scratch"),
@@ -151,7 +153,7 @@ def train_controls(
     for seed in sorted({record.label.seed for record in trainings.records}):
         records = [record for record in trainings.records if record.label.seed == seed]
         own = replace(trainings, records=records, planned=sum(job.label.seed == seed for job in jobs))
-        write_trained(folder, own, seeded(trained, seed), seeded(small, seed))
+        write_trained(own, seeded(trained, seed), seeded(small, seed))
     require_complete(trainings.plain(), f"controls {plan.name}")
 
 

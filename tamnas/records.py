@@ -65,13 +65,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A network to train; `key` opens all its random keys. Without a `start` its weights are fresh."""
+    """A network to train; `key` opens all its random keys. Without a `start` its weights are fresh.
+
+    `folder`: below the checkpoints of its stage, for a training that their key leaves out.
+    """
 
     network: NetworkSpec
     training: TrainingPlan
     key: tuple
     start: Start | None = None
     label: Label | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)

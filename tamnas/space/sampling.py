@@ -9,6 +9,7 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.space import Budget, SearchSpace, bounds
 
 _DRAWS = 4096
+_WIDER = 16  # halvings of a tilt, after which draws are as good as uniform
 
 
 def reversed_order(space: SearchSpace, arch: Architecture) -> Architecture:
@@ -55,8 +56,8 @@ def matching(
         size = min(max(size, low), high)
         tilt = _tilt_for(space, size)
         # A size at the edge of the space may have few architectures, all taken: then draw more widely.
-        for widened in (tilt, tilt / 2, tilt / 4, 0.0):
-            genes = _tilted_genes(space, generator, widened)
+        for halvings in range(_WIDER):
+            genes = _tilted_genes(space, generator, tilt / 2**halvings)
             genes = genes[space.within(genes, budget)]
             order = np.argsort(np.abs(space.genes_parameters(genes) - size), kind="stable")
             fresh = (arch for arch in map(space.decode, genes[order]) if arch not in known)

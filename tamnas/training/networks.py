@@ -6,7 +6,7 @@ trained twice.
 
 import operator
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,8 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
     Raises DeadlineError, leaving a checkpoint.
     """
     task, network = context.task, job.network
-    finished = task.folder / f"{network.id}.safetensors"
+    finished = _finished(task.folder, job)
+    finished.parent.mkdir(parents=True, exist_ok=True)
     if (state := checkpoint.load_latest(finished)) is not None:  # a damaged one is told, and trained again
         return Record.from_plain(state[1]["record"], finished)
     key, training, recipe = (*job.key, network.identity), job.training, job.training.recipe
@@ -111,7 +112,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
         model.load_state_dict(stored)
     trainee = Single(model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT), recipe)
     with (
-        recorded(task.folder / f"{network.id}{NETWORK}"),
+        recorded(finished.with_name(f"{network.id}{NETWORK}")),
         Progress(f"training {network.id}", recipe.epochs, show=show) as progress,
     ):
         outcome = train(
@@ -123,7 +124,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
             key=key,
             runtime=context.runtime,
             validate=Validator(context.validation, task.validation, recipe.epochs, key),
-            resume=Resume(task.folder / f"{network.id}.state.safetensors", task.compute.checkpoint_seconds),
+            resume=Resume(finished.with_name(f"{network.id}.state.safetensors"), task.compute.checkpoint_seconds),
             progress=progress,
         )
     parameters = sum(p.numel() for p in model.parameters())
@@ -135,16 +136,21 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
     return record
 
 
+def _finished(folder: Path, job: Job) -> Path:
+    return folder / job.folder / f"{job.network.id}.safetensors"
+
+
 def _score(row: dict) -> Score:
     return Score(row["epoch"], row["validation_clean"], row["validation_robust"])
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The records of a stage's jobs in their order; fewer than `planned` after a deadline."""
+    """The records of a stage's jobs in their order; fewer than `planned` after a deadline. `files`: by id."""
 
     records: list[Record]
     planned: int
+    files: Mapping[str, Path]
 
     def plain(self) -> dict:
         """JSON-able: the stage's validation.json."""
@@ -164,18 +170,19 @@ def train_networks(task: TrainingTask, jobs: Sequence[Job], what: str) -> Traine
                 progress.step(network=record.id, clean=record.last.clean, robust=record.last.robust)
     if jobs and not records:
         raise DeadlineError(f"{what}: stopped at the deadline before a network was finished")
-    return Trained([records[index] for index in sorted(records)], len(jobs))
+    files = {job.network.id: _finished(task.folder, job) for job in jobs}
+    return Trained([records[index] for index in sorted(records)], len(jobs), files)
 
 
 def train_and_write(task: TrainingTask, jobs: Sequence[Job], what: str, out: Path, results: Path) -> None:
     """Train all of `jobs` and write a stage's outputs. Raises DeadlineError, after writing what is finished."""
     trained = train_networks(task, jobs, what)
-    write_trained(task.folder, trained, out, results)
+    write_trained(trained, out, results)
     require_complete(trained.plain(), what)
 
 
-def write_trained(folder: Path, trained: Trained, out: Path, results: Path) -> None:
-    """What `train_networks` left in `folder`, as a stage's outputs.
+def write_trained(trained: Trained, out: Path, results: Path) -> None:
+    """What `train_networks` left, as a stage's outputs.
 
     `out` gets one file per network; `results` gets validation.json (their records) and
     curves.csv (one row per network and epoch).
@@ -185,7 +192,7 @@ def write_trained(folder: Path, trained: Trained, out: Path, results: Path) -> N
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for record in trained.records:
-        tensors, meta = checkpoint.load(folder / f"{record.id}.safetensors")
+        tensors, meta = checkpoint.load(trained.files[record.id])
         checkpoint.write_weights(out / f"{record.id}.safetensors", tensors, {"record": meta["record"]})
         rows += [{"network": record.id, **row} for row in meta["history"]]
     write_csv(results / "curves.csv", rows)

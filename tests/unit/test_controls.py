@@ -96,6 +96,14 @@ def test_all_architectures_of_one_size_are_equally_likely():
     assert np.allclose(slope * np.array(sizes) + offset, logarithms)
 
 
+def test_a_size_at_the_edge_of_the_space_is_met_where_the_edge_itself_is_taken():
+    places = [np.unravel_index(table.argmax(), table.shape) for table in PAPER.table]
+    largest = PAPER.decode(np.array(list(zip(*places, strict=True))).ravel())
+    assert PAPER.parameters(largest) == PAPER.parameter_range()[1]
+    (found,) = matching(PAPER, [PAPER.parameters(largest)], np.random.default_rng(0), taken=[largest])
+    assert PAPER.parameters(found) > 0.98 * PAPER.parameters(largest)
+
+
 def test_a_space_without_further_architectures_is_refused():
     smallest = SMALL.parameter_range()[0]
     found = matching(SMALL, [smallest] * 54, np.random.default_rng(0))
@@ -203,6 +211,19 @@ def test_every_control_trains_what_it_says():
         for seed in (3, 5)
         for kind, of in (("scratch", "n01"), ("finetune", "n01"), ("legonet", "lego"))
     )
+
+
+def test_another_common_attack_has_checkpoints_of_its_own():
+    """Which controls are on is in no key of theirs, and a network's name does not tell the attack."""
+
+    def folders(eps: str) -> dict[str, str]:
+        plan = plans(CONTROLS_ON | {"common_attack": {"eps": eps, "attack_steps": 2}})[ROW]
+        return {job.network.id: job.folder for job in jobs_of(plan)}
+
+    one, other = folders("4/255"), folders("2/255")
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} == {f"common_attack-n{i:02d}" for i in range(3)}
+    assert not any(folder for name, folder in one.items() if not name.startswith("common_attack"))
 
 
 def test_random_draws_do_not_depend_on_other_controls():
