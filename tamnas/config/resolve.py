@@ -135,6 +135,7 @@ def _require_shared(params: Params, mode: str) -> None:
     base: BaseParams = params.mode(mode)
     shared = {name: (getattr(base, name), getattr(params, name)) for name in ("seed", "seeds", "baselines")}
     shared |= {"compute": (base.compute, params.compute), "legonet": (base.legonet, params.legonet)}
+    shared["retrain.validation"] = base.retrain.validation, params.retrain.validation
     for dataset, data in params.data.items():
         patched = base.data[dataset].model_copy(update={"augment": data.augment})
         shared[f"data.{dataset} (other than augment)"] = (patched, data)

@@ -5,7 +5,7 @@ removed leaves its files behind.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tamnas.config.plan import DatasetPlan, RowPlan, StudyPlan, load_study
@@ -86,24 +86,46 @@ TRAINED_BY = {
     "scratch": ("retrain_scratch", "networks trained from scratch"),
     "finetune": ("retrain_finetune", "fine-tuned networks"),
     "legonet": ("legonet", "Lego-Net"),
+    "controls": ("controls", "controls"),
     "baselines": ("baselines", "hand-made networks"),
+    "legonet_pooled": ("legonet_pooled", "pooled Lego-Net"),
+    "controls_pooled": ("controls_pooled", "controls of the pooled Lego-Net"),
 }
 
 
+def _wanted(plan: DatasetPlan, rows: Sequence[RowPlan]) -> Iterator[tuple[str, str | None, int]]:
+    """(kind, row, training seed) of all networks that `rows` and what pools them ask for."""
+    for row in rows:
+        yield from ((kind, row.row, plan.seed) for kind in ("scratch", "finetune", "legonet"))
+        yield from (("controls", row.row, seed) for seed in _control_seeds(row, row.row))
+    if plan.baselines.names:
+        yield "baselines", None, plan.seed
+    if len(rows) == len(plan.pooled.rows):
+        if plan.pooled.trained:
+            yield "legonet_pooled", None, plan.seed
+        if plan.pooled.trained or plan.baselines.names:
+            yield from (("controls_pooled", None, seed) for seed in _control_seeds(plan, None))
+
+
+def _control_seeds(plan: RowPlan | DatasetPlan, row: str | None) -> list[int]:
+    """Training seeds of the controls; a control that is as the row's own trains nothing."""
+    status = _control_status(plan.dataset, row)
+    run = RUN in [said for name, said in status.items() if name != "seeds"] if status else plan.controls.training
+    return [plan.seed] * run + list(plan.seeds)
+
+
 def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
-    wanted = [(kind, row.row) for row in rows for kind in ("scratch", "finetune", "legonet")]
-    wanted += [("baselines", None)] if plan.baselines.names else []
     lines = []
-    for kind, row in wanted:
+    for kind, row, seed in _wanted(plan, rows):
         training, what = TRAINED_BY[kind]
-        name = f"{row or plan.dataset}: {what}"
+        name = f"{row or plan.dataset}: {what}" + (f", seed {seed}" if seed != plan.seed else "")
         if void(plan.dataset, kind, row):
             continue  # `divergences` tells more
-        if not _evaluated(plan.dataset, kind, row, plan.seed):
+        if not _evaluated(plan.dataset, kind, row, seed):
             lines.append(f"{name}: not run.")
             continue
-        trained = read_json(seeded(results(plan.dataset, training, row), plan.seed) / "validation.json")
-        grid = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), plan.seed) / "grid.csv")
+        trained = read_json(seeded(results(plan.dataset, training, row), seed) / "validation.json")
+        grid = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), seed) / "grid.csv")
         done, planned = len({line["network"] for line in grid}), trained.get("planned", len(trained["networks"]))
         if done < planned:
             lines.append(f"{name}: {done} of {planned} networks: the run was stopped at its deadline.")
@@ -144,16 +166,20 @@ def _read_row(plan: RowPlan) -> RowResults:
     )
 
 
-def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResults:
+def _control_status(dataset: str, row: str | None) -> dict[str, str]:
     """Of a row, or of the dataset itself; what has never been run has no status."""
-    stage = "controls" if row else "controls_pooled"
-    path = results(plan.dataset, stage, row) / "controls.json"
-    status = read_json(path)["controls"] if path.exists() else {}
+    path = results(dataset, "controls" if row else "controls_pooled", row) / "controls.json"
+    return read_json(path)["controls"] if path.exists() else {}
+
+
+def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResults:
+    stage, status = "controls" if row else "controls_pooled", _control_status(plan.dataset, row)
     if void(plan.dataset, stage, row):
         return ControlResults({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
-        if seeded(path.parent, seed).exists() and _evaluated(plan.dataset, stage, row, seed):
+        trained = seeded(results(plan.dataset, stage, row), seed).exists()
+        if trained and _evaluated(plan.dataset, stage, row, seed):
             networks += _read_trained(plan, stage, f"evaluate_{stage}", row, seed)
     return ControlResults(status, networks)
 

@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.sections import EvalParams
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -234,8 +235,12 @@ class Dataset:
 
     @property
     def key_attack(self) -> Pgd:
-        """What stands for robustness: the reference attack of validation where the grid has it, else its largest."""
-        grid, reference = self.plan.eval, self.plan.validation.attack
+        """What stands for robustness."""
+        return self.key_attack_of(self.plan.eval)
+
+    def key_attack_of(self, grid: EvalParams) -> Pgd:
+        """The reference attack of validation where a mode's `grid` has it, else its largest."""
+        reference = self.plan.validation.attack
         return Pgd(
             eps=reference.eps if reference.eps in grid.eps else max(grid.eps),
             steps=reference.steps if reference.steps in grid.steps else max(grid.steps),

@@ -136,7 +136,8 @@ def images_text(dataset: Dataset) -> str | None:
     if whose is None:
         return None
     title, *official = OFFICIAL[whose]
-    used = images["train"] + images["validation"], images["test"]
+    # With merge_validation the test images are the validation ones, too.
+    used = images["train"] + images["validation"] * (not dataset.plan.data.merge_validation), images["test"]
     parts = [
         f"{count:,} of its {total:,} {split} images"
         for count, total, split in zip(used, official, ("training", "test"), strict=False)

@@ -141,6 +141,7 @@ BAD = [
     ("seeds", [1, 1]),
     ("seeds", [0]),  # the seed itself
     (f"modes.{MODE}.seeds", [1]),
+    (f"modes.{MODE}.retrain.validation", {"attack": {"eps": "2/255", "steps": 10}}),
     ("controls.nope", True),
     ("controls.random_networks", 1),
     ("controls.random_search", "yes"),

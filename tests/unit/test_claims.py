@@ -236,12 +236,16 @@ def test_epoch_40(several, changes, expected):
     for row in several.rows[:1]:
         scratch = []
         for one, change in zip(row.scratch, changes, strict=True):
-            curve = [
-                {"epoch": e, "validation_clean": 0.8 + change * (e > 39), "validation_robust": None} for e in range(100)
-            ]
+            shares = [0.8 + change * (epoch > 39) for epoch in range(100)]
+            curve = [{"validation_clean": share, "validation_robust": share / 2} for share in shares]
             scratch.append(replace(one, curve=curve))
         rows.append(replace(row, scratch=scratch))
     assert verdict(judges.training_converged, replace(several, rows=rows)) == expected
+    late = [[*({**line, "validation_robust": None} for line in one.curve[:60]), *one.curve[60:]] for one in scratch]
+    rows = [replace(row, scratch=[replace(one, curve=curve) for one, curve in zip(scratch, late, strict=True)])]
+    finding = judges.training_converged(replace(several, rows=rows))
+    assert finding.verdict == (FAILS if expected == FAILS else UNDECIDED)
+    assert "robust not measured at epoch 40" in finding.numbers
     assert verdict(judges.training_converged, several) == NOT_RUN  # three epochs
 
 

@@ -17,6 +17,7 @@ from tamnas.errors import InputError
 from tamnas.files import read_json, write_json
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
+from tamnas.report.page.words import settings
 from tamnas.report.tables.table import Column, Table, Value
 from tests.helpers.small_results import ROOT, leave_unwritten, params, records, tables_by_name, write_run
 
@@ -67,6 +68,39 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     of_dataset = ("robustness", "architectures", "hypervolume", "figure-05", "figure-06-07", "figure-08-09", "rank",
                   "supernet", "retraining")  # fmt: skip
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
+
+
+def test_the_overview_has_no_interval_of_what_was_not_measured(folder, monkeypatch):
+    from tamnas.report.figures.datasets import draw_overview
+
+    write_run(params("digits", {"S_8_1": {}, "S_4_2": {"eval": {"eps": ["2/255"]}}}), folder, networks=2)
+    (clean, robust) = draw_overview(collect.collect()).axes[:2]
+    bars = [sum(type(one).__name__ == "LineCollection" for one in axes.collections) for axes in (clean, robust)]
+    assert bars[0] == bars[1] + 1
+
+
+def test_votes_for_what_the_pooled_space_lacks_are_drawn(folder):
+    from tamnas.report.figures.architectures import draw_layers
+
+    write_run(params(), folder)
+    (dataset,) = collect.collect()
+    space, lego = replace(dataset.space, blocks=dataset.space.blocks[:1]), dataset.rows[0].lego
+    voted = {line["value"] for line in lego.counts if line["gene"] == "block"}
+    assert voted > set(space.blocks)
+    left = draw_layers(space, lego).axes[0]
+    assert {int(label.get_text()) for label in left.get_yticklabels()} == voted | set(space.blocks)
+
+
+def test_settings_say_which_epochs_of_the_supernet_were_clean(folder):
+    raw = params()
+    write_run(raw, folder)
+    (dataset,) = collect.collect()
+    assert "clean images" not in str(settings(dataset))
+    plan = dataset.rows[0].plan
+    block = plan.supernet.block.model_copy(update={"clean_epochs": 1})
+    plan = plan.model_copy(update={"supernet": plan.supernet.model_copy(update={"block": block})})
+    text = str(settings(replace(dataset, rows=[replace(dataset.rows[0], plan=plan)])))
+    assert "over blocks (1 of them on clean images), " in text
 
 
 def test_the_overview_has_random_and_uniform_networks_where_they_were_trained(folder, monkeypatch):

@@ -1,5 +1,7 @@
 """Warnings of the reports about planted faults: broken networks, weak attacks, stages that diverged."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ from tamnas.report import collect
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.claims.claims import claims_page
 from tamnas.report.page.page import html, readme
+from tamnas.report.tables.controls import comparisons, controls_table
 from tamnas.report.tables.table import Column, Table, markdown
 from tamnas.report.warnings import warnings
-from tests.helpers.small_results import edit_csv, params, write_run
+from tests.helpers.small_results import edit_csv, params, records, write_run
 from tests.helpers.tiny import pool
 
 
@@ -303,6 +306,45 @@ def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folde
     assert len(found) == 1
     edit_csv(curves, mine(train_clean="0.5", train_robust="0.9"))
     assert any("accuracy under the training attack (90.00%)" in line for line in warnings(collect.collect()[0]))
+
+
+def test_controls_and_pooled_networks_that_a_deadline_left_out_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = pool(params(controls={"random_networks": True, "legonet": {"reversed": True}}))
+    raw["seeds"] = [1]
+    write_run(raw, tmp_path)
+    write_controls(raw)
+    assert warnings(collect.collect()[0]) == []
+    base, row = Path("results/digits"), "digits-S_8_1"
+    for gone, told in (
+        (base / "evaluate_controls" / row / "seed-1", [f"{row}: controls, seed 1: not run."]),
+        (base / "evaluate_controls" / row / "seed-0", [f"{row}: controls: not run."]),
+        (base / "evaluate_controls_pooled", [f"digits: controls of the pooled Lego-Net{seed}: not run."
+                                             for seed in ("", ", seed 1")]),
+        (base / "evaluate_legonet_pooled", ["digits: pooled Lego-Net: not run."]),
+    ):  # fmt: skip
+        shutil.rmtree(gone)
+        (dataset,) = collect.collect()
+        assert set(told) <= set(warnings(dataset))
+    status = {one.control: one.status for one in comparisons(dataset)}
+    assert status["random networks of matching size, from scratch"] == "not finished"
+    assert status["final networks with further seeds"] == "not finished"
+
+
+def test_controls_whose_partners_have_no_results_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = pool(params(controls={"random_networks": True, "legonet": {"reversed": True}}))
+    raw["seeds"] = [1]
+    write_run(raw, tmp_path)
+    write_controls(raw)
+    (dataset,) = collect.collect()
+    (row,) = dataset.rows
+    dataset = replace(dataset, rows=[replace(row, scratch=row.scratch[:1], lego=None, finetune=[])])
+    status = {line["control"]: line["networks"] for line in records(controls_table(dataset))}
+    assert status["random networks of matching size, from scratch"] == "1"
+    dataset = replace(dataset, rows=[replace(row, scratch=[])])
+    (comparison,) = [one for one in comparisons(dataset) if one.control.startswith("random networks of matching")]
+    assert comparison.status == "what it stands beside has no results"
 
 
 def test_a_search_without_robustness_is_reported(reported):

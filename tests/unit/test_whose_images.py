@@ -35,5 +35,10 @@ def test_claims_say_whose_images_and_how_many_of_them(folder):
         plan = dataset.plan.model_copy(update={"data": dataset.plan.data.model_copy(update=data)})
         (_, line) = caveats(replace(dataset, plan=plan))
         assert line.startswith(f"not the paper's images ({caveat}")
+    merged = dataset.plan.data.model_copy(update={"source": "cifar10", "size": 32, "merge_validation": True})
+    counts = {"train": 42_000, "validation": 10_000, "test": 10_000}
+    both = dataset.card | {"splits": {name: {"images": count} for name, count in counts.items()}}
+    told = caveats(replace(dataset, plan=plan.model_copy(update={"data": merged}), card=both))
+    assert "42,000 of its 50,000 training images" in str(told)
     whole = dataset.card | {"splits": {name: {"images": 50_000} for name in ("train", "validation", "test")}}
     assert "the paper's images" not in str(caveats(replace(dataset, plan=plan, card=whole)))

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from scipy.stats import fisher_exact, mannwhitneyu
 
-from tamnas.attacks.registry import Attack
+from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.config.sections import PAPER_BASELINES
 from tamnas.report.claims.transfer import retrained_alike
@@ -89,7 +89,7 @@ def best_eps(dataset: Dataset) -> Finding:
         level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
         verdicts, numbers = [], []
         for row in others:
-            pair = [[_over_radii(dataset, network, steps) for network in networks[which.name]] for which in (ours, row)]
+            pair = [_over_radii(dataset, networks[which.name], steps) for which in (ours, row)]
             difference = welch(*pair, level)
             verdicts.append(above(difference))
             numbers.append(_compared(ours, row, networks, difference))
@@ -200,8 +200,13 @@ def training_converged(dataset: Dataset) -> Finding:
     if not intervals:
         epochs = max((len(network.curve) for row in dataset.rows for network in row.scratch), default=0)
         return Finding(NOT_RUN, f"needs retraining of more than 40 epochs; here it has {epochs}")
-    verdicts = [within(interval, SETTLED) for interval in intervals.values()]
-    numbers = [f"{which} {interval.points} over {len(changes[which])} subnets" for which, interval in intervals.items()]
+    verdicts = [within(intervals[which], SETTLED) if which in intervals else UNDECIDED for which in changes]
+    numbers = [
+        f"{which} {intervals[which].points} over {len(values)} subnets"
+        if which in intervals
+        else f"{which} not measured at epoch 40"
+        for which, values in changes.items()
+    ]
     return Finding(all_of(verdicts), f"last epoch minus epoch 40: {', '.join(numbers)}")
 
 
@@ -316,9 +321,10 @@ def _robust_shares(networks: Sequence[TrainedNetwork], attack: Attack) -> list[f
     return [network.test.grid[attack] for network in networks if attack in network.test.grid]
 
 
-def _over_radii(dataset: Dataset, network: TrainedNetwork, steps: int) -> float:
-    radii = dataset.plan.eval.eps
-    return fmean(share for attack, share in network.test.pgd.items() if attack.steps == steps and attack.eps in radii)
+def _over_radii(dataset: Dataset, networks: Sequence[TrainedNetwork], steps: int) -> list[float]:
+    wanted = [Pgd(eps=eps, steps=steps) for eps in dataset.plan.eval.eps]
+    grids = [network.test.grid for network in networks]
+    return [fmean(grid[attack] for attack in wanted) for grid in grids if all(attack in grid for attack in wanted)]
 
 
 def _compared(

@@ -62,7 +62,11 @@ def block_label(kind: BlockKind) -> str:
 
 def draw_layers(space: SearchSpace, lego: LegoNet) -> Figure:
     """Figures 8 and 9: the two most frequent blocks and ratios of each layer."""
-    blocks, ratios = space.blocks, space.ratios
+    # Rows may vote for what another's space lacks; Lego-Net then takes what its own has.
+    blocks, ratios = (
+        sorted({*values, *(line["value"] for line in lego.counts if line["gene"] == gene)})
+        for gene, values in (("block", space.blocks), ("ratio", space.ratios))
+    )
     figure = new(PAGE, 0.9 + max(1.9, 0.125 * max(len(blocks), len(ratios))))
     left, right = figure.subplots(1, 2)
     most = max(line["count"] for line in lego.counts)

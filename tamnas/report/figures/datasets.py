@@ -1,7 +1,7 @@
 """Figures over all rows of a dataset. Each `draw_*` returns a matplotlib figure."""
 
 from collections.abc import Sequence
-from math import log10
+from math import isfinite, log10
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     if random:
         axes.scatter(*zip(*points[first:], strict=True), label="random networks", s=22, marker="x", color=style.GREY)
     for (kind, network, _), (x, y) in zip(named, points, strict=False):
-        if len(named) <= BARS:
+        if len(named) <= BARS and isfinite(y):
             low, high = wilson(y / 100, network.test.images)
             axes.vlines(x, 100 * low, 100 * high, color="#A8A8A8", linewidth=0.8, zorder=0.9)  # below all networks
         marker, colour, size = KIND_STYLE[kind]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
-from tamnas.config.sections import TrainingAttackPlan, TrainingPlan
+from tamnas.config.sections import BlockPhasePlan, TrainingAttackPlan, TrainingPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import DASH, show
@@ -150,13 +150,18 @@ def _row_setting(plan: RowPlan) -> str:
     front += "" if retrain.max_subnets is None else f", at most {retrain.max_subnets}"
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
-        f"over blocks, {supernet.joint.recipe.epochs} over blocks and ratios, {_attack_setting(supernet.attack)}. "
+        f"over blocks{_clean(supernet.block)}, {supernet.joint.recipe.epochs} over blocks and "
+        f"ratios{_clean(supernet.joint)}, {_attack_setting(supernet.attack)}. "
         f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
         f"{_training_setting(retrain.scratch)}; fine-tuned "
         f"{counted(retrain.finetune.recipe.epochs, 'epoch')}, {_training_setting(retrain.finetune)}."
     )
+
+
+def _clean(phase: BlockPhasePlan) -> str:
+    return f" ({phase.clean_epochs} of them on clean images)" if phase.clean_epochs else ""
 
 
 def _training_setting(training: TrainingPlan) -> str:

@@ -7,13 +7,14 @@ from statistics import fmean
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
+from tamnas.controls import RUN
 from tamnas.report.accuracy import difference, test_accuracy
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import setting
 
-NOT_RUN = "not run"
+NOT_RUN, UNFINISHED = "not run", "not finished"
 NEITHER = (None, None)
 
 
@@ -41,8 +42,10 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
     if dataset.pooled:
         yield from _of_lego("pooled", dataset.controls, dataset.pooled)
     yield from map(_random_search, dataset.rows)
-    seeds = dataset.plan.seeds
-    text = f"{1 + len(seeds)} seeds: mean and standard deviation in the tables" if seeds else f"{NOT_RUN} (seeds)"
+    trained = {network.label["seed"] for network in dataset.controls_of("seeds")}
+    text = f"{1 + len(trained)} seeds: mean and standard deviation in the tables"
+    if not trained:
+        text = UNFINISHED if dataset.plan.seeds else f"{NOT_RUN} (seeds)"
     yield Comparison("all", "final networks with further seeds", "the first seed", text)
 
 
@@ -93,11 +96,16 @@ def _comparison(
     switch: str = "",
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
-    pairs = [(network, by_id[network.label["of"]]) for network in controls.of(control)]
+    own = controls.of(control)
+    pairs = [(network, by_id[network.label["of"]]) for network in own if network.label["of"] in by_id]
     if pairs:
         return Comparison(scope, title, beside, count=len(pairs), pairs=pairs)
     status = controls.status.get(control, NOT_RUN)
-    return Comparison(scope, title, beside, f"{status} (controls.{switch or control})" if status == NOT_RUN else status)
+    if status == NOT_RUN:
+        status += f" (controls.{switch or control})"
+    elif status == RUN:
+        status = "what it stands beside has no results" if own else UNFINISHED
+    return Comparison(scope, title, beside, status)
 
 
 def _random_search(row: RowResults) -> Comparison:
