@@ -4,6 +4,7 @@ from pathlib import Path
 import click
 
 from tamnas.cli.output import json_option, print_json
+from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
 
 log = logging.getLogger(__name__)
@@ -73,18 +74,22 @@ def evaluate(
     numerics = validated(NumericsParams, raw, "params.yaml: numerics")
     use_instructions(numerics.instruction_set)
 
-    from tamnas.data.evaluated import test_images
+    from tamnas.data.evaluated import read_images
     from tamnas.evaluation.any_model import evaluate as evaluated
     from tamnas.evaluation.models import read_model
     from tamnas.pipeline import device as devices
-    from tamnas.release.card import is_released
+    from tamnas.release.card import is_released, locate, read_card
     from tamnas.release.network import load
 
     runtime = devices.start(numerics, compute)
-    x, y, notes = test_images(data)
+    card = read_card(locate(model)) if is_released(model) else None
+    x, y, notes = read_images(data, card.classes if card else ())
     for line in notes:
         log.info("%s", line)
-    network = load(model, runtime.device) if is_released(model) else read_model(model, runtime.device)
+    size, taken = x.shape[-1], card.data["size"] if card else None
+    if card and size != taken:
+        raise InputError(f"--data {data}: images are of {size}x{size} pixels; {model} takes {taken}x{taken}")
+    network = load(model, runtime.device) if card else read_model(model, runtime.device)
     result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )

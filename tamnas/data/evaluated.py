@@ -19,16 +19,16 @@ from tamnas.pipeline.paths import prepared
 Evaluated = tuple[np.ndarray, np.ndarray, list[str]]
 
 
-def test_images(place: str) -> Evaluated:
-    """Of an npz, a folder with a folder for each class, a prepared dataset of params.yaml, cifar10 or svhn.
+def read_images(place: str, known: Sequence[str] = ()) -> Evaluated:
+    """Test images of an npz, a folder with a folder for each class, a prepared dataset of params.yaml, cifar10 or svhn.
 
-    Raises InputError.
+    `known`: the classes of the model, if they have names; folders of these names are these. Raises InputError.
     """
     for path in (Path(place).expanduser(), prepared(place)):
         if path.is_file():
             return _of_npz(path)
     if Path(place).expanduser().is_dir():
-        return _of_folder(Path(place).expanduser())
+        return _of_folder(Path(place).expanduser(), known)
     if place in SOURCES and SOURCES[place].downloads:
         raw = SOURCES[place].read(place, DataParams(source=place))
         return _scaled(raw.test[0], raw.levels), raw.test[1], list(raw.notes)
@@ -63,7 +63,7 @@ def _of_npz(path: Path) -> Evaluated:
     return _scaled(checked, levels), labels, notes
 
 
-def _of_folder(root: Path) -> Evaluated:
+def _of_folder(root: Path, known: Sequence[str]) -> Evaluated:
     where = f"data {root}"
     splits, classes, notes = read_folder(root, where)
     if "test" not in splits and len(splits) > 1:
@@ -72,6 +72,10 @@ def _of_folder(root: Path) -> Evaluated:
     size = _side(files, where)
     pixels, more = read_pictures(files, size, where, IN_PROCESS)
     read = f"{len(files):,} images of {len(classes)} classes at {size}x{size} pixels, the size of the first."
+    if set(classes) <= set(known):
+        labels = np.array([known.index(name) for name in classes])[labels]
+    elif known and len(classes) != len(known):
+        raise InputError(f"{where}: has the classes {', '.join(classes)}; the model tells apart {', '.join(known)}")
     return _scaled(pixels, 255), labels, [read, *notes, *more]
 
 

@@ -32,7 +32,7 @@ def require(format: str) -> None:
             import executorch.exir  # noqa: F401
     except ImportError as error:
         extra = {"onnx": "export", "executorch": "executorch"}[format]
-        raise InputError(f"--format {format}: {error.name} is not installed; `pip install 'tamnas[{extra}]'`") from None
+        raise InputError(f"--format {format}: {error.name} is not installed; `pip install '.[{extra}]'`") from None
 
 
 def write(model: nn.Module, format: str, size: int, path: Path) -> None:

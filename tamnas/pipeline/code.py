@@ -17,7 +17,7 @@ PLUGINS = ROOT / "plugins"
 def source_files(script: Path) -> list[Path]:
     """`script`, the plugins and every tamnas file they transitively import, relative to the project, sorted."""
     files: set[Path] = set()
-    waiting = [ROOT / script, *PLUGINS.glob("*.py")]
+    waiting = [ROOT / script, *PLUGINS.rglob("*.py")]
     while waiting:
         file = waiting.pop()
         if file not in files:

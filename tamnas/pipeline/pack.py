@@ -69,7 +69,11 @@ def head() -> str:
     """The commit of the working directory, with `-dirty` where its code differs; parameters are packed anyway."""
     try:
         commit = _git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if _git("status", "--porcelain", "--", "tamnas", "stages") else commit
+        return (
+            f"{commit}-dirty"
+            if _git("status", "--porcelain", "--", "tamnas", "stages", "plugins", "dvc.yaml")
+            else commit
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -5,8 +5,9 @@
 
 `--set data.cifar10.path=/data` changes one value more; VALUE is YAML. Prints every value that
 changes. Unknown keys are refused and nothing is written then. Mappings
-are merged key by key; only those of free names (rows, modes) are replaced whole. A profile that
-says `extends: <name>` is merged over that one first.
+are merged key by key; only those of free names (rows, modes) are replaced whole by what states them: `--set
+modes.S_8_1.supernet.eps=6/255` leaves the other modes. A profile that says `extends: <name>` is merged over that one
+first.
 """
 
 import copy
@@ -30,20 +31,32 @@ PROFILES = Path("profiles")
 REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them
 
 
-def overlay(params: CommentedMap, patch: dict, path: str = "") -> list[str]:
-    """Merge `patch` into `params` in place; returns one line per changed value."""
+def overlay(params: CommentedMap, patch: dict, replaced: Sequence[str] = REPLACED, path: str = "") -> list[str]:
+    """Merge `patch` into `params` in place, but for the mappings `replaced`; returns one line per changed value."""
     changes = []
     for key, value in patch.items():
         here = f"{path}{key}"
-        if here in REPLACED or not (isinstance(value, dict) and isinstance(params.get(key), dict)):
+        if here in replaced or not (isinstance(value, dict) and isinstance(params.get(key), dict)):
             old = params.get(key)
             if old != value:
                 # Validation of the merged whole refuses what no section knows.
                 changes.append(f"{here}: {_shown(old)} -> {_shown(value)}")
                 params[key] = copy.deepcopy(value)  # an alias in the profile must not become one here
         else:
-            changes += overlay(params[key], value, f"{here}.")
+            changes += overlay(params[key], value, replaced, f"{here}.")
     return changes
+
+
+def _apart(value, met: set[int]) -> CommentedMap:
+    """`value` with its mappings in place, but a copy where an alias has one a second time."""
+    if not isinstance(value, dict):
+        return value
+    if id(value) in met:
+        value = copy.deepcopy(value)
+    met.add(id(value))
+    for key, own in value.items():
+        value[key] = _apart(own, met)
+    return value
 
 
 def _shown(value) -> str:
@@ -89,10 +102,11 @@ def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] =
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 120
     patch, source = read_profile(name), PROFILES / f"{name}.yaml"
-    params = yaml.load(path.read_text(encoding="utf-8"))
+    params = _apart(yaml.load(path.read_text(encoding="utf-8")), set())
     changes = overlay(params, patch)
-    for setting in map(parse_setting, settings):
-        changes += overlay(params, setting)
+    for setting in settings:
+        whole = setting.partition("=")[0] in REPLACED  # one name more leaves the others
+        changes += overlay(params, parse_setting(setting), REPLACED if whole else ())
     text = io.StringIO()
     yaml.dump(params, text)
     parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")

@@ -53,7 +53,10 @@ def images(card: Card, *splits: str) -> list[Split]:
     if path.is_file():
         return _checked(path, card, splits)
     if SOURCES[card.data["source"]].needs_path or SOURCES[card.data["source"]].downloads:
-        raise InputError(f"{path}: is missing: {card.name} is checked on {card.dataset}; `dvc repro prepare` makes it")
+        raise InputError(
+            f"{path}: is missing: {card.name} is checked on {card.dataset}, which "
+            "`dvc repro prepare` makes where params.yaml has it"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / path.name
         prepare(card.dataset, card.data_params, path)

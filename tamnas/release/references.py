@@ -1,7 +1,8 @@
 """The networks that a word on the command line stands for: released ones, those of a run."""
 
+import logging
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 
 from tamnas.config.plan import STUDY, StudyPlan, load_study, stage_plans
@@ -12,6 +13,8 @@ from tamnas.release.card import Card, is_released, locate, read_card, released
 from tamnas.release.trained import Trained, finals, networks
 from tamnas.report.collect import collect
 from tamnas.report.study import Dataset
+
+log = logging.getLogger(__name__)
 
 
 def is_run(folder: Path) -> bool:
@@ -24,12 +27,23 @@ def run_of(folder: Path) -> list[Dataset]:
     """
     if not is_run(folder):
         raise InputError(f"{shown(folder.resolve())}: holds no run (no plan/, no params.yaml)")
-    with chdir(folder):
-        return collect(load_study() if STUDY.is_file() else _planned())
+    try:
+        with chdir(folder):
+            return collect(_study())
+    except InputError as error:
+        raise InputError(f"{shown(folder)}/{error}" if folder != Path() else str(error)) from None
 
 
-def _planned() -> StudyPlan:
-    return stage_plans(resolve_all(load_params()))[STUDY]
+def _study() -> StudyPlan:
+    if not STUDY.is_file():
+        return stage_plans(resolve_all(load_params()))[STUDY]
+    study = load_study()
+    with suppress(InputError):  # a run of an earlier version may have parameters of before
+        if study != stage_plans(resolve_all(load_params()))[STUDY]:
+            log.warning(
+                "%s is not what params.yaml says now, and is what counts here; `dvc repro plan` renews it", STUDY
+            )
+    return study
 
 
 def networks_of(datasets: Sequence[Dataset]) -> dict[str, tuple[Trained, Dataset]]:

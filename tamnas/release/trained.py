@@ -7,9 +7,10 @@ from pathlib import Path
 from tamnas import __version__
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.sections import TrainingPlan
+from tamnas.errors import InputError
 from tamnas.files import write_text
 from tamnas.pipeline.paths import weights
-from tamnas.records import NetworkSpec
+from tamnas.records import NetworkSpec, Record
 from tamnas.release.card import Card, Figure, card_page
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.terms import attack_notes, attack_text, name_of, weights_text
@@ -50,7 +51,7 @@ class Trained:
             weights=test.weights,
             seed=self.plan.seed,
             figures=tuple(Figure(attack=name, images=n, accuracy=share) for name, (share, n) in measured.items()),
-            reference=dataset.key_attack.text,
+            reference=dataset.key_attack_of(self.plan.eval).text,
             setting=(
                 f"Weights: {weights_text(test.weights)}.",
                 f"{attack_text(self.plan.eval)}.",
@@ -97,12 +98,20 @@ def networks(dataset: Dataset) -> list[Trained]:
 
 
 def write_release(trained: Trained, dataset: Dataset, folder: Path, name: str) -> tuple[Path, Card]:
-    """Write its file to `folder`, under `name`, and its card as Markdown beside it. Raises InputError."""
+    """Write its file to `folder`, under `name`, and its card as Markdown beside it.
+
+    Raises InputError, also where a later run has left other weights than those of the results.
+    """
     from tamnas.pipeline import checkpoint
     from tamnas.release.network import write
 
     card = trained.card(dataset).model_copy(update={"name": name})
-    tensors, _ = checkpoint.load(trained.folder / f"{trained.network.id}.safetensors")
+    source = trained.folder / f"{trained.network.id}.safetensors"
+    tensors, meta = checkpoint.load(source)
+    record = Record.from_plain(meta["record"], source)
+    scores = {which: vars(record.score(which)) for which in ("best", "last")}
+    if (record.network.architecture, scores) != (trained.network.architecture, dict(trained.network.validation)):
+        raise InputError(f"{source}: is not the network of results/, but of another run; `dvc checkout` restores it")
     path = folder / f"{card.name}.safetensors"
     write(path, checkpoint.with_prefix(tensors, f"{card.weights}."), card)
     write_text(path.with_suffix(".md"), card_page(card))

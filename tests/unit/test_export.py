@@ -177,7 +177,7 @@ def test_wrong_usage_is_one_line(monkeypatch):
     assert tamnas("export", "digits/lego", "--format", "tflite").exit_code == 2
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     said = refusal("export", released("lego"), "--format", "onnx")
-    assert "onnxruntime is not installed; `pip install 'tamnas[export]'`" in said
+    assert "onnxruntime is not installed; `pip install '.[export]'`" in said
 
 
 def test_without_its_images_a_network_is_not_exported(tmp_path, monkeypatch):

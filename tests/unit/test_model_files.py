@@ -13,7 +13,7 @@ from torch import nn
 import tamnas
 from tamnas.attacks.listed import EvalPgd, Square
 from tamnas.cli.evaluate import evaluate as command
-from tamnas.data.evaluated import test_images as read_images
+from tamnas.data.evaluated import read_images
 from tamnas.errors import InputError
 from tamnas.evaluation.attacked import balanced
 from tamnas.evaluation.models import read_model
@@ -125,6 +125,7 @@ def test_the_command_prints_a_table_and_json(files, monkeypatch, tmp_path):
         (("own:fails", "--data", "images.npz"), "KeyError"),
         (("own:model", "--data", "images.npz", "--images", "25"), "images is 25; there are 24 test images"),
         (("own:model",), "Missing option '--data'"),
+        (("cifar10-cpu/lego", "--data", "images.npz"), "images are of 8x8 pixels; cifar10-cpu/lego takes 32x32"),
     ],
     ids=str,
 )
@@ -177,6 +178,11 @@ def test_images_of_a_folder_and_of_its_test_split(tmp_path):
         assert np.allclose(images, IMAGES[first : first + 2].transpose(0, 3, 1, 2) / 255)
         assert labels.tolist() == [0, 1]
         assert notes[0] == "2 images of 2 classes at 8x8 pixels, the size of the first."
+    known = ("bird", "cat", "cow", "dog")
+    assert read_images(str(tmp_path), known)[1].tolist() == [1, 3]
+    assert read_images(str(tmp_path), ("Katze", "Hund"))[1].tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"has the classes cat, dog; the model tells apart cat, cow, ape$"):
+        read_images(str(tmp_path), ("cat", "cow", "ape"))
     np.savez(tmp_path / "train.npz", x_train=IMAGES, y_train=np.arange(4))
     with pytest.raises(InputError, match="needed: x_test with y_test or test_images with test_labels"):
         read_images(str(tmp_path / "train.npz"))

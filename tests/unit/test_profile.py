@@ -1,3 +1,5 @@
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 
 from tamnas.config.fields import read_yaml
 from tamnas.config.plan import RowPlan
@@ -101,6 +104,29 @@ def test_settings_go_over_the_profile(project):
     assert "data.cifar10.source: cifar10 -> npz" in profile.apply("paper-cifar10", settings=settings)
     params = load_params("params.yaml")
     assert (params.data["cifar10"].path, params.compute.workers, params.eval.steps) == ("/images.npz", 3, (10, 20))
+
+
+def test_a_setting_changes_nothing_beside_what_it_names(project):
+    settings = ["legonet.pooled_mode.svhn=S_8_1", "modes.S_8_1.supernet.eps=6/255", "search={tournament: 3}"]
+    profile.apply("paper", settings=settings)
+    raw = read_yaml("params.yaml")
+    assert raw["legonet"]["pooled_mode"] == {"cifar10": "2S_8_1", "svhn": "S_8_1"}
+    assert (len(raw["modes"]), raw["modes"]["S_8_1"]["supernet"]) == (9, {"eps": "6/255", "attack_steps": 1})
+    assert (raw["search"]["tournament"], raw["search"]["generations"]) == (3, 20)
+    rows = {f"{dataset}-S_8_1": {"dataset": dataset, "mode": "S_8_1"} for dataset in ("cifar10", "svhn")}
+    profile.apply("smoke", settings=[f"run.rows={json.dumps(rows)}"])
+    assert read_yaml("params.yaml")["run"]["rows"] == rows
+
+
+def test_what_an_alias_of_params_yaml_shares_is_set_apart(project):
+    yaml = YAML()
+    raw = yaml.load(Path("params.yaml"))
+    raw["retrain"]["finetune"] = raw["retrain"]["scratch"]
+    yaml.dump(raw, Path("params.yaml"))
+    assert re.search(r"finetune: \*\w+\n", Path("params.yaml").read_text())
+    profile.apply("h200")
+    now = read_yaml("params.yaml")["retrain"]
+    assert (now["scratch"]["epochs"], now["finetune"]["epochs"]) == (25, 8)
 
 
 @pytest.mark.parametrize("setting", ["seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1"])

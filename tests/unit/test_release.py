@@ -95,6 +95,19 @@ def test_any_network_of_the_run_can_be_released(finished_run, tmp_path, monkeypa
     assert f"{ROW}/n99: is no network of this run; there are: " in refusal("release", f"{ROW}/n99")
 
 
+def test_weights_of_another_run_than_the_results_are_not_released(finished_run, tmp_path, monkeypatch):
+    for name in ("results", "plan", "params.yaml"):
+        (shutil.copytree if (finished_run / name).is_dir() else shutil.copy)(finished_run / name, tmp_path / name)
+    monkeypatch.chdir(finished_run)
+    (dataset,) = collect()
+    one, other = dataset.rows[0].scratch[:2]
+    folder = Path("runs") / ROW / "retrain_scratch"
+    (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(folder / f"{other.id}.safetensors", tmp_path / folder / f"{one.id}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert "is not the network of results/" in refusal("release", f"{ROW}/{one.id}")
+
+
 def test_a_study_gives_the_networks_its_name(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
     (run,) = collect()

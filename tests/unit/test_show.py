@@ -38,6 +38,17 @@ def test_a_fresh_clone_has_no_plans_and_is_shown_all_the_same(here, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "results"]
 
 
+def test_plans_of_an_experiment_that_was_taken_back_are_told(here, tmp_path, monkeypatch, caplog):
+    for name in ("results", "plan", "params.yaml"):
+        (shutil.copytree if (here / name).is_dir() else shutil.copy)(here / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert (answer("show"), caplog.text) == (answer("show", here), "")
+    plan = Path("plan/tables.yaml")
+    plan.write_text(plan.read_text().replace("weight_decay: 0.0005", "weight_decay: 0.0001"))
+    answer("show")
+    assert "plan/tables.yaml is not what params.yaml says now" in caplog.text
+
+
 def test_the_front_of_a_row_is_shown_with_a_bar_for_each_subnet(here):
     fronts = read_json(here / "results" / "digits" / "search" / ROW / "fronts.json")
     front = fronts[collect()[0].rows[0].plan.retrain.front]
