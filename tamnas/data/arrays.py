@@ -98,7 +98,7 @@ def as_uint8(x: np.ndarray, where: str) -> tuple[np.ndarray, str | None]:
             x, note = x.astype(np.uint8), f"{kind} of whole numbers from 0 to 255, taken as 8 bits"
         else:
             allowed = "0 to 1, or whole numbers from 0 to 255" if kind.kind == "f" else "whole numbers from 0 to 255"
-            raise InputError(f"{where}: {kind} values from {low:.9g} to {high:.9g}; allowed: {allowed}")
+            raise InputError(f"{where}: {kind} values from {low:.8g} to {high:.8g}; allowed: {allowed}")
     return np.repeat(x, 3, axis=3) if x.shape[3] == 1 else x, note
 
 
