@@ -263,6 +263,15 @@ def write_controls(raw: dict) -> None:
             small_results.write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)
 
 
+def write_controlled(folder: Path, monkeypatch, **controls) -> None:
+    """A run with these controls and a further seed, in `folder`, now the working directory."""
+    monkeypatch.chdir(folder)
+    raw = pool(params(controls=controls))
+    raw["seeds"] = [1]
+    write_run(raw, folder)
+    write_controls(raw)
+
+
 @pytest.mark.parametrize(
     ("folder", "network", "name"),
     [
@@ -274,13 +283,8 @@ def write_controls(raw: dict) -> None:
     ],
 )
 def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folder, network, name):
-    monkeypatch.chdir(tmp_path)
-    raw = pool(params(controls={
-        "random_networks": True, "legonet": {"reversed": True, "random": 0},
-        "common_attack": {"eps": "4/255", "attack_steps": 2}}))  # fmt: skip
-    raw["seeds"] = [1]
-    write_run(raw, tmp_path)
-    write_controls(raw)
+    legonet, common = {"reversed": True, "random": 0}, {"eps": "4/255", "attack_steps": 2}
+    write_controlled(tmp_path, monkeypatch, random_networks=True, legonet=legonet, common_attack=common)
     assert warnings(collect.collect()[0]) == []
     base = Path("results/digits")
 
@@ -309,11 +313,7 @@ def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folde
 
 
 def test_controls_and_pooled_networks_that_a_deadline_left_out_are_told(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    raw = pool(params(controls={"random_networks": True, "legonet": {"reversed": True}}))
-    raw["seeds"] = [1]
-    write_run(raw, tmp_path)
-    write_controls(raw)
+    write_controlled(tmp_path, monkeypatch, random_networks=True, legonet={"reversed": True})
     assert warnings(collect.collect()[0]) == []
     base, row = Path("results/digits"), "digits-S_8_1"
     for gone, told in (
@@ -332,11 +332,7 @@ def test_controls_and_pooled_networks_that_a_deadline_left_out_are_told(tmp_path
 
 
 def test_controls_whose_partners_have_no_results_are_told(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    raw = pool(params(controls={"random_networks": True, "legonet": {"reversed": True}}))
-    raw["seeds"] = [1]
-    write_run(raw, tmp_path)
-    write_controls(raw)
+    write_controlled(tmp_path, monkeypatch, random_networks=True, legonet={"reversed": True})
     (dataset,) = collect.collect()
     (row,) = dataset.rows
     dataset = replace(dataset, rows=[replace(row, scratch=row.scratch[:1], lego=None, finetune=[])])
