@@ -78,18 +78,18 @@ def evaluate(
     from tamnas.evaluation.any_model import evaluate as evaluated
     from tamnas.evaluation.models import read_model
     from tamnas.pipeline import device as devices
-    from tamnas.release.card import is_released, locate, read_card
-    from tamnas.release.network import load
+    from tamnas.release.card import is_released, locate
+    from tamnas.release.network import read
 
     runtime = devices.start(numerics, compute)
-    card = read_card(locate(model)) if is_released(model) else None
+    network, card = read(locate(model)) if is_released(model) else (read_model(model, runtime.device), None)
+    network = network.to(runtime.device) if card else network
     x, y, notes = read_images(data, card.classes if card else ())
     for line in notes:
         log.info("%s", line)
     size, taken = x.shape[-1], card.data["size"] if card else None
     if card and size != taken:
         raise InputError(f"--data {data}: images are of {size}x{size} pixels; {model} takes {taken}x{taken}")
-    network = load(model, runtime.device) if card else read_model(model, runtime.device)
     result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )

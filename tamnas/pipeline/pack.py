@@ -68,12 +68,8 @@ def about(unfinished: list[str], seconds: float, commit: str | None) -> dict:
 def head() -> str:
     """The commit of the working directory, with `-dirty` where its code differs; parameters are packed anyway."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return (
-            f"{commit}-dirty"
-            if _git("status", "--porcelain", "--", "tamnas", "stages", "plugins", "dvc.yaml")
-            else commit
-        )
+        changed = _git("status", "--porcelain", "--", "tamnas", "stages", "plugins", "dvc.yaml")
+        return _git("rev-parse", "HEAD") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

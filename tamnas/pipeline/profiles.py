@@ -47,7 +47,7 @@ def overlay(params: CommentedMap, patch: dict, replaced: Sequence[str] = REPLACE
     return changes
 
 
-def _apart(value, met: set[int]) -> CommentedMap:
+def _apart(value, met: set[int]):
     """`value` with its mappings in place, but a copy where an alias has one a second time."""
     if not isinstance(value, dict):
         return value

@@ -232,18 +232,16 @@ def test_hypervolume(several):
     ("changes", "expected"), [(around(0.0), HOLDS), (around(0.05), FAILS), (around(0.01, spread=0.02), UNDECIDED)]
 )
 def test_epoch_40(several, changes, expected):
-    rows = []
-    for row in several.rows[:1]:
-        scratch = []
+    def trained(begin: int):
+        row, scratch = several.rows[0], []
         for one, change in zip(row.scratch, changes, strict=True):
             shares = [0.8 + change * (epoch > 39) for epoch in range(100)]
-            curve = [{"validation_clean": share, "validation_robust": share / 2} for share in shares]
-            scratch.append(replace(one, curve=curve))
-        rows.append(replace(row, scratch=scratch))
-    assert verdict(judges.training_converged, replace(several, rows=rows)) == expected
-    late = [[*({**line, "validation_robust": None} for line in one.curve[:60]), *one.curve[60:]] for one in scratch]
-    rows = [replace(row, scratch=[replace(one, curve=curve) for one, curve in zip(scratch, late, strict=True)])]
-    finding = judges.training_converged(replace(several, rows=rows))
+            lines = zip(shares, [None] * begin + [share / 2 for share in shares[begin:]], strict=True)
+            scratch.append(replace(one, curve=[{"validation_clean": a, "validation_robust": b} for a, b in lines]))
+        return replace(several, rows=[replace(row, scratch=scratch)])
+
+    assert verdict(judges.training_converged, trained(0)) == expected
+    finding = judges.training_converged(trained(60))
     assert finding.verdict == (FAILS if expected == FAILS else UNDECIDED)
     assert "robust not measured at epoch 40" in finding.numbers
     assert verdict(judges.training_converged, several) == NOT_RUN  # three epochs

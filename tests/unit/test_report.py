@@ -70,7 +70,7 @@ def test_every_figure_can_be_drawn_for_several_rows_and_without_baselines(folder
     assert sorted(names) == sorted(["overview", *(f"digits-{one}" for one in of_dataset)])
 
 
-def test_the_overview_has_no_interval_of_what_was_not_measured(folder, monkeypatch):
+def test_the_overview_has_no_interval_of_what_was_not_measured(folder):
     from tamnas.report.figures.datasets import draw_overview
 
     write_run(params("digits", {"S_8_1": {}, "S_4_2": {"eval": {"eps": ["2/255"]}}}), folder, networks=2)
@@ -92,8 +92,7 @@ def test_votes_for_what_the_pooled_space_lacks_are_drawn(folder):
 
 
 def test_settings_say_which_epochs_of_the_supernet_were_clean(folder):
-    raw = params()
-    write_run(raw, folder)
+    write_run(params(), folder)
     (dataset,) = collect.collect()
     assert "clean images" not in str(settings(dataset))
     plan = dataset.rows[0].plan
