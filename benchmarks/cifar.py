@@ -18,7 +18,7 @@ from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.prepare import prepare
 from tamnas.errors import DivergenceError, InputError
-from tamnas.files import FORMAT, read_json, write_json
+from tamnas.files import FORMAT, file_digest, read_json, write_json
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.store import key_of, locked
 from tamnas.records import Job, NetworkSpec
@@ -54,7 +54,8 @@ def plans(cifar10: Path, patch: dict, modes: dict[str, dict], train: int | None 
 
 def prepared(cifar10: Path, plan: RowPlan) -> Path:
     """The plan's splits at 16x16, made beside the 32x32 images unless they are there."""
-    splits = cifar10.with_name(f"{cifar10.stem}-{plan.data.size}-{plan.data.train or 'all'}.npz")
+    digest = key_of({"data": plan.data.plain() | {"path": None}, "images": file_digest(cifar10)})
+    splits = cifar10.with_name(f"{cifar10.stem}-{plan.data.size}-{digest[:12]}.npz")
     with locked("prepare", splits.stem, splits.parent):  # both parts of a benchmark may start at once
         if not splits.exists():
             prepare("cifar10", plan.data, splits)

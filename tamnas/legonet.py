@@ -15,6 +15,8 @@ from tamnas.records import Job, NetworkSpec, Record, read_records
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
+DIGITS = 9  # of shares of images, whose sums tie although their last bits differ
+
 
 def design_and_train(plan: LegonetStagePlan, checkpoints: Path, trained: Path, small: Path) -> None:
     """Design and train the plan's Lego-Net: weights to `trained`, small results to `small`.
@@ -61,7 +63,7 @@ def top(networks: Sequence[Voter], count: int, weights: str) -> list[Voter]:
 
     def order(network: Voter) -> tuple:
         score = network.record.score(weights)
-        return -(score.clean + score.robust), network.record.parameters, network.record.id
+        return -round(score.clean + score.robust, DIGITS), network.record.parameters, network.record.id
 
     return sorted(networks, key=order)[:count]
 
@@ -101,7 +103,7 @@ def layer_counts(records: Sequence[Record], weights: str) -> list[dict]:
                 robust[getattr(record.network.architecture, kind)[layer]].append(record.score(weights).robust)
             # fsum: equal sets of accuracies have equal means, whatever the order of the networks
             means = {value: fsum(accuracies) / len(accuracies) for value, accuracies in robust.items()}
-            ranked = sorted(robust, key=lambda value: (-len(robust[value]), -means[value], value))
+            ranked = sorted(robust, key=lambda value: (-len(robust[value]), -round(means[value], DIGITS), value))
             for rank, value in enumerate(ranked):
                 row = {"layer": layer, "gene": kind.removesuffix("s"), "value": value, "rank": rank}
                 rows.append(row | {"count": len(robust[value]), "mean_robust": means[value]})

@@ -67,6 +67,11 @@ def cross_entropy_sum(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), y, reduction="sum")
 
 
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """Which images are classified correctly: (N,) bool. `argmax` would take NaN, which is no answer, for a class."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
 def require_pixels(x: Tensor, eps: float) -> None:
     """Raises ValueError unless images and radius are shares of the pixel range: 0..255 would be clamped to 1."""
     low, high = map(float, x.aminmax()) if x.numel() else (0.0, 0.0)

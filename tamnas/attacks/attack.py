@@ -175,7 +175,8 @@ def parse_attack(text: str, batch_size: int, images: int | None = None) -> EvalA
     kind, *rest = text.split(":")
     eps, *more = rest or [""]
     pairs = [item.partition("=") for item in more]
-    raw = {"kind": kind, "eps": eps} | {name: int(value) if value.isdigit() else value for name, _, value in pairs}
+    given = {name: int(value) if re.fullmatch("[0-9]{1,18}", value) else value for name, _, value in pairs}
+    raw = {"kind": kind, "eps": eps} | given
     if not eps or not all(value for _, _, value in pairs) or len(raw) < 2 + len(pairs):
         raise InputError(f"attack {text!r}: allowed: KIND:EPS or KIND:EPS:NAME=VALUE, such as pgd:8/255:steps=20")
     for name in ("networks", "images", "batch_size"):

@@ -11,6 +11,7 @@ import pyautoattack
 import torch
 from torch import Tensor, nn
 
+from tamnas.attacks.ascent import right
 from tamnas.attacks.attack import EvalAttack
 
 # Of zero gradients the package warns for every target and batch; the reports say it once (`tamnas.evaluation.health`).
@@ -52,4 +53,4 @@ def survivors(attack: EvalAttack, model: nn.Module, x: Tensor, y: Tensor, genera
     """`EvalAttack.survivors` of the package's attacks; their seed is the generator's."""
     x_adv = adversarial(attack.kind, model, x, y, float(attack.eps), generator.initial_seed())
     with torch.no_grad():
-        return model(x_adv).argmax(1) == y
+        return right(model(x_adv), y)

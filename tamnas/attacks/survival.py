@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import Loss, ascend, cross_entropy_sum, margin_sum, under_attack, uniform_start
+from tamnas.attacks.ascent import Loss, ascend, cross_entropy_sum, margin_sum, right, under_attack, uniform_start
 from tamnas.attacks.listed import EvalPgd
 
 
@@ -68,7 +68,7 @@ def survivors(
                     logits = model(state["x"] + state["eta"])
             else:
                 state["eta"], logits = ascend(model, objective, **state)
-            correct = logits.argmax(1) == state["target"]
+            correct = right(logits, state["target"])
             for index, attempt in enumerate(attempts):
                 if step in attempt.steps:
                     mine = attempt_index == index

@@ -89,14 +89,14 @@ def clean_loss(
 
 
 def pgd_at_loss(
-    model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, label_smoothing: float = 0.0, bn: str = "eval"
+    model: nn.Module, x: Tensor, y: Tensor, eta: Tensor, *, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CE(f(x + eta), y), the batch mean in float32 (Madry et al. 2018); returns what `trades_loss` does.
 
-    Only the perturbed images are trained on. The clean logits tell how training goes: under BatchNorm mode `bn`, as the
-    attack sees the model.
+    Only the perturbed images are trained on. The clean logits tell how training goes: with batch statistics, as the
+    perturbed ones have them, for running ones lag behind in the first epochs.
     """
-    with under_attack(model, bn), torch.no_grad():
+    with under_attack(model, "batch"), torch.no_grad():
         clean = model(x).float()
     perturbed = model(x + eta).float()
     return F.cross_entropy(perturbed, y, label_smoothing=label_smoothing), clean, perturbed.detach()

@@ -58,8 +58,9 @@ def _comparison(first: "Card", second: "Card") -> dict:
         for figure, other, difference in _differences(first, second)
     ]
     sizes = {size: {"a": getattr(first, size), "b": getattr(second, size)} for size in ("parameters", "macs")}
-    same = _same_images(first, second)
-    return {"a": first.name, "b": second.name, **sizes, "same_images": same, "accuracies": differences}
+    same = {"same_images": _same_images(first, second)}
+    same |= {"same_setting": first.setting == second.setting}
+    return {"a": first.name, "b": second.name, **sizes, **same, "accuracies": differences}
 
 
 def _same_images(first: "Card", second: "Card") -> bool:
@@ -90,6 +91,8 @@ def _table(first: "Card", second: "Card", a: str, b: str) -> "Table":
     notes = [
         f"A: {a}, {first.title}. B: {b}, {second.title}. n = {first.images['test']:,} and {second.images['test']:,}."
     ]
+    for name, card, other in (("A", first, second), ("B", second, first)):
+        notes += [f"{name} alone: {line}" for line in card.setting if line not in other.setting]
     if not _same_images(first, second):
         notes.append("The two were measured on different test images.")
     return Table.of("comparison", f"{first.name} and {second.name}", lines, notes)

@@ -87,9 +87,11 @@ def evaluate(
     x, y, notes = read_images(data, card.classes if card else ())
     for line in notes:
         log.info("%s", line)
-    size, taken = x.shape[-1], card.data["size"] if card else None
-    if card and size != taken:
-        raise InputError(f"--data {data}: images are of {size}x{size} pixels; {model} takes {taken}x{taken}")
+    if card:
+        found, taken = ("x".join(map(str, sides)) for sides in (x.shape[2:], (card.size, card.size)))
+        if found != taken:
+            raise InputError(f"--data {data}: images are of {found} pixels; {model} takes {taken}")
+        x = x.repeat(3, axis=1) if x.shape[1] == 1 else x  # grey ones, as `prepare` has them
     result = evaluated(
         network, x, y, chosen, batch_size=batch_size, seed=seed, checkpoints=checkpoints or checkpoints_root()
     )

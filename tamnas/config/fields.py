@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
 
 from tamnas.errors import InputError
@@ -68,6 +68,14 @@ def only_ints(*allowed: int) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+@AfterValidator
+def several(value: int) -> int:
+    """For images that statistics are taken of."""
+    if value == 1:
+        raise ValueError("of one image BatchNorm has no variance; allowed: 0, or 2 and more")
+    return value
 
 
 def exactly_one(**values: Any) -> None:

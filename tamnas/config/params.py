@@ -155,7 +155,8 @@ class SupernetParams(TrainingAttackParams, sections.OptimiserParams):
     def _phase(self, phase: BlockPhaseParams, start: int) -> dict:
         both = self.schedule.span == "both"
         schedule = {field: value for field, value in self.schedule if field != "span"}
-        schedule |= {"milestones": phase.milestones, "start": start}
+        milestones = sorted({*self.block.milestones, *self.joint.milestones}) if both else phase.milestones
+        schedule |= {"milestones": milestones, "start": start}
         schedule["total"] = self.block.epochs + self.joint.epochs if both else phase.epochs
         optimiser = {field: getattr(self, field) for field in sections.OptimiserParams.model_fields}
         recipe = optimiser | {"epochs": phase.epochs, "schedule": schedule}
@@ -214,8 +215,11 @@ class ControlsParams(Section):
         distinct(finetune_lr=self.finetune_lr)
         return self
 
-    def resolve(self, retrain: RetrainParams, attack: dict) -> dict:
-        """Each training that a control stands for, written out; the equal budget is training from scratch's."""
+    def resolve(self, retrain: RetrainParams, attack: dict, base: dict) -> dict:
+        """Each training that a control stands for, written out; the equal budget is training from scratch's.
+
+        `attack` is the mode's, `base` that of params.yaml without a mode, resolved.
+        """
         scratch, finetune = retrain.scratch, retrain.finetune
         variants = {f"finetune_lr_{lr}": {"lr": lr} for lr in self.finetune_lr}
         if self.finetune_equal_budget:
@@ -229,7 +233,8 @@ class ControlsParams(Section):
                 {"control": name, "training": finetune.model_copy(update=changed).resolve(attack)}
                 for name, changed in variants.items()
             ],
-            "common_attack": common.resolve(attack) if self.common_attack else None,
+            # Common to all modes, which may differ in loss and lam
+            "common_attack": common.resolve(base) if self.common_attack else None,
         }
 
 
@@ -267,7 +272,14 @@ class BaseParams(Section):
     def _check(self):
         if len({self.seed, *self.seeds}) != 1 + len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)}: must not repeat, nor hold seed itself ({self.seed})")
+        for name in ("scratch", "finetune"):
+            self._require_no_lam(f"retrain.{name}.attack", getattr(self.retrain, name).attack)
         return self
+
+    def _require_no_lam(self, name: str, attack: TrainingAttackParams | None) -> None:
+        """Raises ValueError for a lam beside the loss pgd_at, where the supernet's says that."""
+        if attack and attack.lam is not None and not attack.loss and self.supernet.loss == "pgd_at":
+            raise ValueError(f"{name}.lam: is {attack.lam:g}; its loss, the supernet's, is pgd_at, which has none")
 
 
 class Params(BaseParams):
@@ -275,6 +287,11 @@ class Params(BaseParams):
 
     run: RunParams
     modes: dict[Name, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _check_controls(self):
+        self._require_no_lam("controls.common_attack", self.controls.common_attack)
+        return self
 
     def row(self, name: str) -> BaseParams:
         """The parameters of one row: its mode merged over the base. Raises InputError."""

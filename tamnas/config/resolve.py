@@ -7,6 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from tamnas.config.fields import format_fraction, read_yaml, validated
 from tamnas.config.params import BaseParams, Params
 from tamnas.config.plan import DatasetPlan, RowPlan
@@ -89,7 +91,7 @@ def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan
         "supernet": supernet,
         "search": base.search.resolve(base.supernet.eps),
         "retrain": base.retrain.resolve(attack, base.search.front),
-        "controls": base.controls.resolve(base.retrain, attack),
+        "controls": base.controls.resolve(base.retrain, attack, params.supernet.resolve_phases()["attack"]),
     }
     plan = validated(RowPlan, raw, source)
     _require_budgets(plan, source)
@@ -102,11 +104,17 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
     own = {name: plan for name, plan in rows.items() if plan.dataset == dataset}
     mode = params.legonet.pooled_mode.get(dataset) or next(iter(own.values())).mode
     # The mode that shapes the pooled Lego-Net need not be a row of this dataset.
-    model = next((plan for plan in own.values() if plan.mode == mode), None) or _resolve_mode(
-        params, "pooled", dataset, mode
-    )
+    model = next((plan for plan in own.values() if plan.mode == mode), None)
+    if model is None:
+        _require_shared(params, mode)
+        model = _resolve_mode(params, "pooled", dataset, mode)
     network, training = model.network.plain(), model.retrain.scratch.plain()
     trained = len(own) > 1 or model not in own.values()
+    if trained and model.data != params.data[dataset]:
+        raise InputError(
+            f"params.yaml: modes.{mode}: data.{dataset}.augment: the mode of the pooled Lego-Net cannot have its own; "
+            f"set legonet.pooled_mode.{dataset} to another mode"
+        )
     raw = {
         "dataset": dataset,
         "seed": params.seed,
@@ -154,13 +162,16 @@ def _require_budgets(plan: RowPlan, source: str) -> None:
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     first = min(plan.supernet.joint.open_ratios.first, len(space.ratios))
-    for name, budget, ratios in (
-        ("supernet.block.budget", plan.supernet.block.budget, space.ratios[-1:]),
-        ("supernet.joint.budget", plan.supernet.joint.budget, space.ratios[-first:]),
-    ):
-        space.require_feasible(budget, ratios, f"{source}: {name}")
     searched = replace(space, max_macs=plan.search.max_macs)
-    searched.require_feasible(plan.search.budget, name=f"{source}: search.budget")
+    for section, drawn, count, budget, ratios in (
+        ("supernet.block", space, 1, plan.supernet.block.budget, space.ratios[-1:]),
+        ("supernet.joint", space, 1, plan.supernet.joint.budget, space.ratios[-first:]),
+        ("search", searched, plan.search.population, plan.search.budget, None),
+    ):
+        try:
+            drawn.sample_genes(np.random.default_rng(0), count, budget, ratios)
+        except InputError as error:  # it begins with "budget"
+            raise InputError(f"{source}: {section}.{error}") from None
 
 
 def _refuse_near_miss(grid: EvalParams, validation: ValidationParams, source: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tamnas.attacks.registry import AnyAttack, Attack, EvalAttack, Pgd
-from tamnas.config.fields import PixelFraction, Positive, Ranks, Section, distinct, exactly_one, only_ints
+from tamnas.config.fields import PixelFraction, Positive, Ranks, Section, distinct, exactly_one, only_ints, several
 from tamnas.data.sources import SOURCES
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.blocks import BLOCKS
@@ -247,7 +247,7 @@ class Nsga2Params(Section):
     crossover_probability: Share
     budget: ParameterRange | None = None
     max_macs: Positive | None = None
-    bn_calibration_images: Count
+    bn_calibration_images: Annotated[Count, several]
     stagnation: Positive | None = None
     predictor: Literal["extra_trees"] | None = None
 

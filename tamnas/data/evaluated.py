@@ -24,13 +24,16 @@ def read_images(place: str, known: Sequence[str] = ()) -> Evaluated:
 
     `known`: the classes of the model, if they have names; folders of these names are these. Raises InputError.
     """
-    for path in (Path(place).expanduser(), prepared(place)):
-        if path.is_file():
-            return _of_npz(path)
-    if Path(place).expanduser().is_dir():
-        return _of_folder(Path(place).expanduser(), known)
+    path = Path(place).expanduser()
+    ours = prepared(place) if path.name == place and prepared(place).is_file() else None
+    if ours and path.exists():
+        raise InputError(f"data {place}: is {place} here and {ours}, too; give ./{place} or {ours}")
+    if path.is_file() or ours:
+        return _of_npz(ours or path, known)
+    if path.is_dir():
+        return _of_folder(path, known)
     if place in SOURCES and SOURCES[place].downloads:
-        raw = SOURCES[place].read(place, DataParams(source=place))
+        raw = SOURCES[place].read(place, DataParams(source=place, validation=1))  # which is not read
         return _scaled(raw.test[0], raw.levels), raw.test[1], list(raw.notes)
     able = ", ".join(name for name, source in SOURCES.items() if source.downloads)
     raise InputError(f"data {place}: allowed: an npz, a folder, a prepared dataset (data/NAME.npz), {able}")
@@ -41,9 +44,9 @@ def _scaled(images: np.ndarray, levels: int) -> np.ndarray:
     return (images.astype(np.float32) / np.float32(levels)).transpose(0, 3, 1, 2)
 
 
-def _of_npz(path: Path) -> Evaluated:
+def _of_npz(path: Path, known: Sequence[str]) -> Evaluated:
     where = f"data {path}"
-    pairs, _, others = load_arrays(path, where, "test")
+    pairs, names, others = load_arrays(path, where, "test")
     (image_key, images), (label_key, labels) = pairs["test"]
     if "levels" in others:  # a prepared file
         with np.load(path, allow_pickle=False) as file:
@@ -58,30 +61,40 @@ def _of_npz(path: Path) -> Evaluated:
         checked, levels = images if images.ndim == 4 else images[..., None], 1
     else:
         checked, levels = checked[..., :1] if grey else checked, 255
-    labels, label_note = as_classes(labels, labels.shape[-1], f"{where}: {label_key}")
+    labels, label_note = as_classes(labels, labels.shape[-1] if labels.ndim else 0, f"{where}: {label_key}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: {label_key}: {labels.dtype} of shape {labels.shape}; allowed: one integer for each of "
+            f"{len(images)} images"
+        )
+    if names is not None and names.ndim == 1:
+        labels = _as_known(labels, tuple(map(str, names)), known, where)
     notes += [f"{key}: {text}." for key, text in ((image_key, note), (label_key, label_note)) if text]
     return _scaled(checked, levels), labels, notes
 
 
 def _of_folder(root: Path, known: Sequence[str]) -> Evaluated:
     where = f"data {root}"
-    splits, classes, notes = read_folder(root, where)
-    if "test" not in splits and len(splits) > 1:
-        raise InputError(f"{where}: has {' and '.join(splits)} and no test/; give the folder of one split")
-    files, labels = splits["test" if "test" in splits else "train"]
+    splits, classes, notes = read_folder(root, where, "test")
+    files, labels = splits["test"]
     size = _side(files, where)
     pixels, more = read_pictures(files, size, where, IN_PROCESS)
     read = f"{len(files):,} images of {len(classes)} classes at {size}x{size} pixels, the size of the first."
-    if set(classes) <= set(known):
-        labels = np.array([known.index(name) for name in classes])[labels]
-    elif known and len(classes) != len(known):
+    return _scaled(pixels, 255), _as_known(labels, classes, known, where), [read, *notes, *more]
+
+
+def _as_known(labels: np.ndarray, classes: Sequence[str], known: Sequence[str], where: str) -> np.ndarray:
+    """Labels of images' own `classes` as those of the model's, where they have its names."""
+    if set(classes) <= set(known) and labels.min() >= 0 and labels.max() < len(classes):
+        return np.array([known.index(name) for name in classes])[labels]
+    if known and len(classes) != len(known):
         raise InputError(f"{where}: has the classes {', '.join(classes)}; the model tells apart {', '.join(known)}")
-    return _scaled(pixels, 255), labels, [read, *notes, *more]
+    return labels
 
 
 def _side(files: Sequence[Path], where: str) -> int:
     try:
         with Image.open(files[0]) as image:
             return min(image.size)
-    except OSError as error:
+    except Exception as error:  # a damaged image raises almost anything
         raise InputError(f"{where}: {files[0].name}: cannot be read ({type(error).__name__})") from None

@@ -27,24 +27,24 @@ HIDDEN, OUTSIDE = "hidden or of the operating system", "outside the folders of t
 Files = dict[str, tuple[list[Path], np.ndarray]]
 
 
-def read_folder(root: Path, where: str) -> tuple[Files, tuple[str, ...], list[str]]:
+def read_folder(root: Path, where: str, needed: str = "train") -> tuple[Files, tuple[str, ...], list[str]]:
     """(split -> (files, labels), names of the classes, a line for each kind of file left out).
 
-    `root` has a folder for each class, or folders of splits with those inside. Raises InputError that begins with
-    `where`.
+    `root` has a folder for each class, which is the split `needed`, or folders of splits with those inside. Raises
+    InputError that begins with `where`, if there is no `needed` split too.
     """
     if not root.is_dir():
         raise InputError(f"{where}: is not a folder")
-    listing = _Listing(root, where)
+    listing = _Listing(root, where, needed)
     try:
         folders = listing.splits()
         by_class = {split: listing.classes(folder) for split, folder in folders.items()}
     except OSError as error:
         raise InputError(f"{where}: {shown(error.filename or '')} cannot be read ({error.strerror})") from None
-    classes = tuple(by_class["train"])
+    classes = tuple(by_class[needed])
     for split, own in by_class.items():
         if odd := sorted(set(classes) ^ set(own)):
-            pair = f"{folders['train'].name}/ and {folders[split].name}/"
+            pair = f"{folders[needed].name}/ and {folders[split].name}/"
             raise InputError(f"{where}: class {odd[0]!r} is in only one of {pair}")
     splits = {}
     for split, own in by_class.items():
@@ -57,25 +57,26 @@ def read_folder(root: Path, where: str) -> tuple[Files, tuple[str, ...], list[st
 class _Listing:
     """What lies below a root, sorted, with a record of what is passed over and why."""
 
-    def __init__(self, root: Path, where: str):
-        self.root, self.where = root, where
+    def __init__(self, root: Path, where: str, needed: str):
+        self.root, self.where, self.needed = root, where, needed
         self.left_out: dict[Path, str] = {}  # each file, and why
         self.links: list[Path] = []  # that were followed
 
     def splits(self) -> dict[str, Path]:
-        """The folder of each split there is; the root itself as `train` where its folders are classes."""
+        """The folder of each split there is; the root itself as the needed one where its folders are classes."""
         folders = [path for path in self._visible(self.root) if path.is_dir()]
         own = {split: [path for path in folders if path.name.lower() in names] for split, names in SPLITS.items()}
         named = {split: paths for split, paths in own.items() if paths}
-        if len(named) < 2:
-            return {"train": self.root}
+        alone = self.needed == "test" and len(folders) == len(named) == 1  # nothing else is asked for
+        if len(named) < 2 and not alone:
+            return {self.needed: self.root}
         for split, paths in named.items():
             if len(paths) > 1:
                 both = " and ".join(f"{path.name}/" for path in paths)
                 raise InputError(f"{self.where}: {both} are both the {split} split; needed: one")
-        if "train" not in named:
+        if self.needed not in named:
             there = " and ".join(f"{paths[0].name}/" for paths in named.values())
-            raise InputError(f"{self.where}: has {there} but no train/")
+            raise InputError(f"{self.where}: has {there} but no {self.needed}/")
         for path in self._visible(self.root):
             if [path] not in named.values():
                 self._leave_out(path, OUTSIDE)

@@ -15,13 +15,13 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import under_attack
+from tamnas.attacks.ascent import under_attack, uniform_start
 from tamnas.attacks.registry import EvalAttack, parse_attack
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.fields import format_fraction
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
-from tamnas.evaluation.attacked import Outcome, attack_model, attack_rows, hits, missed
+from tamnas.evaluation.attacked import Outcome, attack_model, attack_rows, chosen_images, hits, missed, require_classes
 from tamnas.evaluation.health import ensemble_signs, radius_sign, trace_signs
 from tamnas.evaluation.model_checks import (
     PROBED,
@@ -31,7 +31,7 @@ from tamnas.evaluation.model_checks import (
     require_finite,
     require_images,
 )
-from tamnas.evaluation.models import called
+from tamnas.evaluation.models import Opaque, called
 from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.store import key_of, locked
 from tamnas.seeding import torch_generator
@@ -101,20 +101,20 @@ class ModelEvaluation:
     @property
     def text(self) -> str:
         """A table, with alarms and notes below."""
-        lines = {"clean": self.clean.text}
+        lines = [("clean", self.clean.text)]
         for result in self.attacks:
             if result.clean.images < self.clean.images:
-                lines[f"clean on {result.clean.images:,} images"] = result.clean.text
-            lines[result.attack.text] = result.robust.text
-            lines |= {f"  after {name}": accuracy.text for name, accuracy in result.parts.items()}
+                lines.append((f"clean on {result.clean.images:,} images", result.clean.text))
+            lines.append((result.attack.text, result.robust.text))
+            lines += [(f"  after {name}", accuracy.text) for name, accuracy in result.parts.items()]
         worst = {(result.attack.eps, result.attack.images): result.worst for result in self.attacks}
-        lines |= {
-            f"worst case at {format_fraction(eps)}" + (f" on {images:,} images" if images else ""): accuracy.text
+        lines += [
+            (f"worst case at {format_fraction(eps)}" + (f" on {images:,} images" if images else ""), accuracy.text)
             for (eps, images), accuracy in worst.items()
-        }
-        width = max(map(len, lines))
+        ]
+        width = max(len(name) for name, _ in lines)
         below = [*(f"alarm: {line}" for line in self.alarms), *(f"note: {line}" for line in self.notes)]
-        return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *below])
+        return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines), *below])
 
     def plain(self) -> dict:
         """JSON-able; accuracies are shares."""
@@ -143,11 +143,13 @@ def evaluate(
     NaN, random or depend on the batch, and where no attack can run.
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    images, labels = (torch.as_tensor(array).to(device) for array in (images, labels))
+    images, labels = _tensor(images, "images").to(device), _tensor(labels, "labels").to(device)
     require_images(images, labels)
     images, labels, key = images.float().contiguous(), labels.long(), (seed, "evaluate")
     attacks = [parse_attack(attack, batch_size) if isinstance(attack, str) else attack for attack in attacks]
     notes = []
+    if not hasattr(model, "training"):  # nor have its modules: frozen TorchScript
+        model = Opaque(model, device)
     if any(module.training for module in model.modules()):
         notes.append("the model was in training mode; it is evaluated in eval mode.")
     with under_attack(model), torch.no_grad():
@@ -155,12 +157,19 @@ def evaluate(
         logits = torch.cat([called(model, part) for part in images.split(batch_size)])
         require_finite(logits)
         slope = gradient(model, images[:PROBED], labels[:PROBED])
+        # Models that differ in what they do to perturbed images alone, such as one that rounds them to 8 bits
+        noise = uniform_start(images[:PROBED], 0.1, torch_generator("nearby", device=device))
+        nearby = called(model, images[:PROBED] + noise)
     chosen, left_out = _usable(attacks, slope is not None)
+    for attack in chosen:  # before any of them runs
+        chosen_images(attack, labels)
+        require_classes(attack, logits.shape[1])
     alarms = list(filter(None, [probabilities_sign(logits)]))
     if slope is not None:
         alarms += _trace_signs(model, Split(images, labels, 1), max(attack.eps for attack in chosen), key)
     content = {"images": _sha256(images), "labels": _sha256(labels), "logits": _sha256(logits), "seed": seed}
     content |= {"gradient": None if slope is None else _sha256(slope), "device": device.type}
+    content |= {"nearby": _sha256(nearby)}
     with _kept_in(checkpoints, content) as folder:
         outcomes = [
             attack_model(model, images.__getitem__, labels, attack, key, folder=folder, before_batch=log.info)
@@ -211,7 +220,8 @@ def _usable(attacks: Sequence[EvalAttack], gradients: bool) -> tuple[list[EvalAt
 def _trace_signs(model: nn.Module, split: Split, eps: Fraction, key: tuple) -> list[str]:
     generator = torch_generator(*key, "trace", str(eps), device=split.images.device)
     setting = {"eps": float(eps), "step_size": float(eps) / 4, "steps": TRACE_STEPS, "generator": generator}
-    return list(trace_signs(attack_trace(model, split, **setting)).values())
+    trace = attack_trace(model, split, **setting)
+    return list(trace_signs(trace, classes=len(split.labels.unique())).values())
 
 
 def _result(attack: EvalAttack, rows: Sequence[Mapping]) -> AttackResult:
@@ -234,6 +244,16 @@ def _kept_in(checkpoints: Path | None, content: Mapping) -> Iterator[Path | None
     key = key_of({**content, **packages, "code": code_digest(Path("tamnas/evaluation/any_model.py"))})
     with locked(STAGE, key, checkpoints, "the same evaluation"):
         yield checkpoints / STAGE / key
+
+
+def _tensor(array: Tensor | np.ndarray, what: str) -> Tensor:
+    """Of numpy's arrays also those that torch knows nothing of: other byte orders, unsigned, with negative strides."""
+    if not isinstance(array, np.ndarray):
+        return torch.as_tensor(array)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} of {array.dtype}; allowed: numbers")
+    kind = np.int64 if what == "labels" and array.dtype.kind in "iu" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.ascontiguousarray(array, kind))
 
 
 def _sha256(tensor: Tensor) -> str:

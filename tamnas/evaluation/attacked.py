@@ -70,6 +70,11 @@ def chosen_images(attack: EvalAttack, labels: Tensor) -> Tensor:
     return balanced(labels, attack.images)
 
 
+def require_classes(attack: EvalAttack, classes: int) -> None:
+    if classes < attack.least_classes:
+        raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {classes}")
+
+
 def balanced(labels: Tensor, count: int | None) -> Tensor:
     """Indices of a fixed subset with as many images of each class, in order: of each class the first ones.
 
@@ -143,8 +148,7 @@ def attack_model(
     attacked, chosen = Attacked(lambda: model, images, labels, key, **more), chosen_images(attack, labels)
     with under_attack(model), torch.no_grad():
         logits = torch.cat([model(images(batch)) for batch in chosen.split(attack.batch_size)])
-    if logits.shape[1] < attack.least_classes:
-        raise InputError(f"attack {attack.kind} needs {attack.least_classes} classes; there are {logits.shape[1]}")
+    require_classes(attack, logits.shape[1])
     steps, masks = rounds(attack, chosen, logits.argmax(1) == labels[chosen]), None
     while True:
         try:

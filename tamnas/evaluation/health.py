@@ -109,14 +109,17 @@ class Watch:
                 log.warning("warning: %s: %s", self.who, line)
 
 
-def trace_signs(trace: Sequence[Mapping[str, float | int]]) -> dict[str, str]:
-    """What the steps of one attack (`tamnas.attacks.trace`) say against it or its network, by kind."""
+def trace_signs(trace: Sequence[Mapping[str, float | int]], classes: int = 2) -> dict[str, str]:
+    """What the steps of one attack (`tamnas.attacks.trace`) say against it or its network, by kind.
+
+    `classes`: of how many the images are; to predict one for all images of one is no sign.
+    """
     if not trace:
         return {}
     first, last = trace[0]["loss"], trace[-1]["loss"]
     if not all(math.isfinite(row["loss"]) for row in trace):
         return {"broken": "the loss under attack is NaN or infinite: the network is broken."}
-    if trace[0]["classes"] == 1:
+    if trace[0]["classes"] == 1 < classes:
         return {"dead": "predicts one class for all images: the network is dead."}
     if last <= first + 1e-3 * max(first, 1.0):
         line = (

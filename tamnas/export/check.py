@@ -60,8 +60,8 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
             f"equal; allowed: {TOLERANCE:g} and all"
         )
     eps = float(EPS)
-    generator = torch_generator("export", "pgd")
-    x_adv = pgd(model, x, y, eps=eps, step_size=eps / 4, steps=STEPS, generator=generator)
+    setting = {"eps": eps, "step_size": eps / 4, "steps": STEPS, "generator": torch_generator("export", "pgd")}
+    x_adv = torch.cat([pgd(model, *part, **setting) for part in zip(x.split(PASS), y.split(PASS), strict=True)])
     square = Square(eps=EPS, images=min(attacked, len(y)))
     outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, ("export", "square"))
     n, transfer = len(y), f"PGD-{STEPS} at 8/255, made on the original"

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+from tamnas.attacks.listed import EvalPgd
 from tamnas.attacks.registry import Attack, Pgd
+from tamnas.config.fields import format_fraction
 from tamnas.config.sections import EvalParams
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.agreement import Agreement
@@ -80,15 +82,18 @@ def final_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
 
 
 def attack_notes(plan: EvalParams) -> list[str]:
-    """The setting of each attack beside the grid's."""
-    notes = []
+    """The setting of each attack beside the grid's, and the step sizes that differ from the grid's."""
+    own_steps = [attack for attack in plan.final or () if attack.step_size]
+    notes = [f"{attack.text}: step_size {format_fraction(attack.step_size)}." for attack in own_steps]
     for attack in plan.attacks:
         own = [
             (name, value) for name, value in attack.plain().items() if name not in ("kind", "eps", "networks", "images")
         ]
+        if isinstance(attack, EvalPgd) and attack.step_size is None:
+            own.append(("step_size", "eps / 4"))
         settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
         notes.append(f"{attack.text}: {settings or 'no settings'}.")
-    return [*notes, WORST] if notes else []
+    return [*notes, WORST] if plan.attacks else notes
 
 
 def in_order(dataset: Dataset) -> list[tuple]:

@@ -13,11 +13,15 @@ from tamnas.space.space import SearchSpace
 
 
 def front_of(archs: Sequence[Architecture], fitness: dict[Architecture, Fitness]) -> list[Architecture]:
-    """The non-dominated ones, without repeats, by growing size."""
+    """The non-dominated ones, without repeats, by growing number of parameters."""
     distinct = list(dict.fromkeys(archs))
     costs = np.array([fitness[arch].costs for arch in distinct])
     first = NonDominatedSorting().do(costs, only_non_dominated_front=True)
-    return sorted((distinct[i] for i in first), key=lambda arch: (*fitness[arch].costs[::-1], str(arch)))
+    return sorted((distinct[i] for i in first), key=lambda arch: _order(arch, fitness[arch]))
+
+
+def _order(arch: Architecture, fitness: Fitness) -> tuple:
+    return fitness.values["parameters"], *fitness.costs[::-1], str(arch)
 
 
 def hypervolume(space: SearchSpace, objectives: Sequence[str], points: Sequence[Fitness]) -> float:

@@ -15,10 +15,10 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS, PAPER_BLOCKS, RATIOS, BlockKind
 from tamnas.space.layers import Layer, se_macs, se_parameters
 from tamnas.space.sums import Sums
+from tamnas.space.tilting import Rare
 
 Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
-_BATCH = 4096
-_MAX_BATCHES = 500
+_BATCH, _UNIFORM_BATCHES, _BATCHES = 4096, 10, 200  # of draws
 
 
 def bounds(budget: Budget) -> tuple[float, float]:
@@ -211,21 +211,27 @@ class SearchSpace:
     ) -> np.ndarray:
         """`count` rows of genes (block indices, then ratio indices), uniform under `budget` and `max_macs`.
 
-        Rejection sampling. Raises InputError when the budget misses the
-        exact range of the space, or is met by fewer than about one in two million draws.
+        Rejection sampling, of draws towards the budget where uniform ones hardly ever meet it. Raises InputError when
+        the budget misses the exact range of the space, or when these do not meet it either.
         """
         self.require_feasible(budget, ratios)
+        size, draw = max(_BATCH if budget or self.max_macs else 0, count), None
         rows: list[np.ndarray] = []
-        for _ in range(_MAX_BATCHES):
-            genes = self._uniform_genes(generator, max(_BATCH if budget or self.max_macs else 0, count), ratios)
+        for batch in range(_BATCHES):
+            if batch == _UNIFORM_BATCHES:
+                limits = [(self.parameter_sums, *bounds(budget))]
+                limits += [(self.mac_sums, 0, self.max_macs)] if self.max_macs else []
+                draw = Rare(self, limits, ratios).draw
+            genes = draw(generator, size) if draw else self._uniform_genes(generator, size, ratios)
             rows += list(genes[self.within(genes, budget)][: count - len(rows)])
             if len(rows) == count:
                 return np.stack(rows)
-        (low, high), (smallest, largest) = bounds(budget), self.parameter_range(ratios)
+        (low, high), (smallest, largest), drawn = bounds(budget), self.parameter_range(ratios), _BATCHES * size
         capped = f" and at most {self.max_macs:,} multiply-accumulates" if self.max_macs else ""
         raise InputError(
             f"budget: {low:,.0f} to {high:,.0f} parameters{capped} is inside the space's range "
-            f"({smallest:,} to {largest:,}), but fewer than one in {_BATCH * _MAX_BATCHES // count:,} draws meets it"
+            f"({smallest:,} to {largest:,}), but {drawn:,} draws, most of them towards it, hold {len(rows):,} "
+            f"such networks of the {count:,} needed"
         )
 
     def distinct_genes(
@@ -268,13 +274,13 @@ class SearchSpace:
         fits = (counts >= low) & (counts <= high)
         return fits if self.max_macs is None else fits & (self.mac_sums.of(genes) <= self.max_macs)
 
-    def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None, name: str = "budget") -> None:
+    def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None) -> None:
         """Raises InputError, naming both ranges, when no architecture can have the size asked for."""
         if self.max_macs is not None:
             fewest, most = self.mac_sums.range([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
             if self.max_macs < fewest:
                 raise InputError(
-                    f"{name}: no architecture has at most {self.max_macs:,} multiply-accumulates (search.max_macs); "
+                    f"budget: no architecture has at most {self.max_macs:,} multiply-accumulates (search.max_macs); "
                     f"this space has {fewest:,} to {most:,}"
                 )
         if budget is None:
@@ -283,7 +289,7 @@ class SearchSpace:
         low, high = bounds(budget)
         if low > largest or high < smallest or low > high:
             raise InputError(
-                f"{name}: no architecture has {low:,.0f} to {high:,.0f} parameters; "
+                f"budget: no architecture has {low:,.0f} to {high:,.0f} parameters; "
                 f"this space has {smallest:,} to {largest:,}"
             )
 

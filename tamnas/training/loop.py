@@ -6,7 +6,7 @@ differs between them is the `Trainee`: which network a step trains, and what a c
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,9 @@ class Trainee(Protocol):
     def stepped(self) -> None:
         """Called after every step."""
 
+    def weights(self) -> Iterator[Tensor]:
+        """All that is trained, at this step or at others."""
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that going on needs, besides the epoch."""
 
@@ -71,6 +74,9 @@ class Single:
     def stepped(self) -> None:
         if self.average is not None:
             self.average.update(self.model)
+
+    def weights(self) -> Iterator[Tensor]:
+        return self.model.parameters()
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -232,8 +238,8 @@ def _epoch(trainee, stepper, split, recipe, attack, augment, key, epoch) -> dict
         sums += figures[:3]
         classes = torch.maximum(classes, figures[3])
         first_bad = torch.where(figures[0].isfinite(), first_bad, first_bad.clamp(max=step))
-    # The loss of the next step would show weights that the last step broke; there is none.
-    whole = torch.stack([p.isfinite().all() for p in model.parameters()]).all()
+    # Weights that a step broke show in the loss of the next one that uses them, if there is one.
+    whole = torch.stack([p.isfinite().all() for p in trainee.weights()]).all()
     bad = int(torch.where(whole, first_bad, first_bad.clamp(max=steps - 1)))
     if bad < steps:
         reason = "loss or weights became NaN or infinite"

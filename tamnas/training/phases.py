@@ -1,5 +1,6 @@
 """Training the supernet: block phase, then joint phase (paper, Section III-C and Algorithm 1)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -76,6 +77,10 @@ class SampledPaths:
             for subnet in self.network.subnets if isinstance(self.network, Paths) else [self.network]:
                 self.supernet.absorb(subnet, self._optimiser)
 
+    def weights(self) -> Iterator[Tensor]:
+        self._return()
+        return self.supernet.parameters()
+
     def tensors(self) -> dict[str, Tensor]:
         self._return()
         return supernet_tensors(self.supernet)
@@ -93,11 +98,10 @@ def train_phase(
     Raises InputError where ranks or paths do not divide a batch.
     """
     recipe, batch = plan.recipe, min(plan.recipe.batch_size, len(split))
-    for name, number in (("ranks", plan.ranks), ("paths", plan.paths)):
-        if batch % number:
-            raise InputError(
-                f"supernet.{name} is {number}; allowed: divisors of a batch of the {batch} training images"
-            )
+    for name, number, least in (("ranks", plan.ranks, 1), ("paths", plan.paths, min(plan.paths, 2))):
+        if batch % number or batch < least * number:
+            allowed = f"divisors of a batch of the {batch} training images, {least} or more for each"
+            raise InputError(f"supernet.{name} is {number}; allowed: {allowed}")
     key, space = (plan.seed, stage, plan.name), SearchSpace.from_params(plan)
     if start is None:
         supernet = Supernet(space, torch_generator(*key, "weights")).to(runtime.device)

@@ -55,7 +55,7 @@ def train_step(
             if attack is None:
                 return clean_loss(model, x, y, label_smoothing=recipe.label_smoothing)
             if attack.loss == "pgd_at":
-                return pgd_at_loss(model, x, y, eta, label_smoothing=recipe.label_smoothing, bn=attack.bn)
+                return pgd_at_loss(model, x, y, eta, label_smoothing=recipe.label_smoothing)
             return trades_loss(model, x, y, eta, lam=attack.lam, label_smoothing=recipe.label_smoothing)
 
     optimiser.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from typing import ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
@@ -51,6 +52,72 @@ def test_the_worst_case_is_over_all_attacks_of_this_radius_or_a_smaller_one():
     assert alarm.startswith("Near-sighted at 8/255 leaves 23 of 24 images that it fools within a smaller radius")
     alone = tamnas.evaluate(trained_network(), X, Y, [far])
     assert (alone.attacks[0].worst.correct, alone.alarms) == (23, ())
+
+
+def test_each_ensemble_is_shown_with_its_own_parts():
+    found = tamnas.evaluate(trained_network(), X, Y, ["autoattack:2/255", "autoattack:32/255"])
+    weak, strong = (result.parts["APGD-CE"].correct for result in found.attacks)
+    assert weak > strong
+    expected = [
+        (name, accuracy.text)
+        for result in found.attacks
+        for name, accuracy in ((result.attack.text, result.robust), *result.parts.items())
+    ]
+    for line, (name, text) in zip(found.text.splitlines()[1:], expected, strict=False):
+        assert name in line
+        assert line.endswith(text)
+
+
+class Off8Bits(nn.Module):
+    """`change` of the logits of images whose pixels are no whole 255ths."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+        self.eval()
+
+    def forward(self, x):
+        logits = trained_network()(x)
+        off = ((255 * x - (255 * x).round()).abs() > 1e-3).flatten(1).any(1)
+        return torch.where(off[:, None], self.change(logits), logits)
+
+
+WHOLE = (X * 255).round() / 255
+
+
+def test_nan_under_attack_is_no_class():
+    """`argmax` of NaN alone is class 0."""
+    assert (Y == 0).any()
+    found = tamnas.evaluate(Off8Bits(lambda logits: logits * NAN), WHOLE, Y, ["pgd:8/255:steps=2"])
+    assert found.attacks[0].robust.correct == 0
+    assert found.alarms == ("the loss under attack is NaN or infinite: the network is broken.",)
+
+
+def test_what_is_kept_of_a_model_is_not_given_for_one_that_differs_under_attack_alone(tmp_path):
+    attacks, other = ["pgd:16/255:steps=2"], Off8Bits(lambda logits: -logits)
+    kept = tamnas.evaluate(trained_network(), WHOLE, Y, attacks, checkpoints=tmp_path)
+    found = tamnas.evaluate(other, WHOLE, Y, attacks, checkpoints=tmp_path)
+    assert found.clean == kept.clean
+    assert found == tamnas.evaluate(other, WHOLE, Y, attacks) != kept
+
+
+@pytest.mark.parametrize("kind", [">i8", "uint16", "uint64"])
+def test_any_of_numpys_integers_are_labels_and_any_strides_images(kind):
+    expected = tamnas.evaluate(trained_network(), X, Y, ["pgd:16/255:steps=2"])
+    backwards = X.flip(0).numpy()[::-1]
+    assert tamnas.evaluate(trained_network(), backwards, Y.numpy().astype(kind), ["pgd:16/255:steps=2"]) == expected
+
+
+def test_a_frozen_script_has_no_mode():
+    frozen = torch.jit.freeze(torch.jit.script(trained_network()))
+    assert tamnas.evaluate(frozen, X, Y, ["pgd:16/255:steps=2"]).notes == ()
+
+
+def test_images_of_one_class_are_no_sign_of_a_dead_network():
+    x, y = X[Y == 2], Y[Y == 2]
+    right = trained_network()(x).argmax(1) == y
+    found = tamnas.evaluate(trained_network(), x[right], y[right], ["pgd:16/255:steps=3"])
+    assert (found.clean.share, found.alarms) == (1, ())
 
 
 def test_it_is_the_evaluation_of_the_pipeline():
@@ -173,7 +240,8 @@ NAN = torch.tensor(float("nan"))
         ({"model": Function(lambda x: trained_network()(x) / 0)}, "NaN or infinite logits for 24 of 24 images"),
         ({"attacks": []}, "attacks: none"),
         ({"attacks": [Square(eps=EPS)] * 2 + [Square(eps=EPS, batch_size=3)]}, "must differ"),
-        ({"attacks": [Square(eps=EPS, images=25)]}, "images is 25; there are 24 test images"),
+        ({"attacks": [NearSighted(eps=EPS), Square(eps=EPS, images=25)]}, "images is 25; there are 24 test images"),
+        ({"labels": np.array(["cat"] * 24)}, "labels of <U3; allowed: numbers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -197,6 +265,8 @@ def test_bad_input_is_one_line(change, words):
         ("foo:8/255", "attack.kind is 'foo': no such attack; allowed: pgd, pgd_cw"),
         ("pgd:8/255", "attack.steps: is missing"),
         ("pgd:8/255:steps", "allowed: KIND:EPS"),
+        ("pgd:8/255:steps=\u00b2", "attack.steps is '\u00b2'"),
+        (f"pgd:8/255:steps={'9' * 5000}", "attack.steps is '9999"),
         ("pgd:8/255:steps=2:steps=3", "allowed: KIND:EPS"),
         ("pgd:8/255:stps=3", "attack.stps: no such parameter"),
         ("square:8/255:images=9", "images is no part of an attack's text"),

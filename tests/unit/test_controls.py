@@ -19,8 +19,9 @@ from tamnas.errors import InputError
 from tamnas.records import Job, NetworkSpec, Start
 from tamnas.search.random_search import random_search
 from tamnas.space.architecture import Architecture
-from tamnas.space.sampling import _choices, _tilt_for, _tilted, matching, reversed_order, uniform
+from tamnas.space.sampling import matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
+from tamnas.space.tilting import Cells, _tilted
 from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, pool, tiny_params, write_params
 from tests.helpers.toy_search import fitness_of, planned
 
@@ -80,9 +81,10 @@ def test_the_uniform_network_is_the_one_of_the_nearest_size():
 
 
 def test_all_architectures_of_one_size_are_equally_likely():
-    tilt = _tilt_for(PAPER, 1_700_000)
-    layers = [_choices(PAPER, layer) for layer in range(len(PAPER.layers))]
-    mean = PAPER.fixed_parameters + sum(_tilted(counts, tilt) @ counts for _, counts in layers)
+    cells, sums = Cells(PAPER), PAPER.parameter_sums
+    tilt = cells.tilt_for(sums, 1_700_000)
+    layers = list(zip(cells.legal, cells.figures(sums), strict=True))
+    mean = cells.mean(sums, tilt)
     assert mean == pytest.approx(1_700_000)
     # the logarithm of an architecture's probability is a function of its size alone
     random = np.random.default_rng(0)
@@ -90,7 +92,7 @@ def test_all_architectures_of_one_size_are_equally_likely():
     for _ in range(20):
         chosen = [(counts, random.integers(len(counts))) for _, counts in layers]
         sizes.append(sum(counts[i] for counts, i in chosen))
-        logarithms.append(sum(np.log(_tilted(counts, tilt)[i]) for counts, i in chosen))
+        logarithms.append(sum(np.log(_tilted(tilt * counts)[i]) for counts, i in chosen))
     slope, offset = np.polyfit(sizes, logarithms, 1)
     assert slope == pytest.approx(-tilt)
     assert np.allclose(slope * np.array(sizes) + offset, logarithms)

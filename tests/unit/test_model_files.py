@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from torch import nn
 
 import tamnas
@@ -17,10 +18,12 @@ from tamnas.data.evaluated import read_images
 from tamnas.errors import InputError
 from tamnas.evaluation.attacked import balanced
 from tamnas.evaluation.models import read_model
+from tests.helpers import archives
 from tests.helpers.attacked import SIZE, first_wrong, trained_network
 
 EPS = Fraction(16, 255)
 X, Y = first_wrong(24, 1000)
+IMAGES = (np.arange(4 * SIZE * SIZE * 3) % 256).reshape(4, SIZE, SIZE, 3).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,9 @@ def files(tmp_path_factory) -> Path:
         torch.export.save(program, folder / f"{name}.pt2")
     (folder / "damaged.pt2").write_bytes((folder / "any.pt2").read_bytes()[:-500])
     (folder / "damaged.onnx").write_bytes(b"\x08\x07nothing")
+    np.savez(folder / "tall.npz", x_test=np.zeros((4, 16, 8, 3), np.uint8), y_test=np.arange(4))
+    np.savez(folder / "words.npz", x_test=IMAGES, y_test=["cat"] * 4)
+    np.savez(folder / "scalar.npz", x_test=IMAGES, y_test=3)
     np.savez(folder / "images.npz", x_test=X.permute(0, 2, 3, 1).numpy(), y_test=Y.numpy())
     (folder / "own.py").write_text(
         "from tests.helpers.attacked import trained_network\nmodel = trained_network()\nthree = lambda: 3\n"
@@ -126,6 +132,9 @@ def test_the_command_prints_a_table_and_json(files, monkeypatch, tmp_path):
         (("own:model", "--data", "images.npz", "--images", "25"), "images is 25; there are 24 test images"),
         (("own:model",), "Missing option '--data'"),
         (("cifar10-cpu/lego", "--data", "images.npz"), "images are of 8x8 pixels; cifar10-cpu/lego takes 32x32"),
+        (("digits/lego", "--data", "tall.npz"), "images are of 16x8 pixels; digits/lego takes 8x8"),
+        (("own:model", "--data", "words.npz"), "y_test: <U3 of shape (4,); allowed: one integer for each of 4 images"),
+        (("own:model", "--data", "scalar.npz"), "y_test: int64 of shape (); allowed: one integer for each of 4 images"),
     ],
     ids=str,
 )
@@ -136,9 +145,6 @@ def test_the_command_ends_with_one_line_and_exit_code_2(files, monkeypatch, tmp_
     assert found.exit_code == 2
     assert words in found.output
     assert "Traceback" not in found.output
-
-
-IMAGES = (np.arange(4 * SIZE * SIZE * 3) % 256).reshape(4, SIZE, SIZE, 3).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +172,15 @@ def test_images_of_an_npz(tmp_path, arrays, expected, labels):
     assert found.tolist() == [0, 1, 2, 3]
 
 
-def test_images_of_a_folder_and_of_its_test_split(tmp_path):
-    from PIL import Image
+def write_classes(folder: Path, first: int = 0) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(IMAGES[label + first]).save(folder / name / "1.png")
 
-    for part in ("train", "test"):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.fromarray(IMAGES[label + 2 * (part == "test")]).save(tmp_path / part / name / "1.png")
+
+def test_images_of_a_folder_and_of_its_test_split(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test", first=2)
     for place, first in ((tmp_path, 2), (tmp_path / "train", 0)):
         images, labels, notes = read_images(str(place))
         assert np.allclose(images, IMAGES[first : first + 2].transpose(0, 3, 1, 2) / 255)
@@ -186,3 +194,54 @@ def test_images_of_a_folder_and_of_its_test_split(tmp_path):
     np.savez(tmp_path / "train.npz", x_train=IMAGES, y_train=np.arange(4))
     with pytest.raises(InputError, match="needed: x_test with y_test or test_images with test_labels"):
         read_images(str(tmp_path / "train.npz"))
+
+
+def test_a_folder_of_the_test_split_alone(tmp_path):
+    write_classes(tmp_path / "set" / "test")
+    images, labels, _ = read_images(str(tmp_path / "set"))
+    assert (len(images), labels.tolist()) == (2, [0, 1])
+    write_classes(tmp_path / "set" / "val")
+    assert read_images(str(tmp_path / "set"))[1].tolist() == [0, 1]
+    write_classes(tmp_path / "other" / "train")
+    with pytest.raises(InputError, match=r"has train/ but no test/$"):
+        read_images(str(tmp_path / "other"))
+
+
+def test_a_prepared_dataset_is_one_by_its_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "photos.npz", x_test=IMAGES, y_test=np.arange(4))
+    assert len(read_images("photos")[1]) == 4
+    write_classes(tmp_path / "photos")
+    np.savez(tmp_path / "photos.npz", x_test=IMAGES, y_test=np.arange(4))
+    for place in ("./photos", "photos/", str(tmp_path / "photos")):
+        assert len(read_images(place)[1]) == 2
+    with pytest.raises(InputError, match=r"is photos here and data/photos.npz, too; give ./photos or data/photos.npz"):
+        read_images("photos")
+
+
+def test_names_of_an_npz_are_those_of_the_model(tmp_path):
+    np.savez(tmp_path / "images.npz", x_test=IMAGES, y_test=[0, 1, 1, 0], classes=["dog", "cat"])
+    assert read_images(str(tmp_path / "images.npz"), ("cat", "cow", "dog"))[1].tolist() == [2, 0, 0, 2]
+    assert read_images(str(tmp_path / "images.npz"), ("Katze", "Hund"))[1].tolist() == [0, 1, 1, 0]
+    with pytest.raises(InputError, match=r"has the classes dog, cat; the model tells apart cat, cow, ape$"):
+        read_images(str(tmp_path / "images.npz"), ("cat", "cow", "ape"))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn"])
+def test_the_archives_are_downloaded_datasets(tmp_path, monkeypatch, dataset):
+    monkeypatch.chdir(tmp_path)
+    _, test = getattr(archives, dataset)(tmp_path / "data" / "raw" / dataset, monkeypatch)
+    images, labels, _ = read_images(dataset)
+    assert np.array_equal(images, (test.images / np.float32(255)).astype(np.float32).transpose(0, 3, 1, 2))
+    assert np.array_equal(labels, test.labels)
+
+
+def test_a_released_network_takes_grey_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey = IMAGES[..., 0]
+    np.savez(tmp_path / "grey.npz", x_test=grey, y_test=np.arange(4))
+    np.savez(tmp_path / "colour.npz", x_test=np.repeat(grey[..., None], 3, 3), y_test=np.arange(4))
+    args = "digits/lego", "--attacks", "pgd:8/255:steps=2", "--json", "--data"
+    one, other = (json.loads(run_command(tmp_path, *args, name).stdout) for name in ("grey.npz", "colour.npz"))
+    assert one | {"data": None} == other | {"data": None}

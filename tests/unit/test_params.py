@@ -1,4 +1,5 @@
 import copy
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -324,6 +325,49 @@ def test_a_mode_may_augment_otherwise():
     raw = read_yaml(ROOT / "params.yaml")
     raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
     assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1
+
+
+def test_the_mode_of_the_pooled_lego_net_may_not_patch_what_rows_share_either():
+    changes = {"legonet.pooled_mode": {DATASET: "wide"}, "modes.wide": {"network": {"width": 2}, "seed": 7}}
+    with pytest.raises(InputError, match=r"modes\.wide: seed: cannot differ between modes"):
+        parse_params(edited(changes))
+    changes["modes.wide"] = {"data": {DATASET: {"augment": {"pad": 1}}}}
+    with pytest.raises(InputError, match=rf"modes\.wide: data\.{DATASET}\.augment: the mode of the pooled Lego-Net"):
+        parse_params(edited(changes))
+
+
+COMMON = {"eps": "8/255", "attack_steps": 10}
+
+
+def test_the_common_attack_is_the_same_for_all_modes():
+    modes = {"lam": {"supernet": {"lam": 0.2}}, "madry": {"supernet": {"loss": "pgd_at", "lam": None}}}
+    changes = {"controls.common_attack": COMMON, "supernet.lam": 0.5}
+    changes |= {f"modes.{name}": patch for name, patch in modes.items()}
+    changes |= {f"run.rows.{name}": {"dataset": DATASET, "mode": name} for name in modes}
+    plans = resolve_all(parse_params(edited(changes)))
+    attacks = [plans[name].controls.common_attack.attack for name in (ROW, *modes)]
+    assert [(attack.loss, attack.lam) for attack in attacks] == [("trades", 0.5)] * 3
+
+
+@pytest.mark.parametrize("section", ["retrain.scratch.attack", "retrain.finetune.attack", "controls.common_attack"])
+def test_a_lam_that_the_inherited_loss_does_not_have_is_refused(section):
+    changes = {"supernet.loss": "pgd_at", "supernet.lam": None, section: COMMON | {"lam": 0.2}}
+    with pytest.raises(InputError, match=rf"{re.escape(section)}\.lam: is 0\.2; its loss, the supernet's, is pgd_at"):
+        parse_params(edited(changes))
+    parse_params(edited(changes | {section: COMMON | {"lam": 0.2, "loss": "trades"}}))
+
+
+def test_one_schedule_over_both_phases_has_the_milestones_of_either():
+    changes = {"supernet.schedule": {"kind": "milestones", "span": "both"}}
+    changes |= {"supernet.block.epochs": 12, "supernet.block.milestones": [4, 15]}
+    changes |= {"supernet.joint.epochs": 18, "supernet.joint.milestones": [20, 25]}
+    supernet = row_plan(changes).supernet
+    for phase in (supernet.block, supernet.joint):
+        assert phase.recipe.schedule.milestones == (4, 15, 20, 25)
+    changes |= {"supernet.schedule": {"kind": "milestones", "span": "phase"}, "supernet.block.milestones": [4]}
+    changes |= {"supernet.joint.milestones": [8]}
+    supernet = row_plan(changes).supernet
+    assert [phase.recipe.schedule.milestones for phase in (supernet.block, supernet.joint)] == [(4,), (8,)]
 
 
 def test_several_paths_and_several_ranks_do_not_go_together():

@@ -8,7 +8,7 @@ import torch
 from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.loader import Split
-from tamnas.errors import InputError
+from tamnas.errors import DivergenceError, InputError
 from tamnas.networks.paths import Paths, sum_overlaps
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -378,6 +378,29 @@ def test_paths_that_do_not_divide_a_batch_of_few_images_are_refused(tmp_path):
         InputError, match=r"supernet\.paths is 4; allowed: divisors of a batch of the 9 training images"
     ):
         train_phase(phase_plan({"steps": 1}, paths=4), "supernet_joint", few, None, CPU, Resume(tmp_path / "state"))
+
+
+def test_paths_of_less_than_two_images_are_refused(tmp_path):
+    few = Split(torch.zeros((4, 3, 8, 8), dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), 255)
+    with pytest.raises(InputError, match=r"supernet\.paths is 4; .* of the 4 training images, 2 or more for each"):
+        train_phase(phase_plan({"steps": 1}, paths=4), "supernet_joint", few, None, CPU, Resume(tmp_path / "state"))
+
+
+def test_weights_that_no_later_path_uses_are_seen_to_be_broken(split):
+    class Broken(SampledPaths):
+        def stepped(self):
+            super().stepped()
+            if self._draw == 4:  # of 12
+                tensors = dict(self.supernet.named_parameters())
+                used = {home for name, home, _ in self.supernet.slices(self.network, self.network.arch)}
+                with torch.no_grad():
+                    next(tensor for name, tensor in tensors.items() if name not in used).fill_(torch.nan)
+
+    plan = phase_plan({"epochs": 1})
+    trainee = Broken(supernet_with(), plan, 3, (0, "paths"))
+    trainee.every = trainee.every.model_copy(update={"epochs": None, "steps": 1})
+    with pytest.raises(DivergenceError, match=r"at epoch 1, step \d of 3"):
+        run(trainee, split, recipe=plan.recipe)
 
 
 def test_fair_draws_of_several_paths_deal_each_block_once_a_step():

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of, hypervolume
 from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.space.architecture import Architecture
@@ -185,3 +186,10 @@ def test_front_of_drops_repeats_and_keeps_equals():
     a, b, c = (Architecture((0, 0), (ratio, 1.0)) for ratio in TINY.ratios)
     fitness = {a: fitness_of(0.5, 0.5, 10), b: fitness_of(0.5, 0.5, 10), c: fitness_of(0.5, 0.4, 10)}
     assert front_of([a, c, b, a], fitness) == sorted([a, b], key=str)
+
+
+def test_a_front_is_ordered_by_parameters_whatever_the_objectives():
+    a, b, _ = (Architecture((0, 0), (ratio, 1.0)) for ratio in TINY.ratios)
+    values = {a: {"parameters": 20, "clean": 0.7}, b: {"parameters": 10, "clean": 0.5}}
+    for objectives in (("parameters", "clean_error"), ("clean_error", "parameters")):
+        assert front_of([a, b], {arch: Fitness.of(of, objectives) for arch, of in values.items()}) == [b, a]

@@ -81,7 +81,9 @@ def test_two_networks_are_compared_with_intervals(here):
     assert clean["difference"] == vars(expected)
     assert len(pair["accuracies"]) == 1 + len(first.test.grid.keys() & second.test.grid.keys())
     assert pair["same_images"]
+    assert pair["same_setting"]
     text = output("compare", f"{ROW}/{first.id}", f"{ROW}/{second.id}")
+    assert "alone:" not in text
     assert expected.points in text
     assert f"{second.parameters - first.parameters:+,}" in text
 
@@ -96,8 +98,10 @@ def test_networks_of_other_images_are_told_apart(here):
     """The tiny run's digits are another draw than the committed run's."""
     best = collect()[0].rows[0].best.id
     (pair,) = answer("compare", "digits/lego", f"{ROW}/{best}")
-    assert "different test images" in output("compare", "digits/lego", f"{ROW}/{best}")
-    assert not pair["same_images"]
+    text = output("compare", "digits/lego", f"{ROW}/{best}")
+    assert "different test images" in text
+    assert "A alone: AutoAttack at 8/255" in text
+    assert (pair["same_images"], pair["same_setting"]) == (False, False)
 
 
 def test_what_is_nothing_is_one_line(here):

@@ -1,6 +1,7 @@
 """The statistics over trained networks, on records made by hand."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_top_breaks_ties_by_size_then_name():
     records += [record("d", 0.25, 0.5, parameters=500)]
     assert names(records, 3) == ["d", "b", "c"]
     assert names(records[::-1], 4) == ["d", "b", "c", "a"]
+
+
+@pytest.mark.parametrize("shift", range(1, 10))
+def test_ties_of_counts_are_ties_of_shares(shift):
+    """Equal sums of images out of 180, whose shares add up to other last bits."""
+    bits = 0
+    for clean, robust in product(range(150, 180), range(120, 150)):
+        ours, theirs = (clean / 180, robust / 180), ((clean + shift) / 180, (robust - shift) / 180)
+        bits += sum(ours) > sum(theirs)
+        assert names([record("large", *ours, parameters=2000), record("small", *theirs)], 1) == ["small"]
+    assert bits
 
 
 def test_best_is_by_robust_then_clean_then_size():
