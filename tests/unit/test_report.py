@@ -13,11 +13,14 @@ import pytest
 from tamnas.config.fields import write_yaml
 from tamnas.config.plan import STUDY, stage_plans
 from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.files import read_json, write_json
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
 from tamnas.report.page.words import settings
+from tamnas.report.study import ControlResults
+from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import Column, Table, Value
 from tests.helpers.small_results import ROOT, leave_unwritten, params, records, tables_by_name, write_run
 
@@ -303,3 +306,15 @@ def test_controls_that_were_not_run_say_so(folder):
         lines = records(tables_by_name(collect.collect())[f"digits-{name}"])
         assert len(lines) >= count
         assert all(line["status"].startswith("not run (") for line in lines)
+
+
+def test_what_no_row_ran_is_one_line(folder):
+    write_run(params("digits", {"S_8_10": {}, "S_8_1": {}}), folder)
+    (dataset,) = collect.collect()
+    first, second = dataset.rows
+    second = replace(second, controls=ControlResults({"finetune_lr_0.01": RUN}, []))
+    lines = records(controls_table(replace(dataset, rows=[first, second])))
+    rows = {line["control"]: line["row"] for line in lines if line["status"].startswith("not run")}
+    assert rows["random networks of matching size, from scratch"] == "every row"
+    assert rows["the same subnets, fine-tuned at another lr"] == "digits-S_8_10"
+    assert len(rows) == sum(line["status"].startswith("not run") for line in lines)

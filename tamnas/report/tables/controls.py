@@ -1,7 +1,7 @@
 """The table of the controls, each beside what it controls."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
@@ -117,6 +117,23 @@ def _random_search(row: RowResults) -> Comparison:
     return Comparison(row.name, search, beside, count=last["evaluated"], hypervolumes=hypervolumes)
 
 
+def _not_run_together(dataset: Dataset, found: Sequence[Comparison]) -> list[Comparison]:
+    """What was not run comes last, each control once, with the rows that lack it."""
+    rows, lines = [row.name for row in dataset.rows], []
+    lacking: dict[tuple, list[Comparison]] = {}
+    for comparison in found:
+        if (comparison.status or "").startswith(NOT_RUN):
+            lacking.setdefault((comparison.control, comparison.beside, comparison.status), []).append(comparison)
+        else:
+            lines.append(comparison)
+    for alike in lacking.values():
+        scopes = [comparison.scope for comparison in alike]
+        if len(rows) > 1 and set(rows) <= set(scopes):
+            scopes = ["every row", *(scope for scope in scopes if scope not in rows)]
+        lines.append(replace(alike[0], scope=", ".join(scopes)))
+    return lines
+
+
 def controls_table(dataset: Dataset) -> Table:
     """One line per control: means of both sides, and their difference with its interval."""
     notes = [
@@ -129,7 +146,7 @@ def controls_table(dataset: Dataset) -> Table:
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",
         "Nothing is bold: a line compares its own two sides, and lines differ in what they stand beside.",
     ]
-    found = list(comparisons(dataset)) if dataset.rows else []
+    found = _not_run_together(dataset, list(comparisons(dataset))) if dataset.rows else []
     trained = {attack for comparison in found for control, _ in comparison.pairs for attack in control.test.grid}
     listed = [attack for attack in dataset.plan.eval.attacks if attack in trained]
     lines = [_line(comparison, dataset.key_attack, listed) for comparison in found]
