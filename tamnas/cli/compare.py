@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def compare(a: str, b: str, as_json: bool) -> None:
     """Put two networks or two runs side by side: A, B, and B minus A, with 95% intervals.
 
-    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n06). A run is a folder
+    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n07). A run is a folder
     with plan/ and results/, such as another checkout; its final networks are compared by name. Intervals of differences
     take the two as measured on independent samples of images (Newcombe): on the same images they are on the safe side.
     """

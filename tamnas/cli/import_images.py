@@ -21,7 +21,7 @@ SHARE = 10  # one image in so many goes into a split that the folder does not ha
 def import_images(folder: Path, size: int, validation: int | None, test: int | None, as_json: bool) -> None:
     """Check the images in FOLDER before a run: what would be used, what left out or changed, what refused.
 
-    FOLDER holds one folder per class, or train/ and perhaps val/ and test/ with those inside. Every image is read, as a
+    FOLDER holds one folder per class, or train/ and val/, test/ or both with those inside. Every image is read, as a
     run would read it, and nothing is written. Prints the section of params.yaml that uses them.
     """
     from tamnas.config.compute import load_compute

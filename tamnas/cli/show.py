@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def show(what: str, as_json: bool) -> None:
     """Show WHAT: the run here, or in a FOLDER; the front of a ROW; or a NETWORK.
 
-    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n06,
-    digits-base/n06-finetuned); `tamnas show` has the final ones of the run, which may be called as released ones are.
+    A network is a released one (digits/lego), its file, or one of the run here (digits-base/n07,
+    digits-base/n07-finetuned); `tamnas show` has the final ones of the run, which may be called as released ones are.
     A run is read from plan/ and results/; no weights are needed.
     """
     from tamnas.release.references import cards, is_run, run_of
