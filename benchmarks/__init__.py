@@ -3,7 +3,6 @@
 `recipe` and `ranking` measure accuracy on real images, for hours, and are not among `all`.
 """
 
-from tamnas.config.fields import read_yaml
-from tamnas.pipeline.instructions import use_instructions
+from tamnas.pipeline.instructions import instruction_set, use_instructions
 
-use_instructions(read_yaml("params.yaml").get("numerics", {}).get("instruction_set", "avx2"))
+use_instructions(instruction_set())

@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmarks.harness import alternate, environment, own_clock, report, setting
 from benchmarks.options import benchmark, click
+from tamnas.errors import InputError
 from tamnas.networks import batchnorm
 
 NAMES = ("ours", "torch's")
@@ -37,6 +38,8 @@ def passes(norm: nn.BatchNorm2d, x: torch.Tensor, gradient: torch.Tensor, narrow
 @benchmark
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 def main(row, where, threads, out, rounds: int) -> None:
+    if where not in ("auto", "cpu"):
+        raise InputError(f"--device {where}: our BatchNorm is for the CPU; allowed: auto, cpu")
     device = setting(row, "cpu", threads).runtime.device
     rows = []
     for shape in SHAPES:

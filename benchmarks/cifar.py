@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 
 from benchmarks.harness import environment
-from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import read_yaml
 from tamnas.config.params import merge
 from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import parse_params, resolve_row
-from tamnas.data.prepare import prepare
+from tamnas.data.prepare import IN_PROCESS, prepare
 from tamnas.errors import DivergenceError, InputError
 from tamnas.files import FORMAT, file_digest, read_json, write_json
 from tamnas.pipeline import checkpoint, device
@@ -26,7 +25,6 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 from tamnas.training.networks import TrainingTask, train_networks
 
-COMPUTE = ComputeParams(engine="inline", workers=1)
 DATA = {"source": "npz", "size": 16, "classes": 10, "validation": 5000, "augment": {"pad": 2, "flip": True}}
 # Looked at after the last epoch alone: a best epoch chosen by it would flatter what varies most.
 VALIDATION = {"start": 1.0, "attack": {"eps": "8/255", "steps": 20}}
@@ -90,7 +88,7 @@ def trained(plan: RowPlan, arch: Architecture, name: str, seed: int, data: Path,
         validation=plan.retrain.validation,
         augment=plan.data.augment,
         numerics=plan.numerics,
-        compute=COMPUTE,
+        compute=IN_PROCESS,
         folder=weights,
     )
     fresh, before = not weights.exists(), time.process_time()
@@ -115,5 +113,5 @@ def setting(plan: RowPlan) -> dict:
 
 def measured(plan: RowPlan) -> dict:
     """What a record says of the processor and the commit."""
-    where = device.start(plan.numerics, COMPUTE).device
+    where = device.start(plan.numerics, IN_PROCESS).device
     return {"measured": environment(where, plan.numerics.threads, 1)}

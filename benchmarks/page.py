@@ -54,7 +54,7 @@ def _step(name: str, over: str, geometry: str, batch: int) -> Callable[[Results]
 def _grid(figure: Callable[[dict], float], images: int) -> Callable[[Results], float]:
     def measured(results: Results) -> float:
         result = results["pgd_grid"]
-        _require(result.get("images", images) >= images)
+        _require(result["images"] >= images)
         return figure(result)
 
     return measured
@@ -160,7 +160,6 @@ def page(results: Path) -> str:
         tables = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
         if tables:
             devices[next(iter(tables.values()))["device"]] = tables
-    every = [result for results in devices.values() for result in results.values()]
     parts = [
         "# How fast tamnas is\n",
         "Written by `python -m benchmarks.all`. What a ratio compares took turns in one run; figures are medians over "
@@ -169,11 +168,6 @@ def page(results: Path) -> str:
         "One thread a process: another number gives other bits, and cores are better used by rows beside each other "
         "([pipeline.md](pipeline.md#rows-beside-each-other)).\n",
     ]
-    if any("rounds" not in result for result in every):
-        parts.append(
-            "Tables that name no rounds were measured before they were recorded; what they compare may have run once, "
-            "one after the other.\n"
-        )
     parts.append(f"## Targets\n\n{targets_table(devices)}\n")
     for device, tables in devices.items():
         parts.append(f"## {device}\n")
@@ -182,5 +176,4 @@ def page(results: Path) -> str:
 
 
 def _setting(result: dict) -> str:
-    rounds = f", {result['rounds']} round(s)" if "rounds" in result else ""
-    return f"torch {result['torch']}, {result['commit']}{rounds}"
+    return f"torch {result['torch']}, {result['commit']}, {result['rounds']} round(s)"

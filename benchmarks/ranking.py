@@ -31,10 +31,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.cifar import COMPUTE, answer_in, measured, options, plans, prepared, setting, trained
+from benchmarks.cifar import answer_in, measured, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
 from tamnas.config.plan import RowPlan, row_stages
 from tamnas.data.loader import Split, chunks, load_split
+from tamnas.data.prepare import IN_PROCESS
 from tamnas.errors import DivergenceError
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.files import read_json, write_json
@@ -130,7 +131,7 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
     missing = {kind: path for kind, path in paths.items() if answer_in(path, asked | {"recalibration": kind}) is None}
     if not missing:
         return
-    runtime, result = device.start(plan.numerics, COMPUTE), asked | measured(plan)
+    runtime, result = device.start(plan.numerics, IN_PROCESS), asked | measured(plan)
     train, validation = (load_split(data, split, runtime.device) for split in ("train", "validation"))
     try:
         supernet, history = trained_supernet(plan, train, runtime, out / "weights" / key_of(asked))

@@ -14,7 +14,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints, validated
 from tamnas.config.sections import Count, Name, Positive, TrainingLoss
 
-# Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (design section 11).
+# Attack steps of the paper's mode names -> (m, n) of TRADES-YOPO-m-n (docs/reading.md, item 22).
 STEPS_TO_M_N = {1: (1, 2), 2: (2, 2), 5: (3, 2), 10: (5, 3)}
 
 
@@ -52,7 +52,7 @@ class TrainingAttackParams(Section):
     def resolve(self, loss: str, lam: float, bn: str) -> dict:
         """With `loss`, `lam` and BatchNorm mode `bn` where nothing else is said."""
         m, n = (self.yopo.m, self.yopo.n) if self.yopo else STEPS_TO_M_N[self.attack_steps]
-        # At least eps / 4, and long enough that m * n steps can reach the border (design section 11).
+        # At least eps / 4, and long enough that m * n steps can reach the border (docs/reading.md, item 23).
         step = max(self.eps / 4, Fraction(5, 4) * self.eps / (m * n))
         if self.yopo:
             step, bn = self.yopo.step_size or step, self.yopo.bn or bn

@@ -19,7 +19,19 @@ from tamnas.errors import InputError
 from tamnas.files import FORMAT, require_format
 
 
-class RowPlan(Section):
+class OfDataset(Section):
+    """What belongs to one dataset, in its section `data`."""
+
+    @property
+    def classes(self) -> int:
+        return self.data.classes
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+
+class RowPlan(OfDataset):
     """All that the stages of one row (one mode on one dataset) need."""
 
     format: Literal[1] = FORMAT
@@ -39,14 +51,6 @@ class RowPlan(Section):
     controls: sections.ControlsPlan
     numerics: sections.NumericsParams
 
-    @property
-    def classes(self) -> int:
-        return self.data.classes
-
-    @property
-    def size(self) -> int:
-        return self.data.size
-
 
 class PooledPlan(Section):
     """Lego-Net over all rows of a dataset (Tables VIII to X). Not `trained`: it is that of the only row."""
@@ -58,7 +62,7 @@ class PooledPlan(Section):
     training: sections.TrainingPlan
 
 
-class DatasetPlan(Section):
+class DatasetPlan(OfDataset):
     """All that the stages of one dataset need: pooled Lego-Net, baselines, evaluation."""
 
     format: Literal[1] = FORMAT
@@ -79,14 +83,6 @@ class DatasetPlan(Section):
     def network(self) -> sections.NetworkParams:
         """The geometry of the dataset's pooled Lego-Net."""
         return self.pooled.network
-
-    @property
-    def classes(self) -> int:
-        return self.data.classes
-
-    @property
-    def size(self) -> int:
-        return self.data.size
 
 
 PLANS = Path("plan")

@@ -1,5 +1,0 @@
-"""Evaluation; public: `robust_accuracy`, imported on first use."""
-
-from tamnas import on_first_use
-
-__getattr__ = on_first_use(__name__, {"robust_accuracy": "accuracy"})

@@ -1,6 +1,6 @@
 """One attack of `eval.attacks` on one model: part by part, batch by batch, each kept, so that a killed run goes on."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,24 +87,30 @@ def balanced(labels: Tensor, count: int | None) -> Tensor:
     return (place * classes + labels).argsort()[:count].sort().values
 
 
-Rounds = Generator[tuple[int, tuple[Tensor, ...]], list[list[bool]], Outcome]
+class Running:
+    """An attack under way: `chosen` (N,) are indices of its images, `correct` (N,) bool: of which the model is right.
 
-
-def rounds(attack: EvalAttack, chosen: Tensor, correct: Tensor) -> Rounds:
-    """An attack part by part: yields a part's index and its batches, and is sent which images of each survived.
-
-    `chosen` (N,) are indices of images, `correct` (N,) bool says of which the model is right; batches hold indices of
-    images, `attack.batch_size` of those that the parts before left. Returns the outcome.
+    Its parts follow one another: `batches` are the next one's, `settle` says which images of each survived.
     """
-    standing, parts = correct.clone(), []
-    for index, part in enumerate(attack.parts):
-        before = standing.clone()
-        places = before.nonzero().squeeze(1).split(attack.batch_size) if before.any() else ()
-        masks = yield index, tuple(chosen[batch] for batch in places)
-        for batch, mask in zip(places, masks, strict=True):
-            standing[batch] = torch.tensor(mask, device=standing.device)
-        parts.append((part, before & ~standing))
-    return Outcome(attack, chosen, correct, tuple(parts))
+
+    def __init__(self, attack: EvalAttack, chosen: Tensor, correct: Tensor):
+        self.attack, self._chosen, self._correct = attack, chosen, correct
+        self._standing, self._fooled = correct, []
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """Indices of the images that the parts before left, `attack.batch_size` in each."""
+        left = self._chosen[self._standing]
+        return left.split(self.attack.batch_size) if len(left) else ()
+
+    def settle(self, survived: Sequence[Sequence[bool]]) -> None:
+        before, self._standing = self._standing, self._standing.clone()
+        self._standing[before] = torch.tensor([one for batch in survived for one in batch], dtype=torch.bool).to(before)
+        self._fooled.append(before & ~self._standing)
+
+    def outcome(self) -> Outcome:
+        """After the last part."""
+        parts = tuple(zip(self.attack.parts, self._fooled, strict=True))
+        return Outcome(self.attack, self._chosen, self._correct, parts)
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,10 @@ def attack_model(
     with under_attack(model), torch.no_grad():
         logits = torch.cat([model(images(batch)) for batch in chosen.split(attack.batch_size)])
     require_classes(attack, logits.shape[1])
-    steps, masks = rounds(attack, chosen, logits.argmax(1) == labels[chosen]), None
-    while True:
-        try:
-            index, batches = steps.send(masks)
-        except StopIteration as stop:
-            return stop.value
-        masks = [attacked.batch(attack, index, number, batch) for number, batch in enumerate(batches)]
+    running = Running(attack, chosen, logits.argmax(1) == labels[chosen])
+    for part in range(len(attack.parts)):
+        running.settle([attacked.batch(attack, part, number, batch) for number, batch in enumerate(running.batches())])
+    return running.outcome()
 
 
 def _survivors(attack: EvalAttack, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:

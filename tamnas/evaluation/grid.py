@@ -26,13 +26,12 @@ from tamnas.evaluation.attacked import (
     Attacked,
     Hits,
     Outcome,
-    Rounds,
+    Running,
     attack_rows,
     chosen_images,
     from_bits,
     hits,
     missed,
-    rounds,
     to_bits,
 )
 from tamnas.evaluation.costs import cost_rows, latency_rows
@@ -276,8 +275,8 @@ def _all_attacked(task: GridTask, networks: Sequence[dict], what: str) -> dict[i
     others = [index for index in range(len(networks)) if index not in final]
     labels, by_index = load_split(task.data, "test", "cpu").labels, {}
     chosen = {attack: chosen_images(attack, labels) for attack in task.plan.attacks}
-    load, name = partial(GridTask.context, task), operator.itemgetter("weights")
-    with Progress(what, len(networks)) as progress, Jobs(load, task.compute, [task.data], progress) as jobs:
+    name = operator.itemgetter("weights")
+    with Progress(what, len(networks)) as progress, Jobs(task.context, task.compute, [task.data], progress) as jobs:
         for group in (*([index] for index in final), others) if get_deadline() else (final, others):
             own = [networks[index] for index in group]
             for place, rows in _group(own, task.plan, chosen, lambda specs: jobs.run_jobs(attack_network, specs, name)):
@@ -309,7 +308,7 @@ def _group(
             continue
         under_pgd[index] = pgd
         for number, attack in enumerate(listed):
-            attacks[index, number] = rounds(attack, chosen[attack], clean[chosen[attack]])
+            attacks[index, number] = Running(attack, chosen[attack], clean[chosen[attack]])
     outcomes = _in_rounds(attacks, networks, run)
     for index, pgd in sorted(under_pgd.items()):
         own = [outcome for key, outcome in outcomes.items() if key[0] == index]
@@ -318,28 +317,28 @@ def _group(
 
 
 def _in_rounds(
-    attacks: Mapping[tuple[int, int], Rounds], networks: Sequence[dict], run: Run
+    attacks: Mapping[tuple[int, int], Running], networks: Sequence[dict], run: Run
 ) -> dict[tuple[int, int], Outcome | None]:
     """What each attack did, by the indices of its network and of its entry; None where the deadline came before."""
-    outcomes, masks = dict.fromkeys(attacks), dict.fromkeys(attacks)
-    while masks:
-        specs, places = [], []
-        for key in list(masks):
-            try:
-                part, batches = attacks[key].send(masks[key])
-            except StopIteration as stop:
-                outcomes[key] = stop.value
-                del masks[key]
-                continue
-            masks[key] = [None] * len(batches)
+    outcomes, going_on = dict.fromkeys(attacks), list(attacks)
+    for part in range(max((len(running.attack.parts) for running in attacks.values()), default=0)):
+        specs, places, survived = [], [], {}
+        for key in going_on:
+            batches, (network, listed) = attacks[key].batches(), key
+            survived[key] = [None] * len(batches)
             for number, batch in enumerate(batches):
                 places.append((key, number))
-                job = {"listed": key[1], "part": part, "number": number, "batch": batch.tolist()}
-                specs.append(networks[key[0]] | job)
+                job = {"listed": listed, "part": part, "number": number, "batch": batch.tolist()}
+                specs.append(networks[network] | job)
         for at, survivors in run(specs) if specs else ():
             key, number = places[at]
-            masks[key][number] = survivors
-        masks = {key: own for key, own in masks.items() if None not in own}
+            survived[key][number] = survivors
+        going_on = [key for key in going_on if None not in survived[key]]
+        for key in going_on:
+            attacks[key].settle(survived[key])
+            if part + 1 == len(attacks[key].attack.parts):
+                outcomes[key] = attacks[key].outcome()
+        going_on = [key for key in going_on if outcomes[key] is None]
     return outcomes
 
 

@@ -128,7 +128,7 @@ def trace_signs(trace: Sequence[Mapping[str, float | int]], classes: int = 2) ->
         )
         return {"flat": line}
     # A few images that are wrong from the start, with gradients of their own, make the mean loss grow.
-    correct, stuck = trace[0].get("correct"), trace[0].get("stuck") or 0  # traces of before had neither
+    correct, stuck = trace[0]["correct"], trace[0]["stuck"] or 0
     if above(NOISE, stuck, correct):
         return {"stuck": f"the gradient is zero for {stuck:,} of {correct:,} images, which PGD cannot move: {MASKING}."}
     return {}

@@ -172,7 +172,7 @@ FACTORIES = {
 
 
 def baseline(name: str, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
-    """The baseline `name` (one of `tamnas.config.plan.BASELINES`), initialised from `generator`."""
+    """The baseline `name` (one of `tamnas.config.sections.BASELINES`), initialised from `generator`."""
     model = FACTORIES[name](num_classes)
     if generator is not None:
         initialise(model, generator)

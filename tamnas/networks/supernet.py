@@ -1,4 +1,4 @@
-"""Subnets, the supernet, and the one way weights and momentum move between them.
+"""The supernet, and the one way weights and momentum move between it and its subnets.
 
 A `Subnet` is a standalone network at its own size. The `Supernet` holds every block of every
 layer at the largest ratio; a subnet's tensor is the leading slice `[:c_out, :c_in]` of the
@@ -48,27 +48,25 @@ class Supernet(nn.Module):
             yield name, home, tuple(slice(0, n) for n in tensor.shape)
 
     @torch.no_grad()
-    def extract(self, arch: Architecture, optimiser_for=None, memory_format=torch.preserve_format):
-        """A standalone copy of the path of `arch`, in the supernet's mode and on its device.
-
-        With `optimiser_for` (a function from parameters to an SGD optimiser) also an optimiser
-        that goes on with the path's momentum: returns (subnet, optimiser).
-        """
+    def extract(self, arch: Architecture, memory_format: torch.memory_format = torch.preserve_format) -> Subnet:
+        """A standalone copy of the path of `arch`, in the supernet's mode and on its device."""
         subnet = Subnet(self.space, arch).to(self.first_layer.weight.device, memory_format=memory_format)
         subnet.train(self.training)
         tensors = subnet.state_dict(keep_vars=True)
         for name, home, index in self.slices(subnet, arch):
             tensors[name].copy_(self._tensors[home][index])
-        if optimiser_for is None:
-            return subnet
-        optimiser = optimiser_for(list(subnet.parameters()))
-        for name, home, index in self.slices(subnet, arch):
+        return subnet
+
+    @torch.no_grad()
+    def lend_momentum(self, subnet: Subnet, optimiser: torch.optim.SGD) -> None:
+        """From now on `optimiser`, of the subnet's parameters, goes on with its path's momentum."""
+        tensors = subnet.state_dict(keep_vars=True)
+        for name, home, index in self.slices(subnet, subnet.arch):
             if home in self.momentum:
                 # Laid out as its parameter: fused SGD on CUDA refuses any other.
                 kept = self.momentum[home][index]
                 momentum = torch.empty_like(tensors[name], dtype=kept.dtype).copy_(kept)
                 optimiser.state[tensors[name]]["momentum_buffer"] = momentum
-        return subnet, optimiser
 
     @torch.no_grad()
     def absorb(self, subnet: Subnet, optimiser=None) -> None:

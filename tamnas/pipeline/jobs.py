@@ -1,6 +1,6 @@
 """Where independent jobs run: in this process, in several local ones, or on a Ray cluster. Nothing else knows.
 
-A job is a module-level function of a JSON-able spec and a context (data, supernet, ...) that
+A job is a module-level function of a picklable spec and a context (data, supernet, ...) that
 each worker loads once. Its result must not depend on where or in which order it ran.
 """
 
@@ -39,8 +39,8 @@ _kept: dict[int, ProcessPoolExecutor] | None = None  # by number of workers, ins
 class Jobs:
     """Runs jobs over one context; use as a context manager. Workers start with the first use.
 
-    `load_context` must be picklable (a module-level function or a `functools.partial` of one); `files` is what it
-    reads, which a cluster gets once. `progress` shows how many jobs run and wait there.
+    `load_context` must be picklable: a module-level function, a `functools.partial` of one, or a method. `files` is
+    what it reads, which a cluster gets once. `progress` shows how many jobs run and wait there.
     """
 
     def __init__(

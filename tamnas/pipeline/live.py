@@ -22,7 +22,7 @@ from tamnas.pipeline.paths import TIMES
 from tamnas.pipeline.progress import NETWORK
 from tamnas.pipeline.store import LOCKS, unseal
 
-STATE = ".safetensors"
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def _seconds_left(networks: Counter, training: Sequence[Counter]) -> float | Non
 def _curves(folder: Path) -> dict[str, list[dict]]:
     """Of networks that have a state and are not finished, by name; of a supernet by `supernet`."""
     curves = {}
-    for path in sorted(folder.rglob(f"*state{STATE}")):
-        name = path.name.removesuffix(f"state{STATE}").rstrip(".")
-        if not name or not path.with_name(name + STATE).exists():
+    for path in sorted(folder.rglob(f"*state{SUFFIX}")):
+        name = path.name.removesuffix(f"state{SUFFIX}").rstrip(".")
+        if not name or not path.with_name(name + SUFFIX).exists():
             history = _history(path)
             if history:
                 curves[name or "supernet"] = history

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tamnas.files import replacing
+from tamnas.files import write_bytes
 from tamnas.report.claims.claims import claims_page
 from tamnas.report.figures.pictures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
@@ -40,5 +40,4 @@ def write_reports(files: Mapping[str, bytes], folder: Path) -> None:
     for name in sorted({Path(name).parts[0] for name in files if "/" in name}):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name, contents in files.items():
-        with replacing(folder / name) as file:
-            file.write(contents)
+        write_bytes(folder / name, contents)

@@ -264,7 +264,7 @@ def _read_test(lines: Sequence[dict], attacked: Sequence[dict], plan: EvalParams
     for attack, own_rows in parts.items():
         (worst,) = WorstCase.beside([attack])
         grid[worst] = next(row["accuracy"] for row in own_rows if row["role"] == "worst")
-    missed = {attack: line["missed"] for attack, line in own.items() if line.get("missed")}  # not kept before
+    missed = {attack: line["missed"] for attack, line in own.items() if line["missed"]}
     return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"], missed, parts)
 
 
@@ -285,14 +285,14 @@ def _read_if_there(path: Path) -> list[dict]:
 
 # What each CSV must have; its format is that of the JSON file beside it.
 COLUMNS = {
-    "attack.csv": {"network", "eps", "step", "loss", "classes"},
+    "attack.csv": {"network", "eps", "step", "loss", "classes", "correct", "stuck"},
     "attacks.csv": {"network", "attack", "images", "role", "name", "accuracy", "missed"},
     "checks.csv": {"network", "check", "eps", "steps", "success", "restarts", "images", "accuracy"},
     "costs.csv": {"network", "parameters", "head", "body", "size", "macs"},
     "counts.csv": {"layer", "gene", "value", "rank", "count", "mean_robust"},
     "curve.csv": {"epoch", "lr", "loss", "train_clean", "train_robust", "train_classes"},
     "curves.csv": {"network", "epoch", "lr", "loss", "train_clean", "train_robust", "validation_classes"},
-    "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy"},
+    "grid.csv": {"network", "weights", "attack", "eps", "steps", "success", "images", "accuracy", "missed"},
     "hypervolume.csv": {"generation", "evaluated", "hypervolume", "archive_hypervolume"},
     "individuals.csv": {"generation", "individual", "architecture", "parameters", "clean", "robust"},
     "inherited.csv": {

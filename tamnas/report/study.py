@@ -315,8 +315,6 @@ def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:
 
 
 def class_shares(card: Mapping, split: str) -> list[float]:
-    """Each class's share of a split; cards without counts per class count as balanced."""
+    """Each class's share of a split."""
     part = card["splits"][split]
-    if "per_class" not in part:
-        return [1 / len(card["classes"])]
     return [count / part["images"] for count in part["per_class"]]

@@ -39,7 +39,7 @@ def warnings(dataset: Dataset) -> list[str]:
             f"networks are chosen on validation under {chosen}, which is not among the attacks on test images: "
             f"{key.text} stands for robustness in its place."
         )
-    lines += [f"images: {line}" for line in dataset.card.get("warnings", [])]
+    lines += [f"images: {line}" for line in dataset.card["warnings"]]
     lines += broken(dataset)
     signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
     lines += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first

@@ -1,9 +1,9 @@
 """Multi-objective search with NSGA-II over inherited weights (paper, Section III-E, Algorithm 2).
 
-Genes are one block index and one ratio index per layer. Objectives, all minimised: clean error, error under PGD,
-number of parameters. No network is evaluated twice: a search spends population + generations x offspring evaluations,
-if the space within the budget holds as many. pymoo is replayed from its seed: evaluations are memoised, so a search
-that was killed repeats none and ends with the same bits.
+Genes are one block index and one ratio index per layer. Objectives (`search.objectives`) are minimised. No network is
+evaluated twice: a search spends population + generations x offspring evaluations, if the space within the budget holds
+as many. pymoo is replayed from its seed: evaluations are memoised, so a search that was killed repeats none and ends
+with the same bits.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,5 @@
 """An architecture as a plain value: a block id and a channel ratio per layer."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +42,6 @@ class Architecture:
     def plain(self) -> dict:
         return {"blocks": list(self.blocks), "ratios": list(self.ratios)}
 
-    def to_json(self) -> str:
-        return json.dumps(self.plain())
-
     @classmethod
     def from_plain(cls, plain) -> "Architecture":
         """From `{"blocks": [...], "ratios": [...]}`. Raises InputError."""
@@ -54,15 +50,6 @@ class Architecture:
         if not all(isinstance(plain[key], (list, tuple)) for key in plain):
             raise InputError("architecture: 'blocks' and 'ratios' must be lists")
         return cls(tuple(plain["blocks"]), tuple(plain["ratios"]))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Architecture":
-        """The inverse of `to_json`. Raises InputError for anything else."""
-        try:
-            plain = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
-            raise InputError(f"architecture: not valid JSON: {text!r:.80}") from None
-        return cls.from_plain(plain)
 
 
 def _block_id(value) -> int:

@@ -52,8 +52,8 @@ class Trainee(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that going on needs, besides the epoch."""
 
-    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
-        """The inverse of `tensors`, before the first step of `epoch`."""
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`, before the first step of an epoch."""
 
 
 class Single:
@@ -87,7 +87,7 @@ class Single:
             named |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
         return named
 
-    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+    def restore(self, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(with_prefix(tensors, "model."))
         if self.average is not None:
             self.average.restore(with_prefix(tensors, "average."))
@@ -271,5 +271,5 @@ def _resumed(trainee: Trainee, resume: Resume | None) -> tuple[TrainingOutcome, 
     if state is None:
         return TrainingOutcome(), 0
     tensors, meta = state
-    trainee.restore(with_prefix(tensors, "trainee."), meta["epoch"])
+    trainee.restore(with_prefix(tensors, "trainee."))
     return TrainingOutcome(meta["history"], meta["best_epoch"], with_prefix(tensors, "best.")), meta["epoch"]

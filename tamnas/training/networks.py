@@ -162,8 +162,8 @@ def train_networks(task: TrainingTask, jobs: Sequence[Job], what: str) -> Traine
     """Train all of `jobs`. Raises DeadlineError if none is finished at the deadline."""
     records: dict[int, Record] = {}
     function = partial(train_unless_stopped, show=True) if len(jobs) == 1 else train_unless_stopped
-    load, name = partial(TrainingTask.context, task), operator.attrgetter("network.id")
-    with Progress(what, len(jobs)) as progress, Jobs(load, task.compute, [task.data], progress) as workers:
+    name = operator.attrgetter("network.id")
+    with Progress(what, len(jobs)) as progress, Jobs(task.context, task.compute, [task.data], progress) as workers:
         for index, record in workers.run_jobs(function, jobs, name):
             if record is not None:
                 records[index] = record

@@ -8,7 +8,6 @@ import logging
 import shutil
 import sys
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from tamnas.config.compute import ComputeParams
@@ -52,7 +51,7 @@ def train_on_cluster(task: PhaseTask) -> None:
         if task.plan.ranks > 1:
             _train_on_ranks(task)
         else:
-            with Jobs(partial(PhaseTask.context, task), task.compute, files, progress) as jobs:
+            with Jobs(task.context, task.compute, files, progress) as jobs:
                 list(jobs.run_jobs(train_job, [task], lambda task: what))
         progress.step()
 

@@ -43,13 +43,11 @@ class SampledPaths:
             self._return()
             self._draw = draw
             archs = [self.architecture(draw, path) for path in range(self.plan.paths)]
-            extracted = [self.supernet.extract(arch, self.make_optimiser, MEMORY_FORMAT) for arch in archs]
-            self.network, self._optimiser = extracted[0]
-            if len(extracted) > 1:
-                self.network = Paths(self.supernet, [subnet for subnet, _ in extracted])
-                self._optimiser = self.make_optimiser(list(self.network.parameters()))
-                for _, optimiser in extracted:
-                    self._optimiser.state.update(optimiser.state)
+            subnets = [self.supernet.extract(arch, MEMORY_FORMAT) for arch in archs]
+            self.network = subnets[0] if len(subnets) == 1 else Paths(self.supernet, subnets)
+            self._optimiser = self.make_optimiser(list(self.network.parameters()))
+            for subnet in subnets:
+                self.supernet.lend_momentum(subnet, self._optimiser)
         return self.network, self._optimiser
 
     def architecture(self, draw: int, path: int = 0) -> Architecture:
@@ -85,7 +83,7 @@ class SampledPaths:
         self._return()
         return supernet_tensors(self.supernet)
 
-    def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
+    def restore(self, tensors: dict[str, Tensor]) -> None:
         load_tensors(self.supernet, tensors)
         self._draw = self.network = self._optimiser = None
 

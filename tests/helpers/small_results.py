@@ -156,8 +156,12 @@ def _ranking(trained: list[dict], selected: list[dict]) -> list[dict]:
 
 
 def _write_dataset(plan: DatasetPlan, random, voting: dict[str, list[Voter]]) -> None:
-    splits = {name: {"images": images} for name, images in (("train", 1257), ("validation", 180), ("test", 360))}
+    splits = {
+        name: {"images": images, "per_class": [len(range(label, images, 10)) for label in range(10)]}
+        for name, images in (("train", 1257), ("validation", 180), ("test", 360))
+    }
     card = {"format": 1, "dataset": plan.dataset, "classes": [str(i) for i in range(10)], "splits": splits}
+    card |= {"notes": [], "warnings": []}
     write_json(results(plan.dataset, "prepare") / "card.json", card)
     if plan.pooled.trained and set(voting) >= set(plan.pooled.rows):
         _write_lego(plan, "legonet_pooled", None, [one for row in plan.pooled.rows for one in voting[row]], random)

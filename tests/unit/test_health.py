@@ -251,10 +251,6 @@ def test_a_smaller_radius_that_finds_more():
     assert line.startswith("PGD-30 at 8/255 leaves 4 of 360 images that it fools within a smaller radius")
 
 
-def test_traces_of_before_say_what_they_can():
-    assert trace_signs([{"step": 0, "loss": 1.0, "classes": 3}, {"step": 1, "loss": 2.0, "classes": 3}]) == {}
-
-
 def test_no_results_no_signs():
     assert trace_signs([]) == {}
 

@@ -164,10 +164,18 @@ def test_extract_takes_the_mode(small, train):
     assert all(part.training == train for part in small.train(train).extract(arch_of(small, 0)).modules())
 
 
+def with_optimiser(supernet: Supernet, arch: Architecture) -> tuple[Subnet, torch.optim.SGD]:
+    """The path of `arch`, extracted, with its momentum."""
+    subnet = supernet.extract(arch)
+    optimiser = torch.optim.SGD(subnet.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+    supernet.lend_momentum(subnet, optimiser)
+    return subnet, optimiser
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_extract_then_absorb_is_the_identity(small, seed):
     before = state(small)
-    subnet, optimiser = small.extract(arch_of(small, seed), lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9))
+    subnet, optimiser = with_optimiser(small, arch_of(small, seed))
     small.absorb(subnet, optimiser)
     assert_same(state(small), before)
     small.absorb(subnet)
@@ -178,7 +186,7 @@ def test_extract_then_absorb_is_the_identity(small, seed):
 def test_absorb_touches_the_path_alone(small, seed):
     arch, sentinel = arch_of(small, seed), 12_345
     before = state(small)
-    subnet, optimiser = small.extract(arch, lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9))
+    subnet, optimiser = with_optimiser(small, arch)
     momenta = [optimiser.state[p]["momentum_buffer"] for p in subnet.parameters()]
     with torch.no_grad():
         for tensor in (*subnet.state_dict().values(), *momenta):
@@ -211,24 +219,21 @@ def test_absorb_without_optimiser_leaves_momentum(small):
 def test_training_through_the_supernet_is_training_the_subnet(small):
     """Steps with extract and absorb around each one end where undisturbed steps end, bit for bit."""
 
-    def sgd(parameters):
-        return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=0.01)
-
     def step(subnet, optimiser, seed):
         optimiser.zero_grad()
         subnet(images(8, 8, seed)).square().mean().backward()
         optimiser.step()
 
     arch = arch_of(small.train(), 1)
-    alone, alone_optimiser = small.extract(arch, sgd)
+    alone, alone_optimiser = with_optimiser(small, arch)
     for seed in range(3):
         step(alone, alone_optimiser, seed)
     for seed in range(3):
-        subnet, optimiser = small.extract(arch, sgd)
+        subnet, optimiser = with_optimiser(small, arch)
         step(subnet, optimiser, seed)
         small.absorb(subnet, optimiser)
     assert_same(state(small.extract(arch)), state(alone))
-    _, optimiser = small.extract(arch, sgd)
+    _, optimiser = with_optimiser(small, arch)
     for ours, theirs in zip(optimiser.state.values(), alone_optimiser.state.values(), strict=True):
         assert torch.equal(ours["momentum_buffer"], theirs["momentum_buffer"])
 
@@ -340,7 +345,7 @@ def test_stride_1_block_passes_one_half(randomise):
 def test_moving_the_supernet_moves_momentum(small):
     small.double()
     arch = arch_of(small, 0)
-    subnet, optimiser = small.extract(arch, lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9))
+    subnet, optimiser = with_optimiser(small, arch)
     assert {tensor.dtype for tensor in small.momentum.values()} == {torch.float64}
     assert next(iter(optimiser.state.values()))["momentum_buffer"].dtype == torch.float64
     before = state(small)

@@ -178,7 +178,7 @@ def test_labels_of_a_log_axis_do_not_run_together(low, most):
         figure = style.new(style.PAGE / 2, 2.9)
         axes = figure.subplots()
         axes.scatter([count / 1e6 for count in counts], [1, 2])
-        _size_axis(axes, 1e6, "millions", counts)
+        _size_axis(axes, "millions", counts)
         style.freeze(figure)
         renderer = figure.canvas.get_renderer()
         left, right = axes.get_xlim()

@@ -127,7 +127,7 @@ def test_a_supernet_at_chance_is_reported_and_its_row_left_out(reported):
 )
 def test_a_useless_attack_is_reported(reported, losses, classes, words):
     rows = [
-        {"network": "n02", "eps": "8/255", "step": step, "loss": loss, "classes": classes}
+        {"network": "n02", "eps": "8/255", "step": step, "loss": loss, "classes": classes, "correct": 9, "stuck": 0}
         for step, loss in zip((0, 30), losses, strict=True)
     ]
     write_csv(Path(f"results/digits/evaluate_scratch/{SCRATCH}/attack.csv"), rows)

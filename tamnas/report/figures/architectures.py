@@ -10,7 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 from tamnas.report.figures.style import BLUE, GREY, PAGE, VERMILLION, legend_above, new
 from tamnas.report.study import LegoNet
 from tamnas.space.architecture import Architecture
-from tamnas.space.blocks import BLOCKS, BlockKind
+from tamnas.space.blocks import BLOCKS, SHORT, BlockKind
 from tamnas.space.space import SearchSpace
 
 # Light, middle and dark, so that grey prints tell the families apart too.
@@ -54,8 +54,8 @@ def _strip(axes, arch: Architecture, space: SearchSpace, depth: int) -> None:
 
 def block_label(kind: BlockKind) -> str:
     """Three short lines: id; branch and kernel; attention."""
-    branch = {"shuffle": "S", "xception": "SX", None: ""}[kind.branch]
-    attention = {"embedded": "NE", "gaussian": "NG", None: ""}[kind.attention] + ("+" if kind.attention_norm else "")
+    branch = SHORT.get(kind.branch, "")
+    attention = SHORT.get(kind.attention, "") + ("+" if kind.attention_norm else "")
     lines = [f"{branch} {kind.kernel}" if branch else attention, attention if branch else ""]
     return "\n".join([f"{kind.id}", *lines])
 

@@ -59,7 +59,7 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
         title = {"best": "best of a row", "hand-made": "hand-made networks"}.get(kind, kind)
         ringed = {"color": colour, "edgecolors": style.BLACK, "linewidths": 0.9}
         axes.scatter(x, y, s=size, marker=marker, label=title, zorder=3, **ringed)
-    _size_axis(axes, unit, word, counts)
+    _size_axis(axes, word, counts)
     axes.set_ylabel("clean accuracy (%)" if attack is None else f"accuracy under {attack.text} (%)")
     axes.margins(x=0.12, y=0.12)
     others = len(networks) - len(named)
@@ -84,7 +84,7 @@ def _share(network: TrainedNetwork, attack: Attack | None) -> float:
     return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
-def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
+def _size_axis(axes, word: str, counts: Sequence[int]) -> None:
     axes.set_xlabel(f"parameters ({word})")
     if max(counts) > 4 * min(counts):
         axes.set_xscale("log")
@@ -99,7 +99,7 @@ def _size_axis(axes, unit: float, word: str, counts: Sequence[int]) -> None:
 def draw_robustness(dataset: Dataset) -> Figure:
     """Accuracy against eps of the final networks; with several rows searched and hand-made ones apart."""
     hand_made = [(name_of(network.id), network) for network in dataset.baselines]
-    legos = [(name, network) for name, network, _ in lego_networks(dataset) if network and name.startswith("Lego")]
+    legos = [(name, network) for name, network, _ in lego_networks(dataset) if network]
     searched = [(f"{row.name} {row.best.id}", row.best) for row in dataset.rows]
     if len(dataset.rows) == 1:
         groups = [hand_made + legos + searched]

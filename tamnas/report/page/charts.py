@@ -47,10 +47,9 @@ BY_MOUSE = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > win
 
 @dataclass(frozen=True)
 class View:
-    """A chart: the `id` of its place on the page, what it shows in words, its specification."""
+    """A chart: the `id` of its place on the page and its specification."""
 
     id: str
-    label: str
     spec: dict
 
 
@@ -116,7 +115,7 @@ def views(networks: Sequence[dict], searches: Sequence[dict], robust: str, curve
     if searches:
         parts["search"] = _search_views(searches)
     return {
-        part: [View(name, label, _specification(chart, label, shared)) for name, label, chart in charts]
+        part: [View(name, _specification(chart, label, shared)) for name, label, chart in charts]
         for part, charts in parts.items()
     }
 

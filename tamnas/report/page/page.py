@@ -63,7 +63,7 @@ def _explored(datasets: Sequence[Dataset]) -> dict | None:
         "searches": searched,
         "views": parts,
         "data": {
-            "views": [{"id": view.id, "spec": view.spec} for part in parts.values() for view in part],
+            "views": [vars(view) for part in parts.values() for view in part],
             "datasets": {"networks": own, "searches": searched, "blocks": blocks()},
             "attacks": [*attack_names(datasets).values()],
             "best": best_keys(datasets),

@@ -119,14 +119,13 @@ def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
 
 def settings(dataset: Dataset) -> list[tuple[str, str]]:
     """What was run on a dataset, as (term, description)."""
-    plan, images = dataset.plan, dataset.images
-    counts = ", ".join(f"{images[split]:,} {name}" for split, name in SPLIT_NAMES.items())
-    pixels, classes = f"{plan.data.size} x {plan.data.size} pixels", len(dataset.card["classes"])
-    notes = dataset.card.get("notes", [])  # cards of before had none
-    whose = filter(None, [images_text(dataset)])
+    plan, size, classes = dataset.plan, dataset.plan.data.size, len(dataset.card["classes"])
+    counts = ", ".join(f"{dataset.images[split]:,} {name}" for split, name in SPLIT_NAMES.items())
+    kind = f"{size} x {size} pixels, {classes} classes, source {plan.data.source}"
+    images = filter(None, [images_text(dataset), counts, kind, *dataset.card["notes"]])
     further = f"; final networks also {', '.join(map(str, plan.seeds))}" if plan.seeds else ""
     lines = [
-        ("Images", "; ".join([*whose, counts, f"{pixels}, {classes} classes, source {plan.data.source}", *notes])),
+        ("Images", "; ".join(images)),
         ("Seed", f"{plan.seed}{further}; split seed {plan.data.split_seed}"),
         ("Evaluation", f"{attack_text(plan.eval)}. Weights: {weights_text(plan.eval.weights)}."),
         ("Selection", by_validation(dataset)),

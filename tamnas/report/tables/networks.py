@@ -71,11 +71,13 @@ def grid_table(dataset: Dataset) -> Table:
 
 def lego_table(dataset: Dataset) -> Table:
     """The form of Tables VIII and IX: Lego-Nets beside the best searched subnet."""
-    attacks = grid_attacks(dataset.plan.eval)
+    attacks, entries = grid_attacks(dataset.plan.eval), lego_networks(dataset)
+    if row := dataset.best_row:
+        entries.append((f"{row.name} {row.best.id}", row.best, published(dataset.published, row.plan.mode)))
     return Table.of(
         f"{dataset.name}-lego",
         f"Lego-Net and the best searched subnet, {dataset.name} (form of Tables VIII and IX)",
-        [{LABEL: name} | network_values(network, attacks, paper) for name, network, paper in lego_networks(dataset)],
+        [{LABEL: name} | network_values(network, attacks, paper) for name, network, paper in entries],
         notes_of(dataset, [*votes(dataset), by_validation(dataset)], dataset.key_attack),
         dataset.name,
         images=dataset.images["test"],
@@ -83,15 +85,12 @@ def lego_table(dataset: Dataset) -> Table:
 
 
 def lego_networks(dataset: Dataset) -> list[Entry]:
-    """The Lego-Nets and the best subnet of all rows."""
+    """The pooled Lego-Net, without a network where it was not trained, and those of rows."""
     entries, mode = [], dataset.plan.pooled.mode
     if dataset.pooled or (dataset.missing and dataset.plan.pooled.trained):
         network = dataset.pooled and dataset.pooled.network
         entries.append(("Lego-Net, pooled", network, published(dataset.published, mode, lego=True)))
-    entries += [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
-    if row := dataset.best_row:
-        entries.append((f"{row.name} {row.best.id}", row.best, published(dataset.published, row.plan.mode)))
-    return entries
+    return entries + [(f"Lego-Net of {row.name}", row.lego.network, None) for row in dataset.rows if row.lego]
 
 
 def benchmark_table(dataset: Dataset) -> Table:
@@ -99,7 +98,7 @@ def benchmark_table(dataset: Dataset) -> Table:
     entries = [
         (name_of(name), network, published(dataset.published, name)) for name, network in hand_made(dataset).items()
     ]
-    entries += [entry for entry in lego_networks(dataset) if entry[0].startswith("Lego")]
+    entries += lego_networks(dataset)
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.published, plan.mode)))

@@ -13,35 +13,35 @@ from tamnas.space.space import SearchSpace
 
 def geometry_table(datasets: Sequence[Dataset]) -> Table:
     """Table I from the plans' own search spaces; one part per distinct geometry."""
-    parts: dict[tuple, list[str]] = {}
+    parts: dict[SearchSpace, list[str]] = {}
     for dataset in datasets:
         for plan, _ in in_order(dataset):
-            parts.setdefault((SearchSpace.from_params(plan), plan.data.size), []).append(plan.row)
+            parts.setdefault(SearchSpace.from_params(plan), []).append(plan.row)
     names_of = _part_names(parts)
     lines = [
         ({Column("rows", "Network"): names_of[part]} if len(parts) > 1 else {}) | line
         for part in parts
-        for line in _geometry_lines(*part)
+        for line in _geometry_lines(part)
     ]
     notes = [
         "CB: choice block, its parameters from the smallest to the largest choice. "
         "Every convolution of the head is 1x1."
     ]
     notes += [
-        f"{names_of[part]} ({', '.join(rows_of)}): {low:,} to {high:,} parameters in all, {part[0].head_parameters:,} "
+        f"{names_of[part]} ({', '.join(rows_of)}): {low:,} to {high:,} parameters in all, {part.head_parameters:,} "
         "of them in the head."
         for part, rows_of in parts.items()
-        for low, high in [part[0].parameter_range()]
+        for low, high in [part.parameter_range()]
     ]
     notes.append(_published_geometry())
     return Table.of("table-01", "Table I. The network", lines, notes)
 
 
-def _part_names(parts: Mapping[tuple, Sequence[str]]) -> dict[tuple, str]:
+def _part_names(parts: Mapping[SearchSpace, Sequence[str]]) -> dict[SearchSpace, str]:
     """What a geometry is called: by its width where that tells it from the others, else by its rows."""
-    widths = [space.width for space, _ in parts]
+    widths = [space.width for space in parts]
     unique = len(set(widths)) == len(widths)
-    return {part: f"width {part[0].width:g}" if unique else ", ".join(rows) for part, rows in parts.items()}
+    return {space: f"width {space.width:g}" if unique else ", ".join(rows) for space, rows in parts.items()}
 
 
 def _published_geometry() -> str:
@@ -50,8 +50,8 @@ def _published_geometry() -> str:
     return f"The paper's Table I, at {TABLE_I[0].size} x {TABLE_I[0].size} pixels: {text}."
 
 
-def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | None]]:
-    stem = space.stem_channels
+def _geometry_lines(space: SearchSpace) -> list[dict[Column, str | None]]:
+    stem, size = space.stem_channels, space.size
     lines = [
         (size, 3, "3x3 Conv", stem, 1, 1, f"{27 * stem:,}"),
         (size, stem, "BN, activation", stem, 1, None, f"{2 * stem:,}"),
@@ -62,10 +62,9 @@ def _geometry_lines(space: SearchSpace, size: int) -> list[dict[Column, str | No
             if count:
                 layer, sizes = space.layers[first], legal[first]
                 text = f"{sizes.min():,} to {sizes.max():,}" + (" each" if count > 1 else "")
-                lines.append((size, layer.cin, "CB", layer.cout, count, layer.stride, text))
-                size = -(-size // layer.stride)
+                lines.append((space.sizes[first], layer.cin, "CB", layer.cout, count, layer.stride, text))
         index += repeat
-    lines += _head_lines(space, size)
+    lines += _head_lines(space, space.sizes[-1])
     titles = ("Input", "Layer", "Channels", "Repeat", "Stride", "Parameters")
     columns = [Column(title.lower(), title) for title in titles]
     cells = ([f"{pixels}² × {cin}", *rest] for pixels, cin, *rest in lines)
