@@ -15,7 +15,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import StagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_all
 from tamnas.config.sections import NumericsParams
-from tamnas.evaluation.grid import GridTask, attack_network
+from tamnas.evaluation.networks import GridTask, Network, attack_with_pgd
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.jobs import Jobs
@@ -115,8 +115,7 @@ def test_order_of_evaluation_does_not_matter(data, networks, tmp_path):
         context = GridTask(SPACE, data, plan.eval, plan.numerics, COMPUTE, folder).context()
         found = {}
         for index in order:
-            spec = {"weights": str(networks / f"n{index}.safetensors"), "final": False, "seed": plan.seed}
-            found[index] = attack_network(spec, context)
+            found[index] = attack_with_pgd(Network(networks / f"n{index}.safetensors", False, plan.seed), context)
         records = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         return found, records
 

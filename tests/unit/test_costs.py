@@ -178,7 +178,7 @@ def test_the_stage_writes_costs_and_times_final_networks_when_asked(tmp_path, mo
 
     # Asking for latencies evaluates nothing again, and changes no other file.
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("tamnas.evaluation.grid.evaluate_pgd", None)
+    monkeypatch.setattr("tamnas.evaluation.networks.evaluate_pgd", None)
     for asked in (True, False):
         raw["eval"]["latency"] = asked
         write_params(tmp_path, raw)

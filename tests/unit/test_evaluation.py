@@ -27,7 +27,8 @@ from tamnas.evaluation.accuracy import (
     survivals,
 )
 from tamnas.evaluation.attacked import attack_model
-from tamnas.evaluation.grid import GridTask, check_attack, evaluate_kind
+from tamnas.evaluation.grid import evaluate_kind
+from tamnas.evaluation.networks import GridTask, check_attack
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
 from tamnas.records import NetworkSpec, Record, Score
@@ -268,7 +269,10 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
         score = Score(1, 0.9, index / 10)
         record = Record(NetworkSpec(name, arch), space.parameters(arch), 2, score, score)
         checkpoint.write_weights(folder / "weights" / f"{name}.safetensors", state, {"record": record.plain()})
-    monkeypatch.setattr("tamnas.evaluation.grid.load_split", lambda path, which, device: {"test": split}[which])
+    for module in ("grid", "networks"):
+        monkeypatch.setattr(
+            f"tamnas.evaluation.{module}.load_split", lambda path, which, device: {"test": split}[which]
+        )
     task = GridTask(
         space=space, data=folder / "none.npz",
         plan=plan(final=({"eps": "8/255", "steps": 4},), checks=checks, attacks=attacks),
