@@ -189,7 +189,7 @@ def test_a_csv_without_its_columns(project):
 
     path = project / "results" / "grid.csv"
     good = {"network": "a", "weights": "best", "attack": "pgd1_8_255", "eps": "8/255", "steps": 1, "success": "any",
-            "images": 1, "accuracy": 1}  # fmt: skip
+            "images": 1, "accuracy": 1, "missed": None}  # fmt: skip
     write_csv(path, [good])
     assert read_csv(path)[0]["accuracy"] == 1
     for damage, words in (
