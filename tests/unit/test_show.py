@@ -109,12 +109,19 @@ def test_what_is_nothing_is_one_line(here):
     assert "digits/nothing: is no released network" in refusal("compare", "digits/lego", "digits/nothing")
 
 
+TERMS = {
+    "digits": "CC BY 4.0",
+    "cifar10": "images collected from the web",
+    "svhn": "non-commercial use only, to be cited",
+}
+
+
 def test_released_networks_are_listed(here):
     cards = answer("models")
     assert {"digits/lego", "digits/searched"} <= {card["name"] for card in cards}
     for card in cards:
         assert card["licence"] == "MIT"
-        assert card["terms"].endswith("CC BY 4.0" if card["dataset"] == "digits" else "images collected from the web")
+        assert card["terms"].endswith(TERMS[card["dataset"]])
         for figure in card["figures"]:
             low, high = figure["interval"]
             assert low <= figure["accuracy"] <= high
