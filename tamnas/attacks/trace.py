@@ -11,6 +11,7 @@ from tamnas.attacks.ascent import ascend, cross_entropy_sum, under_attack, unifo
 from tamnas.data.loader import Split
 
 IMAGES = 128  # enough to tell growth from none, next to no time
+TRACE_STEPS = 10  # likewise
 
 
 def attack_trace(

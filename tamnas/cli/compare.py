@@ -58,8 +58,7 @@ def _comparison(first: "Card", second: "Card") -> dict:
         for figure, other, difference in _differences(first, second)
     ]
     sizes = {size: {"a": getattr(first, size), "b": getattr(second, size)} for size in ("parameters", "macs")}
-    same = {"same_images": _same_images(first, second)}
-    same |= {"same_setting": first.setting == second.setting}
+    same = {"same_images": _same_images(first, second), "same_setting": first.setting == second.setting}
     return {"a": first.name, "b": second.name, **sizes, **same, "accuracies": differences}
 
 

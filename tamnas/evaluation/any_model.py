@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tamnas.attacks.ascent import under_attack, uniform_start
 from tamnas.attacks.registry import EvalAttack, parse_attack
-from tamnas.attacks.trace import attack_trace
+from tamnas.attacks.trace import TRACE_STEPS, attack_trace
 from tamnas.config.fields import format_fraction
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
@@ -37,7 +37,6 @@ from tamnas.pipeline.store import key_of, locked
 from tamnas.seeding import torch_generator
 
 log = logging.getLogger(__name__)
-TRACE_STEPS = 10
 STAGE = "evaluate_model"  # of checkpoints
 
 
@@ -168,8 +167,7 @@ def evaluate(
     if slope is not None:
         alarms += _trace_signs(model, Split(images, labels, 1), max(attack.eps for attack in chosen), key)
     content = {"images": _sha256(images), "labels": _sha256(labels), "logits": _sha256(logits), "seed": seed}
-    content |= {"gradient": None if slope is None else _sha256(slope), "device": device.type}
-    content |= {"nearby": _sha256(nearby)}
+    content |= {"gradient": None if slope is None else _sha256(slope), "nearby": _sha256(nearby), "device": device.type}
     with _kept_in(checkpoints, content) as folder:
         outcomes = [
             attack_model(model, images.__getitem__, labels, attack, key, folder=folder, before_batch=log.info)

@@ -17,7 +17,7 @@ from tamnas.evaluation.attacked import Hits, Outcome, Running, attack_rows, chos
 from tamnas.evaluation.costs import cost_rows, latency_rows
 from tamnas.evaluation.health import trace_signs
 from tamnas.evaluation.kinds import KINDS, seed_folders
-from tamnas.evaluation.networks import NETWORK, Batch, GridTask, Network, attack_batch, attack_with_pgd, grid_row
+from tamnas.evaluation.networks import ABOUT, Batch, GridTask, Network, attack_batch, attack_with_pgd, grid_row
 from tamnas.files import FORMAT, write_csv, write_json
 from tamnas.networks.trained import trained_record
 from tamnas.pipeline.deadline import get_deadline, unfinished_marks
@@ -48,7 +48,7 @@ def _compared(pgd_grid: Sequence[dict], pgd: Sequence[Hits], outcomes: Sequence[
     """`grid` with rows of `eval.attacks` too, and `attacks`: what only a look at the same images under all can say."""
     of_listed = [hits(outcome, pgd_grid[0]["images"]) for outcome in outcomes]
     others = [*pgd, *(hit for parts in of_listed for hit in parts)]
-    about = {name: pgd_grid[0][name] for name in NETWORK}
+    about = {name: pgd_grid[0][name] for name in ABOUT}
     listed = [about | grid_row(outcome.attack, plan, len(outcome.chosen), outcome.accuracy) for outcome in outcomes]
     counts = [None, *(missed(parts, others) for parts in (*([hit] for hit in pgd), *of_listed))]
     grid = [row | {"missed": count} for row, count in zip([*pgd_grid, *listed], counts, strict=True)]
@@ -149,20 +149,15 @@ def _in_rounds(
     """What each attack did, by the indices of its network and of its entry; None where the deadline came before."""
     outcomes, going_on = dict.fromkeys(attacks), list(attacks)
     for part in range(max((len(running.attack.parts) for running in attacks.values()), default=0)):
-        batches, survived = [], {}
-        for network, listed in going_on:
-            own = attacks[network, listed].batches()
-            survived[network, listed] = [None] * len(own)
-            batches += [
-                ((network, listed), Batch(networks[network], listed, part, number, batch.tolist()))
-                for number, batch in enumerate(own)
-            ]
-        todo = [batch for _, batch in batches]
-        for at, survivors in (
-            jobs.run_jobs(attack_batch, todo, lambda batch: str(batch.network.weights)) if todo else ()
-        ):
-            key, batch = batches[at]
-            survived[key][batch.number] = survivors
+        batches = [
+            (key, Batch(networks[key[0]], key[1], part, number, images.tolist()))
+            for key in going_on
+            for number, images in enumerate(attacks[key].batches())
+        ]
+        found = dict(
+            jobs.run_jobs(attack_batch, [batch for _, batch in batches], lambda batch: str(batch.network.weights))
+        )
+        survived = {key: [found[at] for at, (own, _) in enumerate(batches) if own == key] for key in going_on}
         going_on = [key for key in going_on if None not in survived[key]]
         for key in going_on:
             attacks[key].settle(survived[key])

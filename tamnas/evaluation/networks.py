@@ -10,7 +10,7 @@ from torch import nn
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.attacks.survival import Attempt
-from tamnas.attacks.trace import attack_trace
+from tamnas.attacks.trace import TRACE_STEPS, attack_trace
 from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import format_fraction
 from tamnas.config.sections import EvalParams, NumericsParams
@@ -26,8 +26,6 @@ from tamnas.pipeline.store import kept
 from tamnas.records import Record
 from tamnas.seeding import torch_generator
 from tamnas.space.space import SearchSpace
-
-TRACE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def attack_batch(batch: Batch, context: GridContext) -> list[bool] | None:
         return None
 
 
-NETWORK = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
+ABOUT = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
 
 
 def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, network: Network) -> dict:
@@ -135,7 +133,7 @@ def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, ne
     key, final = network.key(record), network.final
     masks = {None: correct(model, test)} | evaluate_pgd(model, test, plan, plan.pgd(final), key)
     score = record.score(plan.weights)
-    about = dict(zip(NETWORK, (record.id, record.parameters, plan.weights, score.epoch, final), strict=True))
+    about = dict(zip(ABOUT, (record.id, record.parameters, plan.weights, score.epoch, final), strict=True))
     checks = check_attack(model, test, plan, key) if final and plan.checks else []
     rows = {
         "grid": [about | grid_row(attack, plan, len(test), share(mask)) for attack, mask in masks.items()],

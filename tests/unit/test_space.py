@@ -320,14 +320,13 @@ def test_sampling_is_uniform_over_what_a_budget_allows(monkeypatch, uniform_batc
         for blocks in product((0, 5), (0, 5, 20))
         for ratios in product(space.ratios, repeat=2)
     ]
-    sizes = sorted(space.parameters(arch) for arch in everything)[part]
-    budget = (sizes[0], sizes[-1])
-    inside = [arch for arch in everything if budget[0] <= space.parameters(arch) <= budget[1]]
+    low, *_, high = sorted(space.parameters(arch) for arch in everything)[part]
+    inside = [arch for arch in everything if low <= space.parameters(arch) <= high]
     if capped:
         most = int(np.quantile([space.macs(arch) for arch in inside], 0.4))
         inside = [arch for arch in inside if space.macs(arch) <= most]
         space = dataclasses.replace(space, max_macs=most)
-    genes = space.sample_genes(np.random.default_rng(0), 200 * len(inside), budget)
+    genes = space.sample_genes(np.random.default_rng(0), 200 * len(inside), (low, high))
     drawn = Counter(map(space.decode, genes))
     assert set(drawn) == set(inside)
     assert chisquare(list(drawn.values())).pvalue > 1e-4
@@ -336,7 +335,6 @@ def test_sampling_is_uniform_over_what_a_budget_allows(monkeypatch, uniform_batc
 def test_a_budget_that_uniform_draws_hardly_ever_meet():
     """Of the paper's own networks the small ones have 1.66 to 1.75M parameters."""
     space, budget = PAPER[1], (None, 1_690_000)
-    assert not space.within(space.sample_genes(np.random.default_rng(0), 40_960), budget).any()
     genes = space.sample_genes(np.random.default_rng(0), 50, budget)
     assert space.within(genes, budget).all()
     assert len(np.unique(genes, axis=0)) == 50

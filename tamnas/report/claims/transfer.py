@@ -15,8 +15,8 @@ CONTROL = "common_attack"
 def retrained_alike(rows: Sequence[RowResults]) -> tuple[dict[str, Sequence[TrainedNetwork]], str]:
     """(networks by row, what they are): those of the control if all `rows` have it, else the rows' own."""
     controls = {row.name: common_attack(row) for row in rows}
-    first, *others = (row.plan.controls.common_attack for row in rows)
-    if all(controls.values()) and all(other == first for other in others):  # a mode may patch it
+    attacks = [row.plan.controls.common_attack for row in rows]
+    if all(controls.values()) and all(attack == attacks[0] for attack in attacks):  # a mode may patch it
         return controls, "all retrained at the common attack"
     return {row.name: row.scratch for row in rows}, "each retrained with its own attack (no control at a common one)"
 
