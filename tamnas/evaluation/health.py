@@ -27,16 +27,17 @@ def above_chance(share: float, part: float) -> float:
     return share + part * (1 - share)
 
 
-def curve_signs(curve: Curve, share: float, images: int, finished: bool = False) -> dict[str, str]:
+def curve_signs(curve: Curve, share: float, images: int, finished: bool = False, within: bool = True) -> dict[str, str]:
     """What is wrong after the last epoch of `curve`, by kind.
 
-    `share` is that of the largest class, `images` the number of training images.
+    `share` is that of the largest class, `images` the number of training images. `within`: whether PGD on validation
+    stays within the training radius; beyond it, accuracy may fall without any overfitting.
     """
     attacked = [row for row in curve if row.get("validation_robust") is not None]  # epochs with PGD on validation
     signs = {
         "dead": _dead(curve, 1 if finished else DEAD_EPOCHS),
         "masked": _masked(curve, share, images),
-        "overfitted": _overfitted(attacked, share),
+        "overfitted": _overfitted(attacked, share) if within else None,
         "collapsed": _collapsed(attacked, share),
     }
     return {kind: line for kind, line in signs.items() if line}
@@ -98,12 +99,12 @@ def _collapsed(attacked: Curve, share: float) -> str | None:
 class Watch:
     """Logs each kind of sign of a growing curve once; `who` opens the line."""
 
-    def __init__(self, who: str, share: float, images: int):
-        self.who, self.share, self.images = who, share, images
+    def __init__(self, who: str, share: float, images: int, within: bool = True):
+        self.who, self.share, self.images, self.within = who, share, images, within
         self._told: set[str] = set()
 
     def __call__(self, curve: Curve) -> None:
-        for kind, line in curve_signs(curve, self.share, self.images).items():
+        for kind, line in curve_signs(curve, self.share, self.images, within=self.within).items():
             if kind not in self._told:
                 self._told.add(kind)
                 log.warning("warning: %s: %s", self.who, line)

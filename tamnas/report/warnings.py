@@ -100,16 +100,15 @@ def broken(dataset: Dataset) -> list[str]:
     lines = [f"{row.name}: {line}" for row in dataset.rows for line in _search_signs(row, share, images, noise)]
     trained_at, largest = _training_eps(dataset), max(class_shares(dataset.card, "test"))
     for name, network in dataset.examined():
-        signs = trace_signs(network.attack) | curve_signs(network.curve, share, images, finished=True)
+        eps = trained_at.get(id(network))
+        within = eps is None or eps >= dataset.plan.validation.attack.eps
+        signs = trace_signs(network.attack) | curve_signs(network.curve, share, images, True, within)
         if network.at_chance and "dead" not in signs:
             signs["chance"] = (
                 f"clean accuracy {100 * network.test.clean:.2f}% is close to chance ({100 * largest:.2f}% for the "
                 "largest class alone); the training did not succeed."
             )
-        lines += [
-            f"{name}: {line}"
-            for line in (*signs.values(), *_defenceless(network.test, trained_at.get(id(network)), share))
-        ]
+        lines += [f"{name}: {line}" for line in (*signs.values(), *_defenceless(network.test, eps, share))]
     return lines
 
 

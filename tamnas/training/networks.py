@@ -124,6 +124,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
             key=key,
             runtime=context.runtime,
             validate=Validator(context.validation, task.validation, recipe.epochs, key),
+            validated_at=task.validation.attack.eps,
             resume=Resume(finished.with_name(f"{network.id}.state.safetensors"), task.compute.checkpoint_seconds),
             progress=progress,
         )

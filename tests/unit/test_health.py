@@ -63,6 +63,13 @@ def test_every_sign_in_a_curve_is_named(kind):
     assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
 
 
+def test_less_accuracy_beyond_the_training_radius_is_no_overfitting(caplog):
+    assert "overfitted" not in curve_signs(PLANTED["overfitted"], 0.1, 10_000, within=False)
+    for within, told in ((False, 0), (True, 1)):
+        Watch("retrain row", 0.1, 10_000, within)(PLANTED["overfitted"])
+        assert caplog.text.count("catastrophic overfitting") == told
+
+
 @pytest.mark.parametrize(
     ("changes", "finished", "while_training"),
     [
