@@ -27,7 +27,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import read_yaml
 from tamnas.config.params import Params
 from tamnas.config.plan import RowPlan
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import device, profiles
@@ -84,7 +84,7 @@ def _stored() -> int:
 
 def measure_rows(params: Params, at: Setting, batch: int) -> tuple[dict[str, Costs], list[float]]:
     """Seconds an image for every row, and the times of several networks of one row over their mean."""
-    rows = {name: plan for name, plan in resolve_all(params).items() if isinstance(plan, RowPlan)}
+    rows = resolve_study(params).rows
     costs = {name: Costs(*_seconds(plan, at, batch, 0)) for name, plan in rows.items()}
     steps = [_seconds(rows[next(iter(rows))], at, batch, number)[0] for number in range(NETWORKS)]
     return costs, [step / statistics.mean(steps) for step in steps]

@@ -17,7 +17,7 @@ from torch import nn
 from tamnas import SearchSpace
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RowPlan, StagePlan, row_stages
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.config.sections import SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
@@ -75,7 +75,7 @@ class Setting:
 
 def setting(row: str | None, where: str, threads: int) -> Setting:
     """`row` of params.yaml, by default the first; on `where` (auto, cpu, cuda) with so many CPU threads."""
-    rows = {name: plan for name, plan in resolve_all(load_params()).items() if isinstance(plan, RowPlan)}
+    rows = resolve_study(load_params()).rows
     if row and row not in rows:
         raise InputError(f"--row is {row!r}; allowed: {', '.join(rows)}")
     plan = rows[row] if row else next(iter(rows.values()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tamnas.config.params import Params
 from tamnas.config.plan import DatasetPlan, RowPlan
-from tamnas.config.resolve import resolve_all
+from tamnas.config.resolve import resolve_study
 from tamnas.pipeline.stages import Instance, instances, needs
 from tamnas.search.recalibration import RECALIBRATIONS
 
@@ -90,11 +90,11 @@ def study(params: Params, costs: Mapping[str, Costs], spread: Sequence[float]) -
 
     Of the grid the upper bound: that no image falls. Controls are off; what takes seconds is left out.
     """
-    plans = resolve_all(params)
+    resolved = resolve_study(params)
     order = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
     needed = {one.name: [other.name for other in order[:place] if needs(one, other)] for place, one in enumerate(order)}
     spreads = itertools.cycle(spread)
-    rows = {name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)}
+    rows, plans = resolved.rows, resolved.rows | resolved.datasets
     by_dataset = {plan.dataset: name for name, plan in rows.items() if plan.network.width == 1}
 
     def rounds(one: Instance) -> list[list[float]]:

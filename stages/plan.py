@@ -10,14 +10,14 @@ import click
 
 from tamnas.config.fields import write_yaml
 from tamnas.config.plan import PLANS, stage_plans
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.stage import exclusive
 
 
 @stage_command
 def main() -> None:
-    plans = stage_plans(resolve_all(load_params()))
+    plans = stage_plans(resolve_study(load_params()))
     with exclusive("plan"):
         for path, plan in plans.items():
             write_yaml(path, plan.plain())

@@ -14,8 +14,7 @@ from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
-from tamnas.config.plan import RowPlan
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.data.loader import Split
 from tamnas.space.space import SearchSpace
 from tests.helpers.tiny import finish_run
@@ -111,8 +110,8 @@ def split() -> Split:
 @pytest.fixture(scope="session")
 def space() -> SearchSpace:
     """The geometry of the committed params.yaml."""
-    plans = resolve_all(load_params(ROOT / "params.yaml"))
-    return SearchSpace.from_params(next(plan for plan in plans.values() if isinstance(plan, RowPlan)))
+    rows = resolve_study(load_params(ROOT / "params.yaml")).rows
+    return SearchSpace.from_params(next(iter(rows.values())))
 
 
 @pytest.fixture(scope="session")

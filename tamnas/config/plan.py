@@ -337,11 +337,9 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
     }
 
 
-def stage_plans(plans: dict[str, RowPlan | DatasetPlan]) -> dict[Path, Any]:
-    """Every plan file of a run, by path; `plans` as `tamnas.config.resolve.resolve_all` gives them."""
-    rows = {name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)}
-    datasets = {name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)}
-    stages = {name: row_stages(plan) for name, plan in rows.items()}
-    stages |= {name: dataset_stages(plan) for name, plan in datasets.items()}
+def stage_plans(study: StudyPlan) -> dict[Path, StagePlan | StudyPlan]:
+    """Every plan file of a run, by path; `study` as `tamnas.config.resolve.resolve_study` gives it."""
+    stages = {name: row_stages(plan) for name, plan in study.rows.items()}
+    stages |= {name: dataset_stages(plan) for name, plan in study.datasets.items()}
     files = {PLANS / name / f"{stage}.yaml": plan for name, own in stages.items() for stage, plan in own.items()}
-    return files | {STUDY: StudyPlan(rows=rows, datasets=datasets)}
+    return files | {STUDY: study}

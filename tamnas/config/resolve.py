@@ -11,7 +11,7 @@ import numpy as np
 
 from tamnas.config.fields import format_fraction, read_yaml, validated
 from tamnas.config.params import BaseParams, Params
-from tamnas.config.plan import DatasetPlan, RowPlan
+from tamnas.config.plan import DatasetPlan, RowPlan, StudyPlan
 from tamnas.config.sections import EvalParams, TrainingAttackPlan, ValidationParams
 from tamnas.errors import InputError
 from tamnas.space.sampling import uniform
@@ -52,7 +52,7 @@ def parse_params(raw: dict, source: str = "params.yaml") -> Params:
             raise InputError(f"{source}: run.rows: no row uses the dataset {dataset!r} of run.datasets")
     if len(set(params.run.datasets)) != len(params.run.datasets):
         raise InputError(f"{source}: run.datasets: {_names(params.run.datasets)}: must not repeat")
-    resolve_all(params, source)
+    resolve_study(params, source)
     return params
 
 
@@ -66,11 +66,12 @@ def _refuse_like_names(params: Params, source: str) -> None:
                 raise InputError(f"{source}: run.{kind}: {name!r} may not be named like run.{other}")
 
 
-def resolve_all(params: Params, source: str = "params.yaml") -> dict[str, RowPlan | DatasetPlan]:
+def resolve_study(params: Params, source: str = "params.yaml") -> StudyPlan:
     """Everything resolved, by row and by dataset. Raises InputError."""
     rows = {name: resolve_row(params, name) for name in params.run.rows}
     _refuse_twins(rows, source)
-    return rows | {dataset: _resolve_dataset(params, dataset, rows) for dataset in params.run.datasets}
+    datasets = {dataset: _resolve_dataset(params, dataset, rows) for dataset in params.run.datasets}
+    return StudyPlan(rows=rows, datasets=datasets)
 
 
 def resolve_row(params: Params, name: str) -> RowPlan:

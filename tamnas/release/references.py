@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
 
-from tamnas.config.plan import STUDY, StudyPlan, load_study, stage_plans
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.plan import STUDY, StudyPlan, load_study
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.files import shown
 from tamnas.release.card import Card, is_released, locate, read_card, released
@@ -36,10 +36,10 @@ def run_of(folder: Path) -> list[Dataset]:
 
 def _study() -> StudyPlan:
     if not STUDY.is_file():
-        return stage_plans(resolve_all(load_params()))[STUDY]
+        return resolve_study(load_params())
     study = load_study()
     with suppress(InputError):  # a run of an earlier version may have parameters of before
-        if study != stage_plans(resolve_all(load_params()))[STUDY]:
+        if study != resolve_study(load_params()):
             log.warning(
                 "%s is not what params.yaml says now, and is what counts here; `dvc repro plan` renews it", STUDY
             )

@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 
 from tamnas.config.fields import parse_fraction, read_yaml, write_yaml
 from tamnas.config.plan import STUDY, RowControlsStagePlan, StudyPlan, read_plan, stage_plans
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.pipeline.checkpoint import load, load_latest, to_bytes
@@ -147,7 +147,7 @@ META = {"epoch": 1, "history": [{"loss": 0.5}]}
 BLOB = to_bytes(TENSORS, META)
 HEADER = json.loads(BLOB[8 : 8 + struct.unpack("<Q", BLOB[:8])[0]])
 CONTROLS = Path("plan") / ROW / "controls.yaml"
-PLANS = {path: plan.plain() for path, plan in stage_plans(resolve_all(parse_params(RAW))).items()}
+PLANS = {path: plan.plain() for path, plan in stage_plans(resolve_study(parse_params(RAW))).items()}
 HOME = tempfile.TemporaryDirectory(prefix="tamnas-fuzz-")  # gone with the process
 FOLDER = Path(HOME.name)
 CSV = b"network,epoch,lr,loss,train_clean,train_robust\nn01,0,0.1,2.3,0.1,0.2\nn01,1,0.1,1.9,0.3,0.2\n"

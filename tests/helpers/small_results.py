@@ -9,7 +9,7 @@ import pytest
 
 from tamnas.config.fields import format_fraction, read_yaml, write_yaml
 from tamnas.config.plan import DatasetPlan, RowPlan, stage_plans
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.files import write_csv, write_json
 from tamnas.legonet import Voter, design
 from tamnas.pipeline.paths import results, seeded
@@ -52,16 +52,15 @@ def leave_unwritten(patch: pytest.MonkeyPatch) -> None:
 def write_run(raw: dict, root: Path, *, networks: int = 3, omit: tuple[str, ...] = (), seed: int = 0) -> None:
     """Plans, and made-up results of every row but those in `omit`, below `root` (the working directory)."""
     random = np.random.default_rng(seed)
-    plans = resolve_all(parse_params(raw))
-    for path, plan in stage_plans(plans).items():
+    study = resolve_study(parse_params(raw))
+    for path, plan in stage_plans(study).items():
         write_yaml(root / path, plan.plain())
     voting = {}
-    for plan in plans.values():
-        if isinstance(plan, RowPlan) and plan.row not in omit:
+    for plan in study.rows.values():
+        if plan.row not in omit:
             voting[plan.row] = _write_row(plan, random, networks)
-    for plan in plans.values():
-        if isinstance(plan, DatasetPlan):
-            _write_dataset(plan, random, voting)
+    for plan in study.datasets.values():
+        _write_dataset(plan, random, voting)
 
 
 def _write_row(plan: RowPlan, random, networks: int) -> list[Voter]:

@@ -13,7 +13,7 @@ import torch
 
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import StagePlan, row_stages
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.config.sections import NumericsParams
 from tamnas.evaluation.networks import GridTask, Network, attack_with_pgd
 from tamnas.networks.trained import supernet_tensors
@@ -34,7 +34,7 @@ def planned_here() -> dict[str, StagePlan]:
     raw = tiny_params()
     raw["retrain"]["scratch"].update(epochs=2)
     raw["data"]["digits"]["augment"] = {"pad": 1, "flip": True}
-    return row_stages(resolve_all(parse_params(raw))[ROW])
+    return row_stages(resolve_study(parse_params(raw)).rows[ROW])
 
 
 PLANS = planned_here()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tests.helpers import bad_params, every_param
 from tests.helpers.refusals import SECONDS
 from tests.helpers.tiny import ROOT
@@ -58,7 +58,7 @@ def test_every_parameter(answers, kind):
 
 
 def test_every_parameter_of_the_schema_has_its_place():
-    resolve_all(parse_params(every_param.FULL))  # nothing but the case itself is wrong with a case
+    resolve_study(parse_params(every_param.FULL))  # nothing but the case itself is wrong with a case
     assert {every_param.typed(path)[0] for path in every_param.paths(every_param.FULL)} == set(every_param.shapes())
     assert set(every_param.paths(bad_params.RAW)) <= set(every_param.paths(every_param.FULL))
 

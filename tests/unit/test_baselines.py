@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from tamnas.attacks.ascent import under_attack
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import DatasetPlan, dataset_stages
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.config.sections import BASELINES, TrainingPlan
 from tamnas.data.prepare import prepare
 from tamnas.networks.baselines import baseline
@@ -146,7 +146,7 @@ def plan() -> DatasetPlan:
     raw["baselines"]["training"]["schedule"]["warmup"] = 0
     raw["retrain"]["validation"]["attack"]["steps"] = 1
     raw["data"]["digits"].update(train=64, validation=20, test=20)
-    plan = resolve_all(parse_params(raw))["digits"]
+    plan = resolve_study(parse_params(raw)).datasets["digits"]
     assert plan.baselines.names == BASELINES
     return plan
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamnas.config.plan import ControlsStagePlan, RowControlsStagePlan, dataset_stages, row_stages
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.controls import NOT_RUN, OWN, RUN, pooled_jobs, row_jobs, same_training, status
 from tamnas.errors import InputError
 from tamnas.records import Job, NetworkSpec, Start
@@ -37,8 +37,11 @@ def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePla
     raw = pool(tiny_params())
     raw["retrain"]["finetune"]["epochs"] = 2
     raw["controls"] = controls or {}
-    found = resolve_all(parse_params(raw | changed))
-    return {ROW: row_stages(found[ROW])["controls"], "digits": dataset_stages(found["digits"])["controls_pooled"]}
+    study = resolve_study(parse_params(raw | changed))
+    return {
+        ROW: row_stages(study.rows[ROW])["controls"],
+        "digits": dataset_stages(study.datasets["digits"])["controls_pooled"],
+    }
 
 
 # -- architectures ------------------------------------------------------------------------------

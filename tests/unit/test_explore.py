@@ -13,8 +13,7 @@ import pytest
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from scipy.stats import binomtest
 
-from tamnas.config.plan import STUDY, stage_plans
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.release.trained import networks as releasable
 from tamnas.report import collect
 from tamnas.report.build import report_files
@@ -67,7 +66,7 @@ def test_the_names_are_those_of_the_release(folder):
 def committed(monkeypatch):
     """The dataset of the committed results."""
     monkeypatch.chdir(ROOT)
-    (dataset,) = collect.collect(stage_plans(resolve_all(load_params()))[STUDY])
+    (dataset,) = collect.collect(resolve_study(load_params()))
     return dataset
 
 

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
 from tamnas.config.params import merge
-from tamnas.config.plan import (
-    STUDY,
-    DatasetPlan,
-    RowPlan,
-    SearchStagePlan,
-    StudyPlan,
-    load_study,
-    read_plan,
-    stage_plans,
-)
-from tamnas.config.resolve import load_params, parse_params, resolve_all
+from tamnas.config.plan import STUDY, RowPlan, SearchStagePlan, load_study, read_plan, stage_plans
+from tamnas.config.resolve import load_params, parse_params, resolve_study
 from tamnas.errors import InputError
 from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
 
@@ -29,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def row_plan(changes: dict, row: str = ROW) -> RowPlan:
-    return resolve_all(parse_params(edited(changes)))[row]
+    return resolve_study(parse_params(edited(changes))).rows[row]
 
 
 @given(st.fractions(0, 1).filter(bool) | st.decimals(0, 255, places=3).map(lambda d: Fraction(d) / 255).filter(bool))
@@ -167,10 +158,10 @@ def test_mode_patches_one_row_alone():
         "modes.wide": {"network": {"width": 2}, "supernet": {"eps": "4/255"}},
         "run.rows.wide": {"dataset": DATASET, "mode": "wide"},
     }
-    plans = resolve_all(parse_params(edited(changes)))
-    assert plans["wide"].network.width == 2
-    assert plans[ROW].network.width == RAW["network"]["width"]
-    assert plans[DATASET].pooled.rows == (ROW, "wide")
+    study = resolve_study(parse_params(edited(changes)))
+    assert study.rows["wide"].network.width == 2
+    assert study.rows[ROW].network.width == RAW["network"]["width"]
+    assert study.datasets[DATASET].pooled.rows == (ROW, "wide")
 
 
 @pytest.mark.parametrize(
@@ -196,9 +187,9 @@ def test_controls_make_no_other_experiment():
     changes = {"modes.twin": mode, "run.rows.twin": {"dataset": DATASET, "mode": "twin"}}
     with pytest.raises(InputError, match=f"twin is the same experiment as {ROW}"):
         parse_params(edited(changes))
-    alone = resolve_all(parse_params(edited({"modes.twin": mode, f"run.rows.{ROW}.mode": "twin"})))
-    assert alone[ROW].controls.random_networks
-    assert not alone[DATASET].controls.training
+    alone = resolve_study(parse_params(edited({"modes.twin": mode, f"run.rows.{ROW}.mode": "twin"})))
+    assert alone.rows[ROW].controls.random_networks
+    assert not alone.datasets[DATASET].controls.training
 
 
 @pytest.mark.parametrize(
@@ -214,7 +205,7 @@ def test_controls_make_no_other_experiment():
 )
 def test_siblings_are_no_twins(mode):
     changes = {"modes.other": mode, "run.rows.sibling": {"dataset": DATASET, "mode": "other"}}
-    assert "sibling" in resolve_all(parse_params(edited(changes)))
+    assert "sibling" in resolve_study(parse_params(edited(changes))).rows
 
 
 def test_names_with_dots_are_refused():
@@ -245,17 +236,14 @@ def test_missing_file_is_refused(tmp_path):
 
 
 def test_plans_round_trip_through_yaml(folder):
-    plans = resolve_all(load_params(ROOT / "params.yaml"))
-    for path, plan in stage_plans(plans).items():
+    resolved = resolve_study(load_params(ROOT / "params.yaml"))
+    for path, plan in stage_plans(resolved).items():
         write_yaml(path, plan.plain())
         assert read_plan(type(plan), path) == plan
         if path != STUDY:
             assert type(plan).load(plan.name, path.stem) == plan
     study = load_study()
-    assert study == StudyPlan(
-        rows={name: plan for name, plan in plans.items() if isinstance(plan, RowPlan)},
-        datasets={name: plan for name, plan in plans.items() if isinstance(plan, DatasetPlan)},
-    )
+    assert study == resolved
     assert list(study.datasets) == RAW["run"]["datasets"]
     assert list(study.rows) == list(RAW["run"]["rows"])
 
@@ -263,7 +251,7 @@ def test_plans_round_trip_through_yaml(folder):
 def test_ranks_and_paths_are_told_to_the_phases_alone_and_compute_to_no_stage():
     def written(changes: dict) -> dict:
         return {
-            str(path): plan.plain() for path, plan in stage_plans(resolve_all(parse_params(edited(changes)))).items()
+            str(path): plan.plain() for path, plan in stage_plans(resolve_study(parse_params(edited(changes)))).items()
         }
 
     before = written({})
@@ -275,7 +263,7 @@ def test_ranks_and_paths_are_told_to_the_phases_alone_and_compute_to_no_stage():
 
 
 def test_plan_of_another_format_is_refused(folder):
-    plans = stage_plans(resolve_all(load_params(ROOT / "params.yaml")))
+    plans = stage_plans(resolve_study(load_params(ROOT / "params.yaml")))
     path = Path(f"plan/{ROW}/search.yaml")
     write_yaml(path, plans[path].plain() | {"format": 2})
     for name, message in ((ROW, "format 2"), ("none", "no such plan")):
@@ -284,8 +272,8 @@ def test_plan_of_another_format_is_refused(folder):
 
 
 def test_compute_is_in_no_plan():
-    plans = resolve_all(parse_params(edited({"compute.workers": 7, "compute.device": "cpu"})))
-    assert plans == resolve_all(parse_params(RAW))
+    plans = resolve_study(parse_params(edited({"compute.workers": 7, "compute.device": "cpu"})))
+    assert plans == resolve_study(parse_params(RAW))
 
 
 def test_parameters_are_frozen():
@@ -324,7 +312,7 @@ def test_a_mode_may_not_patch_what_rows_share(patch, words):
 def test_a_mode_may_augment_otherwise():
     raw = read_yaml(ROOT / "params.yaml")
     raw["modes"]["base"] = {"data": {"digits": {"augment": {"pad": 1}}}}
-    assert resolve_all(parse_params(raw))["digits-base"].data.augment.pad == 1
+    assert resolve_study(parse_params(raw)).rows["digits-base"].data.augment.pad == 1
 
 
 def test_the_mode_of_the_pooled_lego_net_may_not_patch_what_rows_share_either():
@@ -344,8 +332,8 @@ def test_the_common_attack_is_the_same_for_all_modes():
     changes = {"controls.common_attack": COMMON, "supernet.lam": 0.5}
     changes |= {f"modes.{name}": patch for name, patch in modes.items()}
     changes |= {f"run.rows.{name}": {"dataset": DATASET, "mode": name} for name in modes}
-    plans = resolve_all(parse_params(edited(changes)))
-    attacks = [plans[name].controls.common_attack.attack for name in (ROW, *modes)]
+    rows = resolve_study(parse_params(edited(changes))).rows
+    attacks = [rows[name].controls.common_attack.attack for name in (ROW, *modes)]
     assert [(attack.loss, attack.lam) for attack in attacks] == [("trades", 0.5)] * 3
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tamnas.config.fields import write_yaml
 from tamnas.config.plan import row_stages
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
 from tamnas.networks.supernet import Supernet
@@ -94,7 +94,7 @@ def test_one_that_nothing_measures_is_refused():
 
 
 def test_a_subnet_is_measured_by_it(plugin):
-    plan = row_stages(resolve_all(parse_params(params()))[ROW])["search"]
+    plan = row_stages(resolve_study(parse_params(params())).rows[ROW])["search"]
     assert plan.search.objectives == NAMES
     space = SearchSpace.from_params(plan)
     generator = torch.Generator().manual_seed(0)

@@ -10,8 +10,7 @@ from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
 from tamnas.config.fields import read_yaml
-from tamnas.config.plan import RowPlan
-from tamnas.config.resolve import load_params, resolve_all
+from tamnas.config.resolve import load_params, resolve_study
 from tamnas.config.sections import PAPER_BASELINES
 from tamnas.errors import InputError
 from tamnas.pipeline import profiles as profile
@@ -34,7 +33,7 @@ def test_profiles_are_valid_and_change_what_they_print(project, name):
     changes = profile.apply(name)
     assert changes
     assert "&" not in Path("params.yaml").read_text()  # no anchors: `dvc exp run -S` writes them out
-    resolve_all(load_params("params.yaml"))
+    resolve_study(load_params("params.yaml"))
     assert "# everything random derives from it" in Path("params.yaml").read_text()
     assert profile.apply(name) == []  # applied already
 
@@ -70,9 +69,9 @@ def test_dvc_may_empty_any_lists(project):
 
 def test_the_paper_profile_is_the_papers_study(project):
     profile.apply("paper")
-    resolved = resolve_all(load_params("params.yaml"))
-    assert all(resolved[dataset].baselines.names == PAPER_BASELINES for dataset in ("cifar10", "svhn"))
-    plans = [plan for plan in resolved.values() if isinstance(plan, RowPlan)]
+    study = resolve_study(load_params("params.yaml"))
+    assert all(study.datasets[dataset].baselines.names == PAPER_BASELINES for dataset in ("cifar10", "svhn"))
+    plans = study.rows.values()
     assert len(plans) == 15
     assert sorted({plan.dataset: sum(p.dataset == plan.dataset for p in plans) for plan in plans}.items()) == [
         ("cifar10", 7),
@@ -178,8 +177,7 @@ def test_the_smoke_profile_has_the_papers_rows_and_attacks(project):
     def resolved(name):
         shutil.copy(ROOT / "params.yaml", project)
         profile.apply(name)
-        plans = resolve_all(load_params("params.yaml")).items()
-        return {row: plan for row, plan in plans if isinstance(plan, RowPlan)}
+        return resolve_study(load_params("params.yaml")).rows
 
     smoke, paper = resolved("smoke"), resolved("paper")
     assert list(smoke) == list(paper)
@@ -192,13 +190,13 @@ def test_the_smoke_profile_has_the_papers_rows_and_attacks(project):
 
 def test_the_h200_profile_is_one_mode_of_the_paper_shortened(project):
     profile.apply("h200")
-    plan = resolve_all(load_params("params.yaml"))["cifar10-S_8_10"]
+    plan = resolve_study(load_params("params.yaml")).rows["cifar10-S_8_10"]
     assert plan.supernet.block.recipe.epochs + plan.supernet.joint.recipe.epochs == 160
     assert plan.retrain.max_subnets == 8
     assert (plan.retrain.scratch.recipe.epochs, plan.retrain.finetune.recipe.epochs) == (25, 8)
     assert (plan.supernet.attack.m, plan.supernet.attack.n) == (5, 3)
     # What docs/profiles.md counts: Table X's own networks would take longer than all else.
-    assert resolve_all(load_params("params.yaml"))["cifar10"].baselines.names == ("resnet20",)
+    assert resolve_study(load_params("params.yaml")).datasets["cifar10"].baselines.names == ("resnet20",)
 
 
 def test_the_levers_are_tried_on_what_the_h200_profile_finds(project):
@@ -207,11 +205,11 @@ def test_the_levers_are_tried_on_what_the_h200_profile_finds(project):
     def resolved(name: str) -> dict:
         shutil.copy(ROOT / "params.yaml", project)
         profile.apply(name)
-        return resolve_all(load_params("params.yaml"))
+        return resolve_study(load_params("params.yaml")).rows
 
     h200, modern, levers = map(resolved, ("h200", "modern", "levers"))
     row = "cifar10-S_8_10"
-    assert [name for name, plan in levers.items() if isinstance(plan, RowPlan)] == [row]
+    assert list(levers) == [row]
     assert (levers[row].network, levers[row].eval.weights) == (modern[row].network, "best")
     ours, theirs = levers[row].retrain.scratch, modern[row].retrain.scratch
     shortened = theirs.recipe.model_copy(update={"epochs": 40, "batch_size": 256})
@@ -226,23 +224,23 @@ def test_the_levers_are_tried_on_what_the_h200_profile_finds(project):
 def test_the_levers_do_not_depend_on_the_profile_before_them(project):
     """A packed run brings the parameters of its own profile along."""
     profile.apply("levers")
-    alone = resolve_all(load_params("params.yaml"))
+    alone = resolve_study(load_params("params.yaml"))
     shutil.copy(ROOT / "params.yaml", project)
     profile.apply("h200")
     profile.apply("levers")
-    assert resolve_all(load_params("params.yaml")) == alone
+    assert resolve_study(load_params("params.yaml")) == alone
 
 
 def test_the_modern_profile_uses_what_there_is_beyond_the_paper(project):
     profile.apply("modern")
-    plan = resolve_all(load_params("params.yaml"))["cifar10-S_8_10"]
+    plan = resolve_study(load_params("params.yaml")).rows["cifar10-S_8_10"]
     assert 1 / plan.retrain.scratch.attack.lam == pytest.approx(6)
     assert (plan.network.activation, plan.network.strides) == ("silu", (1, 2, 2))
     assert plan.supernet.attack.bn == "batch"
     assert plan.eval.weights == "best"
     for recipe in (plan.supernet.block.recipe, plan.retrain.scratch.recipe):
         assert (recipe.weight_decay, recipe.schedule.kind) == (5e-4, "cosine")
-    hand_made = resolve_all(load_params("params.yaml"))["cifar10"].baselines.training
+    hand_made = resolve_study(load_params("params.yaml")).datasets["cifar10"].baselines.training
     assert 1 / hand_made.attack.lam == pytest.approx(6)
     for training in (plan.retrain.scratch, plan.retrain.finetune, hand_made):
         recipe = training.recipe

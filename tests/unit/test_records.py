@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.files import write_json
 from tamnas.records import Job, Label, NetworkSpec, Record, Score, Start, read_records
@@ -90,7 +90,7 @@ def test_a_network_is_known_by_what_it_is_and_not_by_its_id():
 
 
 def test_a_job_reaches_a_worker_unchanged():
-    training = resolve_all(parse_params(tiny_params()))[ROW].retrain.finetune
+    training = resolve_study(parse_params(tiny_params())).rows[ROW].retrain.finetune
     start = Start(Path("start-finetune.safetensors"), SUBNET.id)
     job = Job(SUBNET, training, (0, "retrain_finetune", ROW), start, Label("finetune_lr_0.01", "finetune", "n01", 0))
     assert pickle.loads(pickle.dumps(job)) == job

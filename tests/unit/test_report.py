@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tamnas.config.fields import write_yaml
-from tamnas.config.plan import STUDY, stage_plans
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.plan import STUDY
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.files import read_json, write_json
@@ -233,7 +233,7 @@ def test_a_row_without_some_of_its_results_is_an_error_that_names_the_file(folde
 
 def test_rows_come_from_the_plans_and_not_from_the_folders(folder):
     write_run(params("digits", {"S_8_1": {}, "S_4_1": {}}), folder)
-    write_yaml(folder / STUDY, stage_plans(resolve_all(parse_params(params())))[STUDY].plain())
+    write_yaml(folder / STUDY, resolve_study(parse_params(params())).plain())
     (dataset,) = collect.collect()
     assert [row.name for row in dataset.rows] == ["digits-S_8_1"]
 

@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tamnas.config.plan import stage_plans
-from tamnas.config.resolve import parse_params, resolve_all
+from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.pipeline.stages import instance, instances, needs, stages
 from tests.helpers.bad_params import RAW
@@ -30,7 +30,7 @@ def planned():
     """(every instance, every plan) of `two_datasets`."""
     params = parse_params(two_datasets())
     rows = {name: row.dataset for name, row in params.run.rows.items()}
-    return instances(rows, params.run.datasets), stage_plans(resolve_all(params))
+    return instances(rows, params.run.datasets), stage_plans(resolve_study(params))
 
 
 def test_every_stage_of_dvc_yaml_is_in_the_table():

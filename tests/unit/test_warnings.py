@@ -242,17 +242,17 @@ def write_controls(raw: dict) -> None:
     import numpy as np
 
     from tamnas.config.plan import stage_plans
-    from tamnas.config.resolve import parse_params, resolve_all
+    from tamnas.config.resolve import parse_params, resolve_study
     from tamnas.controls import pooled_jobs, row_jobs, status
     from tamnas.pipeline.paths import results
     from tamnas.records import NetworkSpec
     from tests.helpers import small_results
 
     random = np.random.default_rng(1)
-    plans = resolve_all(parse_params(raw))
+    study = resolve_study(parse_params(raw))
     (row,) = collect.collect()[0].rows
     selected = [NetworkSpec(one.id, one.architecture) for one in row.selected]
-    files = stage_plans(plans)
+    files = stage_plans(study)
     told = {name: files[Path("plan") / name / f"{stage}.yaml"]
             for name, stage in (("digits-S_8_1", "controls"), ("digits", "controls_pooled"))}  # fmt: skip
     lego = row.lego.network.architecture
@@ -268,7 +268,7 @@ def write_controls(raw: dict) -> None:
                 for job in jobs
                 if job.label.seed == seed
             ]
-            plan = plans[name].model_copy(update={"seed": seed})
+            plan = (study.rows | study.datasets)[name].model_copy(update={"seed": seed})
             small_results.write_trained(plan, stage, f"evaluate_{stage}", of_row, trained, random)
 
 
