@@ -18,13 +18,13 @@ def release(names: tuple[str, ...], folder: Path, study: str | None) -> None:
 
     Final are, of each dataset: of its best row by validation the best subnet from scratch (DATASET/searched), the best
     fine-tuned one (finetuned) and Lego-Net (lego); the pooled Lego-Net (lego-pooled); every hand-made network. Others
-    are called ROW/ID, or ROW/ID-finetuned. Each becomes one safetensors file, with its architecture, its training and
-    its accuracies in the header, and a page that says the same.
+    are called ROW/ID, ROW/ID-finetuned and ROW/lego. Each becomes one safetensors file, with its architecture, its
+    training and its accuracies in the header, and a page that says the same.
 
     Reads plan/, results/ and runs/.
     """
     from tamnas.release.references import networks_of, run_of
-    from tamnas.release.trained import finals, write_release
+    from tamnas.release.trained import card, finals, write_release
 
     run = run_of(Path())
     known = networks_of(run)
@@ -34,8 +34,9 @@ def release(names: tuple[str, ...], folder: Path, study: str | None) -> None:
         raise InputError(f"--study is {shown(study)}; allowed: letters, digits, _ and -, the first a letter or digit")
     if study and len(run) > 1:
         raise InputError(f"--study is {shown(study)}: this run has {len(run)} datasets; allowed: for a run of one")
-    for name in names or [final.name for dataset in run for final in finals(dataset)]:
-        dataset = known[name][1].name
-        own = f"{study}/{name.removeprefix(f'{dataset}/')}" if study else name
-        path, card = write_release(*known[name], folder, own)
-        click.echo(f"{path}: {card.title}, {path.stat().st_size / 2**20:.2f} MiB")
+    for name in names or [name for dataset in run for name in finals(dataset)]:
+        tested, dataset = known[name]
+        own = f"{study}/{name.removeprefix(f'{dataset.name}/')}" if study else name
+        its = card(name, tested, dataset).model_copy(update={"name": own})
+        path = write_release(tested, its, folder)
+        click.echo(f"{path}: {its.title}, {path.stat().st_size / 2**20:.2f} MiB")

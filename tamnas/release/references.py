@@ -10,9 +10,9 @@ from tamnas.config.resolve import load_params, resolve_study
 from tamnas.errors import InputError
 from tamnas.files import shown
 from tamnas.release.card import Card, is_released, locate, read_card, released
-from tamnas.release.trained import Trained, finals, networks
+from tamnas.release.trained import card, finals, networks
 from tamnas.report.collect import collect
-from tamnas.report.study import Dataset
+from tamnas.report.study import Dataset, Tested
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def _study() -> StudyPlan:
     return study
 
 
-def networks_of(datasets: Sequence[Dataset]) -> dict[str, tuple[Trained, Dataset]]:
-    """Every network of a run by its name, and whose it is."""
-    return {network.name: (network, dataset) for dataset in datasets for network in networks(dataset)}
+def networks_of(datasets: Sequence[Dataset]) -> dict[str, tuple[Tested, Dataset]]:
+    """Every network of a run by its names, and whose it is."""
+    return {name: (network, dataset) for dataset in datasets for name, network in networks(dataset).items()}
 
 
 def cards(word: str) -> dict[str, Card]:
@@ -56,15 +56,15 @@ def cards(word: str) -> dict[str, Card]:
     in a folder. Raises InputError.
     """
     if Path(word).is_dir():
-        return {final.name: final.card(dataset) for dataset in run_of(Path(word)) for final in finals(dataset)}
+        run = run_of(Path(word))
+        return {name: card(name, final, dataset) for dataset in run for name, final in finals(dataset).items()}
     if is_released(word):
-        card = read_card(locate(word))
-        return {card.name: card}
+        own = read_card(locate(word))
+        return {own.name: own}
     known = networks_of(run_of(Path())) if is_run(Path()) else {}
     if word not in known:
         raise InputError(
             f"{shown(word)}: is no released network ({', '.join(released()) or 'none'}), no network of the run here "
             f"({', '.join(known) or 'none'}) and no folder of a run"
         )
-    network, dataset = known[word]
-    return {word: network.card(dataset)}
+    return {word: card(word, *known[word])}

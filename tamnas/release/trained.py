@@ -1,118 +1,92 @@
 """Networks of a finished run, and their release."""
 
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tamnas import __version__
-from tamnas.config.plan import DatasetPlan, RowPlan
-from tamnas.config.sections import TrainingPlan
+from tamnas.config.plan import RowPlan
 from tamnas.errors import InputError
 from tamnas.files import write_text
-from tamnas.pipeline.paths import weights
 from tamnas.records import NetworkSpec, Record
 from tamnas.release.card import Card, Figure, card_page
-from tamnas.report.study import Dataset, TrainedNetwork
+from tamnas.report.study import LEGO, Dataset, Tested
 from tamnas.report.terms import attack_notes, attack_text, name_of, weights_text
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained network of a run: its name, what it is, and the folder of its weights."""
-
-    name: str
-    title: str
-    network: TrainedNetwork
-    plan: RowPlan | DatasetPlan
-    training: TrainingPlan
-    folder: Path
-
-    def card(self, dataset: Dataset) -> Card:
-        network, test, data = self.network, self.network.test, self.plan.data
-        spec = NetworkSpec(network.id, network.architecture, None if network.architecture else network.id)
-        measured = {"none": (test.clean, test.images)}
-        measured |= {attack.text: (share, test.count(attack)) for attack, share in test.grid.items()}
-        return Card(
-            name=self.name,
-            title=self.title,
-            tamnas=__version__,
-            spec=spec.plain(),
-            network=self.plan.network,
-            space=self.plan.space,
-            parameters=network.parameters,
-            macs=network.costs.macs,
-            dataset=dataset.name,
-            data=data.model_copy(update={"path": None, "url": None}).plain(),  # of another machine
-            levels=dataset.card["levels"],
-            classes=tuple(dataset.card["classes"]),
-            images=dataset.images,
-            test_sha256=dataset.card["splits"]["test"]["sha256"],
-            training=self.training,
-            weights=test.weights,
-            seed=self.plan.seed,
-            figures=tuple(Figure(attack=name, images=n, accuracy=share) for name, (share, n) in measured.items()),
-            reference=dataset.key_attack_of(self.plan.eval).text,
-            setting=(
-                f"Weights: {weights_text(test.weights)}.",
-                f"{attack_text(self.plan.eval)}.",
-                *attack_notes(self.plan.eval),
-                *(["At chance: nothing was learnt."] if network.at_chance else []),
-            ),
-        )
-
-
-def finals(dataset: Dataset) -> list[Trained]:
-    """Of the best row by validation the best subnets and Lego-Net; the pooled Lego-Net; the hand-made networks."""
-    chosen, plan = [], dataset.plan
-
-    def add(name: str, title: str, network: TrainedNetwork, plan, training: TrainingPlan, folder: Path) -> None:
-        chosen.append(Trained(f"{dataset.name}/{name}", title, network, plan, training, folder))
-
+def finals(dataset: Dataset) -> dict[str, Tested]:
+    """By the names of their release: of the best row by validation the best subnets and Lego-Net; the pooled Lego-Net;
+    the hand-made networks.
+    """
+    tested, chosen = {one.name: one for one in dataset.tested()}, {}
     if row := dataset.best_row:
-        best, retrain, own = "the best searched subnet", row.plan.retrain, partial(weights, row.name)
-        add("searched", f"{best}, from scratch", row.best, row.plan, retrain.scratch, own("retrain_scratch"))
-        if tuned := row.best_finetuned:
-            add("finetuned", f"{best}, fine-tuned", tuned, row.plan, retrain.finetune, own("retrain_finetune"))
-        if row.lego:
-            title = f"Lego-Net of the row {row.name}"
-            add("lego", title, row.lego.network, row.plan, retrain.scratch, own("legonet"))
-    own = partial(weights, dataset.name)
-    if pooled := dataset.pooled:
-        add("lego-pooled", "Lego-Net of all rows", pooled.network, plan, plan.pooled.training, own("legonet"))
-    for network in dataset.baselines:
-        add(network.id, name_of(network.id), network, plan, plan.baselines.training, own("baselines"))
-    return chosen
+        ends = {"searched": row.best.id}
+        ends |= {"finetuned": f"{row.best_finetuned.id}-finetuned"} if row.finetune else {}
+        ends |= {"lego": "lego"} if row.lego else {}
+        chosen = {f"{dataset.name}/{name}": tested[f"{row.name}/{end}"] for name, end in ends.items()}
+    return chosen | {name: one for name, one in tested.items() if one.plan is dataset.plan}
 
 
-def networks(dataset: Dataset) -> list[Trained]:
-    """`finals`, and every retrained subnet as ROW/ID and ROW/ID-finetuned."""
-    chosen = finals(dataset)
-    for row in dataset.rows:
-        trained = ("", "from scratch", row.scratch), ("-finetuned", "fine-tuned", row.finetune)
-        for (end, how, subnets), stage in zip(trained, ("scratch", "finetune"), strict=True):
-            training, folder = getattr(row.plan.retrain, stage), weights(row.name, f"retrain_{stage}")
-            for subnet in subnets:
-                name, title = f"{row.name}/{subnet.id}{end}", f"a subnet of {row.name}, {how}"
-                chosen.append(Trained(name, title, subnet, row.plan, training, folder))
-    return chosen
+def networks(dataset: Dataset) -> dict[str, Tested]:
+    """`finals`, and every tested network as `Tested.name`."""
+    return finals(dataset) | {one.name: one for one in dataset.tested()}
 
 
-def write_release(trained: Trained, dataset: Dataset, folder: Path, name: str) -> tuple[Path, Card]:
-    """Write its file to `folder`, under `name`, and its card as Markdown beside it.
+def card(name: str, tested: Tested, dataset: Dataset) -> Card:
+    network, test, plan = tested.network, tested.network.test, tested.plan
+    measured = {"none": (test.clean, test.images)}
+    measured |= {attack.text: (share, test.count(attack)) for attack, share in test.grid.items()}
+    return Card(
+        name=name,
+        title=_title(name, tested),
+        tamnas=__version__,
+        spec=NetworkSpec(network.id, network.architecture, None if network.architecture else network.id).plain(),
+        network=plan.network,
+        space=plan.space,
+        parameters=network.parameters,
+        macs=network.costs.macs,
+        dataset=dataset.name,
+        data=plan.data.model_copy(update={"path": None, "url": None}).plain(),  # of another machine
+        levels=dataset.card["levels"],
+        classes=tuple(dataset.card["classes"]),
+        images=dataset.images,
+        test_sha256=dataset.card["splits"]["test"]["sha256"],
+        training=tested.training,
+        weights=test.weights,
+        seed=plan.seed,
+        figures=tuple(Figure(attack=attack, images=n, accuracy=share) for attack, (share, n) in measured.items()),
+        reference=dataset.key_attack_of(plan.eval).text,
+        setting=(
+            f"Weights: {weights_text(test.weights)}.",
+            f"{attack_text(plan.eval)}.",
+            *attack_notes(plan.eval),
+            *(["At chance: nothing was learnt."] if network.at_chance else []),
+        ),
+    )
+
+
+def _title(name: str, tested: Tested) -> str:
+    of_row = isinstance(tested.plan, RowPlan)
+    if tested.kind == LEGO:
+        return f"Lego-Net of the row {tested.plan.row}" if of_row else "Lego-Net of all rows"
+    if not of_row:
+        return name_of(tested.network.id)
+    return f"{f'a subnet of {tested.plan.row}' if name == tested.name else 'the best searched subnet'}, {tested.kind}"
+
+
+def write_release(tested: Tested, card: Card, folder: Path) -> Path:
+    """Write its file to `folder`, under the card's name, and the card as Markdown beside it.
 
     Raises InputError, also where a later run has left other weights than those of the results.
     """
     from tamnas.pipeline import checkpoint
     from tamnas.release.network import write
 
-    card = trained.card(dataset).model_copy(update={"name": name})
-    source = trained.folder / f"{trained.network.id}.safetensors"
+    source, network = tested.file, tested.network
     tensors, meta = checkpoint.load(source)
     record = Record.from_plain(meta["record"], source)
     scores = {which: vars(record.score(which)) for which in ("best", "last")}
-    if (record.network.architecture, scores) != (trained.network.architecture, dict(trained.network.validation)):
+    if (record.network.architecture, scores) != (network.architecture, dict(network.validation)):
         raise InputError(f"{source}: is not the network of results/, but of another run; `dvc checkout` restores it")
     path = folder / f"{card.name}.safetensors"
     write(path, checkpoint.with_prefix(tensors, f"{card.weights}."), card)
     write_text(path.with_suffix(".md"), card_page(card))
-    return path, card
+    return path

@@ -5,11 +5,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Self
 
 from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
-from tamnas.config.sections import EvalParams
+from tamnas.config.sections import EvalParams, TrainingPlan
+from tamnas.pipeline.paths import weights
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -146,6 +148,28 @@ class ControlResults:
         ]
 
 
+SCRATCH, FINETUNED, LEGO, HAND_MADE = KINDS = ("from scratch", "fine-tuned", "Lego-Net", "hand-made")
+TRAINED_BY = {SCRATCH: "retrain_scratch", FINETUNED: "retrain_finetune", LEGO: "legonet", HAND_MADE: "baselines"}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A tested network, called as on the command line: ROW/ID, ROW/ID-finetuned, ROW/lego, DATASET/lego-pooled,
+    DATASET/ID. `kind`: one of `KINDS`, or `control`.
+    """
+
+    name: str
+    kind: str
+    network: TrainedNetwork
+    plan: RowPlan | DatasetPlan
+    training: TrainingPlan
+
+    @property
+    def file(self) -> Path:
+        """Of the weights; of no control."""
+        return weights(self.name.partition("/")[0], TRAINED_BY[self.kind]) / f"{self.network.id}.safetensors"
+
+
 @dataclass(frozen=True)
 class RowResults:
     """One mode on one dataset. A run that stopped at a deadline may lack fine-tuned networks and Lego-Net.
@@ -190,6 +214,25 @@ class RowResults:
     @property
     def best_finetuned(self) -> TrainedNetwork | None:
         return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
+
+    def tested(self) -> Iterator[Tested]:
+        name, plan, retrain = self.name, self.plan, self.plan.retrain
+        for network in self.scratch:
+            yield Tested(f"{name}/{network.id}", SCRATCH, network, plan, retrain.scratch)
+        for network in self.finetune:
+            yield Tested(f"{name}/{network.id}-finetuned", FINETUNED, network, plan, retrain.finetune)
+        if self.lego:
+            yield Tested(f"{name}/lego", LEGO, self.lego.network, plan, retrain.scratch)
+
+    def tested_controls(self) -> Iterator[Tested]:
+        """Each trains as what it stands beside, but for what it is there to change (`tamnas.controls`)."""
+        retrain, controls = self.plan.retrain, self.plan.controls
+        changed = {variant.control: variant.training for variant in controls.finetune}
+        changed["common_attack"] = controls.common_attack
+        for network in self.controls.networks:
+            own = retrain.finetune if network.label["kind"] == "finetune" else retrain.scratch
+            training = changed.get(network.label["control"]) or own
+            yield Tested(f"{self.name}/{network.id} (control)", "control", network, self.plan, training)
 
 
 @dataclass(frozen=True)
@@ -277,31 +320,31 @@ class Dataset:
         # The pooled Lego-Net is as good as the votes of all rows.
         pooled = None if len(rows) < len(self.rows) or (self.pooled and self.pooled.network.at_chance) else self.pooled
         left_out = [f"the supernet of {row.name}" for row in self.rows if row.at_chance]
-        left_out += [name for name, network in self.examined() if network.at_chance]
+        left_out += [one.name for one in self.examined() if one.network.at_chance]
         return replace(self, rows=rows, pooled=pooled, baselines=sound(self.baselines)), left_out
 
-    def tested(self) -> Iterator[tuple[str, TrainedNetwork]]:
-        """(where it belongs, network) of every network of the study itself; controls and repeats apart."""
+    def tested(self) -> Iterator[Tested]:
+        """Every network of the study itself; controls and repeats apart."""
         for row in self.rows:
-            lego = [row.lego.network] if row.lego else []
-            for kind, networks in (("scratch", row.scratch), ("finetune", row.finetune), ("", lego)):
-                for network in networks:
-                    yield f"{row.name} {network.id} {kind}".strip(), network
+            yield from row.tested()
         if self.pooled:
-            yield "pooled lego", self.pooled.network
+            training = self.plan.pooled.training
+            yield Tested(f"{self.name}/lego-pooled", LEGO, self.pooled.network, self.plan, training)
         for network in self.baselines:
-            yield network.id, network
+            yield Tested(f"{self.name}/{network.id}", HAND_MADE, network, self.plan, self.plan.baselines.training)
 
     def controls_of(self, *names: str) -> list[TrainedNetwork]:
         """The networks of these controls, of all rows and of the pooled Lego-Net."""
         return [network for each in (*self.rows, self) for name in names for network in each.controls.of(name)]
 
-    def examined(self) -> Iterator[tuple[str, TrainedNetwork]]:
+    def examined(self) -> Iterator[Tested]:
         """`tested`, and the networks of all controls, repeats with further seeds among them."""
         yield from self.tested()
-        for name, controls in [*((row.name, row.controls) for row in self.rows), ("pooled", self.controls)]:
-            for network in controls.networks:
-                yield f"{name} {network.id} (control)", network
+        for row in self.rows:
+            yield from row.tested_controls()
+        for network in self.controls.networks:
+            plan = self.plan.baselines if network.label["kind"] == "baselines" else self.plan.pooled
+            yield Tested(f"{self.name}/{network.id} (control)", "control", network, self.plan, plan.training)
 
 
 def merit(network: TrainedNetwork, weights: str) -> tuple[float, float, int]:

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from tamnas.attacks.registry import Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.config.plan import RowPlan
 from tamnas.evaluation.health import (
     MASKING,
     NOISE,
@@ -17,14 +16,14 @@ from tamnas.evaluation.health import (
     radius_sign,
     trace_signs,
 )
-from tamnas.report.study import Dataset, RowResults, Test, TrainedNetwork, class_shares
+from tamnas.report.study import Dataset, RowResults, Test, class_shares
 
 SURVIVORS = 0.05  # more than that at the large radius is no "about 0"
 
 
 def warnings(dataset: Dataset) -> list[str]:
     """One line each, what is not there at all first."""
-    networks = list(dataset.examined())
+    examined = list(dataset.examined())
     lines = [f"{divergence.name}: {divergence.text}" for divergence in dataset.diverged]
     lines += dataset.unfinished
     if dataset.plan.data.merge_validation:
@@ -41,14 +40,14 @@ def warnings(dataset: Dataset) -> list[str]:
         )
     lines += [f"images: {line}" for line in dataset.card["warnings"]]
     lines += broken(dataset)
-    signs = [f"{name}: {line}" for name, network in networks for line in suspicious(network.test)]
+    signs = [f"{one.name}: {line}" for one in examined for line in suspicious(one.network.test)]
     lines += sorted(signs, key=lambda line: MASKING not in line)  # the graver ones first
     if dataset.plan.eval.checks:
         radius = format_fraction(dataset.plan.eval.checks.large_eps)
         lines += [
-            f"{name}: {100 * network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
-            for name, network in networks
-            if network.checks.get("large_eps", 0) > SURVIVORS
+            f"{one.name}: {100 * one.network.checks['large_eps']:.2f}% survive a radius of {radius}: {MASKING}."
+            for one in examined
+            if one.network.checks.get("large_eps", 0) > SURVIVORS
         ]
     return lines
 
@@ -98,17 +97,17 @@ def broken(dataset: Dataset) -> list[str]:
     share, images = max(class_shares(dataset.card, "train")), dataset.images["train"]
     noise = max(1.0001 / dataset.images["validation"], NOISE)  # of random starts, as in `suspicious`
     lines = [f"{row.name}: {line}" for row in dataset.rows for line in _search_signs(row, share, images, noise)]
-    trained_at, largest = _training_eps(dataset), max(class_shares(dataset.card, "test"))
-    for name, network in dataset.examined():
-        eps = trained_at.get(id(network))
-        within = eps is None or eps >= dataset.plan.validation.attack.eps
+    largest = max(class_shares(dataset.card, "test"))
+    for one in dataset.examined():
+        network, eps = one.network, one.training.attack.eps
+        within = eps >= dataset.plan.validation.attack.eps
         signs = trace_signs(network.attack) | curve_signs(network.curve, share, images, True, within)
         if network.at_chance and "dead" not in signs:
             signs["chance"] = (
                 f"clean accuracy {100 * network.test.clean:.2f}% is close to chance ({100 * largest:.2f}% for the "
                 "largest class alone); the training did not succeed."
             )
-        lines += [f"{name}: {line}" for line in (*signs.values(), *_defenceless(network.test, eps, share))]
+        lines += [f"{one.name}: {line}" for line in (*signs.values(), *_defenceless(network.test, eps, share))]
     return lines
 
 
@@ -134,36 +133,11 @@ def _search_signs(row: RowResults, share: float, images: int, noise: float) -> I
         )
 
 
-def _defenceless(test: Test, eps: Fraction | None, share: float) -> Iterator[str]:
+def _defenceless(test: Test, eps: Fraction, share: float) -> Iterator[str]:
     """No robustness left within the radius that the network was trained for."""
-    worst = next((attack for attack in reversed(test.pgd) if eps and attack.eps <= eps), None)
+    worst = next((attack for attack in reversed(test.pgd) if attack.eps <= eps), None)
     if worst and test.clean > above_chance(share, ROBUST) and test.grid[worst] < share / 2:
         yield (
             f"{100 * test.clean:.2f}% clean, {100 * test.grid[worst]:.2f}% under {worst.text}, "
             f"within its training radius {format_fraction(eps)}: the robustness collapsed (catastrophic overfitting)."
         )
-
-
-def _training_eps(dataset: Dataset) -> dict[int, Fraction]:
-    """The radius that a network was trained for, by the object's id."""
-    radii: dict[int, Fraction] = {}
-    for row in dataset.rows:
-        retrain = row.plan.retrain
-        scratch = [*row.scratch, row.lego.network] if row.lego else row.scratch
-        radii |= {id(network): retrain.scratch.attack.eps for network in scratch}
-        radii |= {id(network): retrain.finetune.attack.eps for network in row.finetune}
-        radii |= {id(network): _control_eps(row.plan, network) for network in row.controls.networks}
-    pooled, baselines = dataset.plan.pooled.training.attack.eps, dataset.plan.baselines.training.attack.eps
-    if dataset.pooled:
-        radii[id(dataset.pooled.network)] = pooled
-    for network in dataset.controls.networks:
-        radii[id(network)] = baselines if network.label["kind"] == "baselines" else pooled
-    return radii | {id(network): baselines for network in dataset.baselines}
-
-
-def _control_eps(plan: RowPlan, network: TrainedNetwork) -> Fraction:
-    """A control trains as what it stands beside, but for what it is there to change (`tamnas.controls`)."""
-    changed = {variant.control: variant.training for variant in plan.controls.finetune}
-    changed["common_attack"] = plan.controls.common_attack
-    own = plan.retrain.finetune if network.label["kind"] == "finetune" else plan.retrain.scratch
-    return (changed.get(network.label["control"]) or own).attack.eps

@@ -56,10 +56,11 @@ def test_every_tested_network_is_there_with_its_numbers_and_weights(folder):
 def test_the_names_are_those_of_the_release(folder):
     write_run(params("digits", MODES), folder)
     (dataset,) = collect.collect()
-    known = {trained.name: str(trained.folder / f"{trained.network.id}.safetensors") for trained in releasable(dataset)}
-    named = {network["release"]: network["weights"] for network in networks([dataset]) if network["release"]}
-    assert named.items() <= known.items()
-    assert set(known.values()) == set(named.values())
+    known = {name: str(tested.file) for name, tested in releasable(dataset).items()}
+    shown = {network["key"]: network["weights"] for network in networks([dataset])}
+    assert shown.items() <= known.items()
+    assert set(known.values()) == set(shown.values())
+    assert {f"{row.name}/lego" for row in dataset.rows} | {"digits/lego", "digits/lego-pooled"} < set(known)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_the_front_of_the_last_generation_is_that_of_the_search(committed):
     final = search["generations"]
     shown = {line["architecture"] for line, last in zip(row.individuals, search["front"], strict=True) if last == final}
     assert shown == {str(subnet.architecture) for subnet in row.fronts["archive"]}
-    assert set(filter(None, search["key"])) == {f"digits digits-base from scratch {one.id}" for one in row.scratch}
+    assert set(filter(None, search["key"])) == {f"digits-base/{one.id}" for one in row.scratch}
 
 
 def test_what_a_search_evaluated_has_the_size_and_macs_of_the_networks_trained_from_it(committed):
@@ -181,8 +182,8 @@ def test_a_network_without_the_key_attack_or_at_chance_is_shown(folder):
     edit_csv(path, lambda line: line.update(accuracy=0.1) if line["network"] == "n02" else None)
     datasets = collect.collect()
     found = {network["key"]: network for network in networks(datasets)}
-    assert found["digits digits-S_8_1 from scratch n02"]["name"].endswith("at chance")
-    without = found["digits digits-S_4_2 from scratch n01"]
+    assert found["digits-S_8_1/n02"]["name"].endswith("at chance")
+    without = found["digits-S_4_2/n01"]
     assert without["robust"] is without["robust_low"] is None
     assert without["curve"]["eps"] == [0, 2]
     assert best_keys(datasets)["digits"] in found

@@ -75,9 +75,9 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
     (dataset,) = collect.collect()
     lines = warnings(dataset)
     assert "selection saw the test split" in lines[0]
-    assert any(line.startswith("digits-S_8_1 n02 scratch") and MASKING in line for line in lines)
+    assert any(line.startswith("digits-S_8_1/n02") and MASKING in line for line in lines)
     assert "test images (data.merge_validation)" in markdown(tables_by_name([dataset])["digits-grid"])
-    assert not any(row.name in line for row in dataset.rows for line in lines if "n01 scratch" in line)
+    assert not any(row.name in line for row in dataset.rows for line in lines if "/n01:" in line)
 
 
 def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.TrainedNetwork:

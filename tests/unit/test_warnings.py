@@ -61,7 +61,7 @@ def test_a_network_that_trained_for_a_smaller_radius_than_validations_has_not_co
 def test_a_collapse_of_single_step_training_is_reported(reported):
     lines = reported(f"retrain_scratch/{SCRATCH}/curves.csv", of_n02(**SUDDEN))
     assert len(lines) == 1
-    assert lines[0].startswith("digits-S_8_1 n02 scratch: ")
+    assert lines[0].startswith("digits-S_8_1/n02: ")
     assert "catastrophic overfitting" in lines[0]
 
     def collapse(row):
@@ -70,7 +70,7 @@ def test_a_collapse_of_single_step_training_is_reported(reported):
 
     lines = reported(f"evaluate_scratch/{SCRATCH}/grid.csv", collapse)
     assert any("within its training radius 8/255: the robustness collapsed" in line for line in lines)
-    assert all(line.startswith("digits-S_8_1 n02 scratch: ") for line in lines)
+    assert all(line.startswith("digits-S_8_1/n02: ") for line in lines)
 
 
 def test_a_training_attack_that_raises_accuracy_is_reported(reported):
@@ -84,7 +84,7 @@ def test_a_network_that_was_dead_in_the_last_epoch_alone_is_reported(reported):
             row.update(validation_clean="0.1", validation_robust="0.1", validation_classes="1")
 
     (line,) = reported(f"retrain_scratch/{SCRATCH}/curves.csv", die)
-    assert line == "digits-S_8_1 n02 scratch: predicts one class for all images in epoch 2: the network is dead."
+    assert line == "digits-S_8_1/n02: predicts one class for all images in epoch 2: the network is dead."
 
 
 def at_chance(*counts: int) -> None:
@@ -104,12 +104,12 @@ def at_chance(*counts: int) -> None:
 def test_a_network_at_chance_is_reported_once_and_nothing_is_concluded_from_it(reported, counts):
     at_chance(*counts)
     share = f"{100 * max(counts) / 360:.2f}%"
-    (line,) = [line for line in reported() if " n02 " in line]
-    assert line.startswith(f"digits-S_8_1 n02 scratch: clean accuracy {share} is close to chance ({share} for the")
+    (line,) = [line for line in reported() if "/n02: " in line]
+    assert line.startswith(f"digits-S_8_1/n02: clean accuracy {share} is close to chance ({share} for the")
     (dataset,) = collect.collect()
     (row,) = dataset.rows
     learnt, left_out = dataset.learnt()
-    assert left_out == ["digits-S_8_1 n02 scratch"]
+    assert left_out == ["digits-S_8_1/n02"]
     assert [network.id for network in learnt.rows[0].scratch] == ["n01", "n03"]
     bad = next(network for network in row.scratch if network.id == "n02")
     table = Table.of("t", "T", [{Column("a", "A", "percent", "max"): accuracy_value(one, None)} for one in row.scratch])
@@ -141,7 +141,7 @@ def test_a_useless_attack_is_reported(reported, losses, classes, words):
     ]
     write_csv(Path(f"results/digits/evaluate_scratch/{SCRATCH}/attack.csv"), rows)
     (line,) = reported(f"evaluate_scratch/{SCRATCH}/attack.csv", lambda row: None)
-    assert line.startswith("digits-S_8_1 n02 scratch: ")
+    assert line.startswith("digits-S_8_1/n02: ")
     assert words in line
 
 
@@ -192,7 +192,7 @@ def test_signs_of_paired_images_are_reported(reported, file, changes, words):
 
     found = reported(f"evaluate_scratch/{SCRATCH}/{file}.csv", plant)
     assert len(found) == (words is not None)
-    assert all(line.startswith(f"digits-S_8_1 n02 scratch: {words}") for line in found)
+    assert all(line.startswith(f"digits-S_8_1/n02: {words}") for line in found)
 
 
 @pytest.mark.parametrize(
@@ -284,11 +284,11 @@ def write_controlled(folder: Path, monkeypatch, **controls) -> None:
 @pytest.mark.parametrize(
     ("folder", "network", "name"),
     [
-        ("controls/digits-S_8_1/seed-0", "random-n02", "digits-S_8_1 random-n02"),
-        ("controls/digits-S_8_1/seed-0", "common_attack-n02", "digits-S_8_1 common_attack-n02"),
-        ("controls/digits-S_8_1/seed-1", "seed-1-finetune", "digits-S_8_1 seed-1-finetune"),
-        ("controls_pooled/seed-0", "lego-reversed", "pooled lego-reversed"),
-        ("controls_pooled/seed-1", "seed-1-resnet8", "pooled seed-1-resnet8"),
+        ("controls/digits-S_8_1/seed-0", "random-n02", "digits-S_8_1/random-n02"),
+        ("controls/digits-S_8_1/seed-0", "common_attack-n02", "digits-S_8_1/common_attack-n02"),
+        ("controls/digits-S_8_1/seed-1", "seed-1-finetune", "digits-S_8_1/seed-1-finetune"),
+        ("controls_pooled/seed-0", "lego-reversed", "digits/lego-reversed"),
+        ("controls_pooled/seed-1", "seed-1-resnet8", "digits/seed-1-resnet8"),
     ],
 )
 def test_signs_in_controls_and_repeats_are_reported(tmp_path, monkeypatch, folder, network, name):

@@ -63,8 +63,8 @@ def eps_not_steps(dataset: Dataset) -> Finding:
     if len(radii) < 2 or len(steps) < 2:
         return Finding(NOT_RUN, "needs a grid of several radii and several step counts")
     by_eps, by_steps = [], []
-    for _, network in dataset.tested():
-        grid = {(attack.eps, attack.steps): share for attack, share in network.test.pgd.items()}
+    for tested in dataset.tested():
+        grid = {(attack.eps, attack.steps): share for attack, share in tested.network.test.pgd.items()}
         if all((eps, count) in grid for eps in radii for count in steps):
             by_eps.append(fmean(grid[radii[0], count] - grid[radii[-1], count] for count in steps))
             by_steps.append(fmean(grid[eps, steps[0]] - grid[eps, steps[-1]] for eps in radii))

@@ -12,7 +12,7 @@ import altair as alt
 
 from tamnas.report.figures.architectures import FAMILY_STYLES
 from tamnas.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
-from tamnas.report.page.explore import KINDS
+from tamnas.report.study import KINDS, SCRATCH
 
 SHAPES = ("circle", "square", "diamond", "triangle-up")  # of KINDS
 # Okabe and Ito's without black, then Tol's "muted": 17 are fifteen rows, the pooled Lego-Net and hand-made networks.
@@ -93,7 +93,7 @@ def palette(networks: Sequence[dict]) -> dict[str, dict[str, str]]:
 
 def colour_by(networks: Sequence[dict]) -> str:
     """What colour stands for at first: the row where there are several."""
-    return "row" if len({network["row"] for network in networks if network["kind"] == KINDS[0]}) > 1 else "kind"
+    return "row" if len({network["row"] for network in networks if network["kind"] == SCRATCH}) > 1 else "kind"
 
 
 def shapes(networks: Sequence[dict]) -> dict[str, str]:

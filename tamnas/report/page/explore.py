@@ -1,43 +1,38 @@
 """What the page's charts show, as plain JSON: every tested network, and every subnet that a search evaluated.
 
-Accuracies are in percent. Networks come one by one; a search comes as columns, which take half the bytes.
+The `key` of a network is its name on the command line. Accuracies are in percent. Networks come one by one; a search
+comes as columns, which take half the bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tamnas.attacks.registry import Attack
-from tamnas.pipeline.paths import weights
+from tamnas.config.plan import RowPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.figures.architectures import block_label
 from tamnas.report.page.words import accuracy_text
-from tamnas.report.study import Dataset, RowResults, TrainedNetwork
+from tamnas.report.study import HAND_MADE, LEGO, Dataset, RowResults, Tested, TrainedNetwork
 from tamnas.report.terms import listed_attacks, name_of
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS
 from tamnas.space.space import SearchSpace
 
-SCRATCH, FINETUNED, LEGO, HAND_MADE = KINDS = ("from scratch", "fine-tuned", "Lego-Net", "hand-made")
 CLEAN = "clean"
-
-
-def key_of(*parts: str) -> str:
-    """What a network is called in the page's data: dataset, then row or `pooled`, kind and id where it has them."""
-    return " ".join(parts)
 
 
 def networks(datasets: Sequence[Dataset]) -> list[dict]:
     """All tested networks of the study itself."""
     numbers = {attack: number for number, attack in enumerate(attack_names(datasets))}
-    return [_network(dataset, numbers, *rest) for dataset in datasets for rest in _tested(dataset)]
+    return [_network(dataset, numbers, one) for dataset in datasets for one in dataset.tested()]
 
 
 def best_keys(datasets: Sequence[Dataset]) -> dict[str, str]:
     """By dataset, of the network that the page shows first: the best subnet of the best row by validation."""
     rows = {dataset.name: dataset.best_row for dataset in datasets if dataset.best_row}
-    return {name: key_of(name, row.name, SCRATCH, row.best.id) for name, row in rows.items()}
+    return {dataset: f"{row.name}/{row.best.id}" for dataset, row in rows.items()}
 
 
 def attack_names(datasets: Sequence[Dataset]) -> dict[str, str]:
@@ -45,8 +40,8 @@ def attack_names(datasets: Sequence[Dataset]) -> dict[str, str]:
     ran = {
         attack.key: attack.text
         for dataset in datasets
-        for _, network in dataset.tested()
-        for attack in network.test.grid
+        for tested in dataset.tested()
+        for attack in tested.network.test.grid
     }
     return {CLEAN: "None (clean)", **ran}
 
@@ -56,40 +51,20 @@ def blocks() -> list[dict]:
     return [{"block": kind.id, "family": kind.family, "text": block_label(kind)} for kind in BLOCKS]
 
 
-def _tested(dataset: Dataset) -> Iterator[tuple[RowResults | None, str, TrainedNetwork, SearchSpace | None, str]]:
-    """(row, kind, network, space, folder of weights)."""
-    for row in dataset.rows:
-        of_row = [(SCRATCH, row.scratch, "retrain_scratch"), (FINETUNED, row.finetune, "retrain_finetune")]
-        of_row += [(LEGO, [row.lego.network], "legonet")] if row.lego else []
-        for kind, own, folder in of_row:
-            for network in own:
-                yield row, kind, network, row.space, str(weights(row.name, folder))
-    if dataset.pooled:
-        yield None, LEGO, dataset.pooled.network, dataset.space, str(weights(dataset.name, "legonet"))
-    for network in dataset.baselines:
-        yield None, HAND_MADE, network, None, str(weights(dataset.name, "baselines"))
-
-
-def _network(
-    dataset: Dataset,
-    numbers: dict[str, int],
-    row: RowResults | None,
-    kind: str,
-    network: TrainedNetwork,
-    space: SearchSpace | None,
-    folder: str,
-) -> dict:
-    place = row.name if row else HAND_MADE if kind == HAND_MADE else "pooled"
-    names = {LEGO: f"Lego-Net of {place}" if row else "Lego-Net, pooled", HAND_MADE: name_of(network.id)}
+def _network(dataset: Dataset, numbers: dict[str, int], tested: Tested) -> dict:
+    network, plan, kind = tested.network, tested.plan, tested.kind
+    of_row = isinstance(plan, RowPlan)
+    place = plan.row if of_row else HAND_MADE if kind == HAND_MADE else "pooled"
+    names = {LEGO: f"Lego-Net of {place}" if of_row else "Lego-Net, pooled", HAND_MADE: name_of(network.id)}
     name = names.get(kind, f"{place} {network.id}, {kind}")
     listed = listed_attacks(dataset, [network])
     attacks = [None, *listed, *(attack for attack in network.test.grid if attack not in listed)]
     return {
-        "key": key_of(dataset.name, place, kind, network.id),
+        "key": tested.name,
         "name": name + ", at chance" * network.at_chance,
         "dataset": dataset.name,
         "row": place,
-        "mode": row.plan.mode if row else place,
+        "mode": plan.mode if of_row else place,
         "kind": kind,
         "parameters": network.parameters,
         "macs": network.costs.macs,
@@ -99,9 +74,8 @@ def _network(
             [numbers[attack.key if attack else CLEAN], accuracy_text(network, attack)] for attack in attacks
         ],
         "curve": _curve(dataset, network),
-        "layers": _layers(network, space) if space else None,
-        "weights": f"{folder}/{network.id}.safetensors",
-        "release": _release_name(dataset, row, kind, network),
+        "layers": _layers(network, SearchSpace.from_params(plan)) if network.architecture else None,
+        "weights": str(tested.file),
     }
 
 
@@ -135,18 +109,6 @@ def _layers(network: TrainedNetwork, space: SearchSpace) -> dict[str, list]:
     }
 
 
-def _release_name(dataset: Dataset, row: RowResults | None, kind: str, network: TrainedNetwork) -> str | None:
-    """What `tamnas release` calls it (`tamnas.release.trained`); None where it has no name there."""
-    best = row is not None and row is dataset.best_row
-    if kind == HAND_MADE:
-        return f"{dataset.name}/{network.id}"
-    if kind == LEGO:
-        return f"{dataset.name}/lego-pooled" if row is None else f"{dataset.name}/lego" if best else None
-    if best and network is (row.best if kind == SCRATCH else row.best_finetuned):
-        return f"{dataset.name}/{'searched' if kind == SCRATCH else 'finetuned'}"
-    return f"{row.name}/{network.id}" + "-finetuned" * (kind == FINETUNED)
-
-
 def searches(datasets: Sequence[Dataset]) -> list[dict]:
     """One for each row that was searched: its subnets as columns.
 
@@ -160,7 +122,7 @@ def searches(datasets: Sequence[Dataset]) -> list[dict]:
 def _search(dataset: Dataset, row: RowResults) -> dict:
     lines = row.individuals
     trained = {str(network.architecture): network.id for network in row.scratch}
-    keys = [trained.get(line["architecture"]) for line in lines]
+    idents = [trained.get(line["architecture"]) for line in lines]
     return {
         "dataset": dataset.name,
         "row": row.name,
@@ -170,7 +132,7 @@ def _search(dataset: Dataset, row: RowResults) -> dict:
         "parameters": [line["parameters"] for line in lines],
         "macs": _macs(row),
         **{which: [_percent(line[which]) for line in lines] for which in ("clean", "robust")},
-        "key": [key_of(dataset.name, row.name, SCRATCH, one) if one else "" for one in keys],
+        "key": [f"{row.name}/{ident}" if ident else "" for ident in idents],
     }
 
 

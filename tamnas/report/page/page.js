@@ -52,7 +52,6 @@ async function explore({views, datasets, attacks, best}) {
       const value = network[field.dataset.field];
       field.textContent = typeof value === "number" ? value.toLocaleString("en") : value;
     }
-    document.getElementById("picked-release").hidden = !network.release;
     document.getElementById("picked-architecture").hidden = !network.layers;
     const body = panel.querySelector("tbody");
     body.replaceChildren();
