@@ -8,26 +8,32 @@ from tamnas.errors import InputError
 
 @dataclass(frozen=True)
 class Kind:
-    """What an evaluate stage evaluates: its weights' folder, and which networks are final.
+    """What an evaluate stage evaluates: the stage that trains it, what it is, and which networks are final.
 
     Final networks (`all`, the `best` by validation, of controls those `beside` a final network, or `none`) get the
     further attacks of Table X and `eval.attacks` and the checks of the attack.
     """
 
-    folder: str
+    trained_by: str
+    text: str
     per_row: bool
     final: str
     may_be_empty: bool = False
 
+    @property
+    def folder(self) -> str:
+        """Of the weights, below that of the row or dataset."""
+        return self.trained_by.removesuffix("_pooled")
+
 
 KINDS = {
-    "scratch": Kind("retrain_scratch", True, "best"),
-    "finetune": Kind("retrain_finetune", True, "none"),
-    "legonet": Kind("legonet", True, "all"),
-    "legonet_pooled": Kind("legonet", False, "all", may_be_empty=True),
-    "baselines": Kind("baselines", False, "all", may_be_empty=True),
-    "controls": Kind("controls", True, "beside", may_be_empty=True),
-    "controls_pooled": Kind("controls", False, "beside", may_be_empty=True),
+    "scratch": Kind("retrain_scratch", "networks trained from scratch", True, "best"),
+    "finetune": Kind("retrain_finetune", "fine-tuned networks", True, "none"),
+    "legonet": Kind("legonet", "Lego-Net", True, "all"),
+    "legonet_pooled": Kind("legonet_pooled", "pooled Lego-Net", False, "all", may_be_empty=True),
+    "baselines": Kind("baselines", "hand-made networks", False, "all", may_be_empty=True),
+    "controls": Kind("controls", "controls", True, "beside", may_be_empty=True),
+    "controls_pooled": Kind("controls_pooled", "controls of the pooled Lego-Net", False, "beside", may_be_empty=True),
 }
 
 

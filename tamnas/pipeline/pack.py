@@ -25,6 +25,7 @@ import pandas as pd
 
 from tamnas.config.plan import PLANS, StudyPlan, load_study
 from tamnas.errors import InputError
+from tamnas.evaluation.kinds import KINDS
 from tamnas.files import FORMAT, read_json, replacing, write_json, write_text
 from tamnas.pipeline.command import one_line_errors
 from tamnas.pipeline.paths import TIMES, results, seeded, weights
@@ -105,12 +106,12 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
     networks = []
     for name, plan in {**study.rows, **study.datasets}.items():
         row = name if name in study.rows else None
-        for stage in ("retrain_scratch", "retrain_finetune", "legonet") if row else ("legonet_pooled", "baselines"):
-            path = seeded(results(plan.dataset, stage, row), plan.seed) / "validation.json"
+        for kind in (kind for kind in KINDS.values() if kind.per_row == bool(row) and kind.folder != "controls"):
+            path = seeded(results(plan.dataset, kind.trained_by, row), plan.seed) / "validation.json"
             for record in read_records(path) if path.is_file() else ():
                 score, shown = record.score(plan.eval.weights), f"{plan.eval.weights}."
-                file = weights(name, stage.removesuffix("_pooled")) / f"{record.id}.safetensors"
-                networks.append(((stage != "baselines", score.robust, score.clean), file, shown))
+                file = weights(name, kind.folder) / f"{record.id}.safetensors"
+                networks.append(((kind.folder != "baselines", score.robust, score.clean), file, shown))
     for _, path, shown in sorted(networks, reverse=True):
         if path.is_file():
             tensors, meta = checkpoint.load(path)

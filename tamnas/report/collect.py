@@ -13,6 +13,7 @@ from tamnas.config.sections import EvalParams
 from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.evaluation.health import LEARNT, above_chance
+from tamnas.evaluation.kinds import KINDS
 from tamnas.files import read_json
 from tamnas.pipeline.paths import results, seeded
 from tamnas.report.divergence import divergences, void
@@ -82,17 +83,6 @@ def _evaluated(dataset: str, kind: str, row: str | None, seed: int) -> bool:
     return not void(dataset, kind, row) and seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
 
 
-TRAINED_BY = {
-    "scratch": ("retrain_scratch", "networks trained from scratch"),
-    "finetune": ("retrain_finetune", "fine-tuned networks"),
-    "legonet": ("legonet", "Lego-Net"),
-    "controls": ("controls", "controls"),
-    "baselines": ("baselines", "hand-made networks"),
-    "legonet_pooled": ("legonet_pooled", "pooled Lego-Net"),
-    "controls_pooled": ("controls_pooled", "controls of the pooled Lego-Net"),
-}
-
-
 def _wanted(plan: DatasetPlan, rows: Sequence[RowPlan]) -> Iterator[tuple[str, str | None, int]]:
     """(kind, row, training seed) of all networks that `rows` and what pools them ask for."""
     for row in rows:
@@ -117,14 +107,13 @@ def _control_seeds(plan: RowPlan | DatasetPlan, row: str | None) -> list[int]:
 def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
     lines = []
     for kind, row, seed in _wanted(plan, rows):
-        training, what = TRAINED_BY[kind]
-        name = f"{row or plan.dataset}: {what}" + (f", seed {seed}" if seed != plan.seed else "")
+        name = f"{row or plan.dataset}: {KINDS[kind].text}" + (f", seed {seed}" if seed != plan.seed else "")
         if void(plan.dataset, kind, row):
             continue  # `divergences` tells more
         if not _evaluated(plan.dataset, kind, row, seed):
             lines.append(f"{name}: not run.")
             continue
-        trained = read_json(seeded(results(plan.dataset, training, row), seed) / "validation.json")
+        trained = read_json(seeded(results(plan.dataset, KINDS[kind].trained_by, row), seed) / "validation.json")
         grid = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), seed) / "grid.csv")
         done, planned = len({line["network"] for line in grid}), trained.get("planned", len(trained["networks"]))
         if done < planned:

@@ -148,14 +148,14 @@ class ControlResults:
         ]
 
 
-SCRATCH, FINETUNED, LEGO, HAND_MADE = KINDS = ("from scratch", "fine-tuned", "Lego-Net", "hand-made")
-TRAINED_BY = {SCRATCH: "retrain_scratch", FINETUNED: "retrain_finetune", LEGO: "legonet", HAND_MADE: "baselines"}
+SCRATCH, FINETUNED, LEGO, HAND_MADE, CONTROL = "from scratch", "fine-tuned", "Lego-Net", "hand-made", "control"
+FOLDERS = {SCRATCH: "retrain_scratch", FINETUNED: "retrain_finetune", LEGO: "legonet", HAND_MADE: "baselines"}
 
 
 @dataclass(frozen=True)
 class Tested:
     """A tested network, called as on the command line: ROW/ID, ROW/ID-finetuned, ROW/lego, DATASET/lego-pooled,
-    DATASET/ID. `kind`: one of `KINDS`, or `control`.
+    DATASET/ID. `kind`: one of the above.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Tested:
     @property
     def file(self) -> Path:
         """Of the weights; of no control."""
-        return weights(self.name.partition("/")[0], TRAINED_BY[self.kind]) / f"{self.network.id}.safetensors"
+        return weights(self.name.partition("/")[0], FOLDERS[self.kind]) / f"{self.network.id}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class RowResults:
         for network in self.controls.networks:
             own = retrain.finetune if network.label["kind"] == "finetune" else retrain.scratch
             training = changed.get(network.label["control"]) or own
-            yield Tested(f"{self.name}/{network.id} (control)", "control", network, self.plan, training)
+            yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, training)
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ class Dataset:
             yield from row.tested_controls()
         for network in self.controls.networks:
             plan = self.plan.baselines if network.label["kind"] == "baselines" else self.plan.pooled
-            yield Tested(f"{self.name}/{network.id} (control)", "control", network, self.plan, plan.training)
+            yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, plan.training)
 
 
 def merit(network: TrainedNetwork, weights: str) -> tuple[float, float, int]:

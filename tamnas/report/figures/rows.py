@@ -22,8 +22,8 @@ from tamnas.report.terms import tau_text
 from tamnas.search.objectives import OBJECTIVES, Objective
 
 FRONT_MODES = ("2S_8_1", "S_6_10", "S_8_2")  # of the paper's Figures 6 and 7
-SCRATCH = {"marker": "o", "s": 24, "color": style.VERMILLION, "label": "trained from scratch", "zorder": 3}
-FINETUNED = {
+CIRCLES = {"marker": "o", "s": 24, "color": style.VERMILLION, "label": "trained from scratch", "zorder": 3}
+SQUARES = {
     "marker": "s",
     "s": 22,
     "facecolors": "white",
@@ -93,7 +93,7 @@ def draw_scratch_and_finetune(rows: Sequence[RowResults], attack: Attack) -> Fig
         for _, name in scratch:
             if ("finetune", name) in finetuned:
                 axes.plot(*points([("scratch", name), ("finetune", name)]), color="#B5B5B5", linewidth=0.7, zorder=1)
-        for networks, kind, look in ((row.scratch, scratch, SCRATCH), (row.finetune, finetuned, FINETUNED)):
+        for networks, kind, look in ((row.scratch, scratch, CIRCLES), (row.finetune, finetuned, SQUARES)):
             sizes = {"s": [area(network.parameters) for network in networks]} if len(rows) > 1 else {}
             axes.scatter(*points(kind), **look | sizes)
         labels = [text.replace("robust error", f"robust error{under}") for _, text, _ in shown]

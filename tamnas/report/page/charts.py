@@ -12,9 +12,10 @@ import altair as alt
 
 from tamnas.report.figures.architectures import FAMILY_STYLES
 from tamnas.report.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
-from tamnas.report.study import KINDS, SCRATCH
+from tamnas.report.study import FINETUNED, HAND_MADE, LEGO, SCRATCH
 
-SHAPES = ("circle", "square", "diamond", "triangle-up")  # of KINDS
+SHAPES = {SCRATCH: "circle", FINETUNED: "square", LEGO: "diamond", HAND_MADE: "triangle-up"}
+SIGNS = {SCRATCH: "●", FINETUNED: "■", LEGO: "◆", HAND_MADE: "▲"}
 # Okabe and Ito's without black, then Tol's "muted": 17 are fifteen rows, the pooled Lego-Net and hand-made networks.
 PALETTE = (
     *(BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY, "#882255", "#999933", "#44AA99", "#CC6677", "#5544BB"),
@@ -99,7 +100,7 @@ def colour_by(networks: Sequence[dict]) -> str:
 def shapes(networks: Sequence[dict]) -> dict[str, str]:
     """Of each kind that there is, the character that looks like its shape."""
     there = {network["kind"] for network in networks}
-    return {kind: sign for kind, sign in zip(KINDS, "●■◆▲", strict=True) if kind in there}
+    return {kind: sign for kind, sign in SIGNS.items() if kind in there}
 
 
 def sizes(networks: Sequence[dict], searches: Sequence[dict]) -> list[int]:
@@ -168,7 +169,7 @@ def _networks(index: int, pairs: Sequence[tuple[Axis, Axis]], size: int) -> alt.
         for number, (x, y) in enumerate(pairs)
     )
     box = alt.selection_interval(name=f"box_{index}", on=BY_MOUSE, mark=alt.BrushConfig(fill=GREY, stroke=TEXT))
-    shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=KINDS, range=SHAPES))
+    shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())))
     here = f"datum.dataset == dataset && datum.parameters <= largest && isValid(datum.{y.field})"
     base = alt.Chart(alt.NamedData("networks")).transform_filter(here).encode(x=x.x(), y=y.y())
     faint = base.mark_point(size=40, filled=True, color=GREY, opacity=0.3).encode(shape=shape).properties(name="all")
