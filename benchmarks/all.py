@@ -21,7 +21,7 @@ import torch
 from benchmarks import cluster, pgd_grid, precision, search, supernet_epoch, training_step
 from benchmarks.page import page
 from tamnas.errors import InputError
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.jobs import kept_workers
 
 RESULTS = Path("benchmarks/results")
@@ -86,7 +86,7 @@ def run_all(where: str, row: str | None, sizes: dict[str, list[str]], folder: Pa
     return left_out
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @click.option("--device", "where", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--row", help="A row of params.yaml.  [default: the first]")
 @click.option("--only", multiple=True, type=click.Choice(list(TINY)), help="This benchmark alone; again for more.")

@@ -33,7 +33,7 @@ from tamnas.config.fields import validated
 from tamnas.config.resolve import load_params
 from tamnas.config.sections import SearchPlan
 from tamnas.errors import InputError
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.report.intervals import mean_interval
 from tamnas.search.fitness import Fitness
 from tamnas.search.front import front_of
@@ -145,7 +145,7 @@ def measure(known: KnownFront, plan: SearchPlan, seed: int) -> dict[str, float]:
     return {"evaluations": evaluations} | {way: known.share(chosen) for way, chosen in archs}
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @click.option("--data", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--seeds", type=click.IntRange(min=2), default=10, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")

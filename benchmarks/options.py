@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 
 OPTIONS = (
     click.option("--row", help="A row of params.yaml.  [default: the first]"),
@@ -51,4 +51,4 @@ def benchmark(function):
     command = one_line_errors(function)
     for option in reversed(OPTIONS):
         command = option(command)
-    return click.command(help=function.__globals__["__doc__"].replace("\n\n", "\n\n\b\n"))(command)
+    return click.command(help=help_of(function.__globals__["__doc__"]))(command)

@@ -42,7 +42,7 @@ from tamnas.files import read_json, write_json
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint, device
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.store import key_of, locked
 from tamnas.report.agreement import agreement
 from tamnas.report.intervals import Interval
@@ -100,7 +100,7 @@ SCHEDULES = {
 }
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @options
 @click.option("--part", type=click.Choice(["networks", "supernets"]), help="This part alone.")
 @one_line_errors

@@ -22,7 +22,7 @@ import click
 from benchmarks.cifar import options, plans, prepared, trained
 from benchmarks.harness import report
 from tamnas.files import read_json
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.store import locked
 from tamnas.space.architecture import Architecture
 
@@ -59,7 +59,7 @@ def file_name(name: str, seed: int) -> str:
     return f"{name}-seed-{seed}"
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @options
 @one_line_errors
 def main(cifar10: Path, out: Path, table: bool) -> None:

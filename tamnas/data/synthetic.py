@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from tamnas.errors import InputError
+from tamnas.pipeline.command import help_of, one_line_errors
 
 FOLDER = Path("data/raw/smoke")
 SEEDS = {"cifar10": 1, "svhn": 2}
@@ -56,10 +57,9 @@ def write(folder: Path = FOLDER) -> list[Path]:
     return paths
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @click.argument("folder", type=click.Path(path_type=Path), default=FOLDER)
+@one_line_errors
 def main(folder: Path) -> None:
-    from tamnas.pipeline.command import one_line_errors
-
-    for path in one_line_errors(write)(folder):
+    for path in write(folder):
         click.echo(path)

@@ -42,14 +42,14 @@ def stage_command(function: Callable[..., None]) -> click.Command:
         choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else None
         metavar = None if choices else "ROW|DATASET" if name == "name" else name.upper()
         command = click.argument(name, type=click.Choice(choices) if choices else str, metavar=metavar)(command)
-    made = click.command(help=help_of(function))(command)
+    made = click.command(help=help_of(function.__globals__["__doc__"]))(command)
     made.run = function
     return made
 
 
-def help_of(function: Callable) -> str:
-    """The docstring of a function's module; indented commands stay as they are."""
-    return function.__globals__["__doc__"].replace("\n\n", "\n\n\b\n")
+def help_of(docstring: str) -> str:
+    """A module's docstring for click: lines and indented commands stay as they are."""
+    return docstring.replace("\n\n", "\n\n\b\n")
 
 
 def _require_own_code(script: Path) -> None:

@@ -25,7 +25,7 @@ from tamnas.config.fields import read_yaml
 from tamnas.config.resolve import parse_params
 from tamnas.errors import InputError
 from tamnas.files import write_text
-from tamnas.pipeline.command import one_line_errors
+from tamnas.pipeline.command import help_of, one_line_errors
 
 PROFILES = Path("profiles")
 REPLACED = ("run.rows", "modes", "legonet.pooled_mode")  # mappings of free names: a profile states all of them
@@ -114,7 +114,7 @@ def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] =
     return changes
 
 
-@click.command(help=__doc__.replace("\n\n", "\n\n\b\n"))
+@click.command(help=help_of(__doc__))
 @click.argument("name")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One value more; again for others.")
 @one_line_errors

@@ -186,7 +186,7 @@ def _limits(deadline: str | None, reserve: float | None, started: float) -> Limi
     return Limits(end, reserve)
 
 
-@click.command(help=help_of(run))
+@click.command(help=help_of(__doc__))
 @click.option("--until", metavar="STAGE", type=STAGE, help="The last stage to run.")
 @click.option("--only", metavar="STAGE", type=STAGE, multiple=True, help="Run this stage alone; again for others.")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Number of stages at once.")
