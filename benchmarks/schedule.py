@@ -17,7 +17,7 @@ from tamnas.pipeline.stages import Instance, instances, needs
 from tamnas.search.recalibration import RECALIBRATIONS
 
 IMAGES = {"cifar10": (45_000, 5_000, 10_000), "svhn": (68_257, 5_000, 26_032)}  # train, validation, test (the paper's)
-FRONT = 50  # networks retrained a row, each way: 15 x 2 x 50 are the paper's "about 1,500"
+FRONT = 50  # networks retrained a row, each way: 15 x 2 x 50 retrainings without controls
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Control networks: what is trained beside a row's results, so that a reader can tell what made them.
 
 A control changes one thing (the architecture, the order of layers, the learning rate, the attack, the
-seed) and shares the rest with what it controls, its random keys included: the same initial weights
-where the architecture is the same, the same batches, the same noise. Nothing here needs torch.
+seed) and shares the rest with what it controls, its random keys included: where the architecture is the same, the same
+initial weights, batches and noise; another architecture draws its own, as another seed would. Nothing here needs torch.
 """
 
 import shutil

@@ -205,7 +205,7 @@ def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[st
         case "best":
             return {best(records, weights).id}
         case "beside":  # repeats with further seeds, and what stands beside a Lego-Net
-            labels = {record.id: record.label for record in records}
+            labels = {record.id: record.label for record in records if record.label.kind != "finetune"}
             return {id_ for id_, label in labels.items() if label.control == "seeds" or "legonet" in label.kind}
     return set()
 

@@ -8,7 +8,7 @@ from tamnas.errors import InputError
 from tamnas.files import write_text
 from tamnas.records import NetworkSpec, Record
 from tamnas.release.card import Card, Figure, card_page
-from tamnas.report.study import LEGO, Dataset, Tested
+from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Tested
 from tamnas.report.terms import attack_notes, attack_text, name_of, weights_text
 
 
@@ -69,7 +69,9 @@ def _title(name: str, tested: Tested) -> str:
         return f"Lego-Net of the row {tested.plan.row}" if of_row else "Lego-Net of all rows"
     if not of_row:
         return name_of(tested.network.id)
-    return f"{f'a subnet of {tested.plan.row}' if name == tested.name else 'the best searched subnet'}, {tested.kind}"
+    if name == tested.name:
+        return f"a subnet of {tested.plan.row}, {tested.kind}"
+    return {SCRATCH: "the best searched subnet, from scratch", FINETUNED: "the best fine-tuned subnet"}[tested.kind]
 
 
 def write_release(tested: Tested, card: Card, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tamnas.attacks.listed import EvalPgd
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.config.sections import EvalParams
+from tamnas.config.sections import EvalParams, TrainingAttackPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.agreement import Agreement
 from tamnas.report.intervals import wilson
@@ -92,7 +92,8 @@ def attack_notes(plan: EvalParams) -> list[str]:
         if isinstance(attack, EvalPgd) and attack.step_size is None:
             own.append(("step_size", "eps / 4"))
         settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
-        notes.append(f"{attack.text}: {settings or 'no settings'}.")
+        first = "; on the first images of each class, as many of each" if attack.images else ""
+        notes.append(f"{attack.text}: {settings or 'no settings'}{first}.")
     return [*notes, WORST] if plan.attacks else notes
 
 
@@ -114,6 +115,21 @@ def weights_text(weights: str) -> str:
         "best": "those of the epoch with the best robust accuracy on validation",
         "last": "those of the last epoch",
     }[weights]
+
+
+def training_attack_text(attack: TrainingAttackPlan) -> str:
+    eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
+    lam = "" if attack.lam is None else f", lambda {attack.lam:g}"
+    return f"{attack.name} at eps {eps}, inner step {step}{lam}"
+
+
+def trained_apart(dataset: Dataset) -> list[str]:
+    """Where hand-made networks were trained against another attack than the Lego-Net beside them."""
+    own, other = dataset.plan.pooled.training.attack, dataset.plan.baselines.training.attack
+    if not dataset.baselines or own.essence == other.essence:
+        return []
+    attacks = f"hand-made networks {training_attack_text(other)}, Lego-Net {training_attack_text(own)}"
+    return [f"Training attacks differ: {attacks}."]
 
 
 def selection_images(dataset: Dataset) -> str:

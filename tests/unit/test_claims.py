@@ -1,31 +1,21 @@
 """Each claim on planted results: where it holds, fails, is undecided, and where it was not run."""
 
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
-from tamnas.report import collect
 from tamnas.report.claims import judges
 from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.study import ControlResults
-from tests.helpers.small_results import params, write_run
-
-MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
-CELL = (Fraction(8, 255), 10)
+from tests.helpers.planted import around, four_modes, retrained_alike, rows_with, verdict, with_tests
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """A dataset with four modes of six networks each, in a project that tests may not change."""
-    folder = tmp_path_factory.mktemp("several")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_run(params("cifar10", MODES, eval={"steps": [10, 30, 50]}), folder, networks=6)
-        (dataset,) = collect.collect()
+    with four_modes(tmp_path_factory) as dataset:
         yield dataset
 
 
@@ -33,32 +23,6 @@ def several(tmp_path_factory):
 def empty(several):
     """The same dataset before any row was run."""
     return replace(several, rows=[], missing=[row.plan for row in several.rows], pooled=None, baselines=[])
-
-
-def with_tests(networks, clean, robust, images=10_000):
-    """`networks` with these accuracies, one each; the grid loses `robust` at 8/255, less at smaller radii."""
-    found = []
-    for one, a, b in zip(networks, clean, robust, strict=True):
-        grid = {attack: a - (a - b) * float(attack.eps * 255 / 8) for attack in one.test.grid}
-        found.append(replace(one, test=replace(one.test, clean=a, grid=grid, images=images)))
-    return found
-
-
-def around(mean, count=6, spread=0.004):
-    """`count` values with this mean, symmetric about it."""
-    return list(mean + spread * np.linspace(-1, 1, count))
-
-
-def rows_with(dataset, **robust):
-    """`dataset` with the scratch-trained networks of a mode at these robust accuracies (by mode)."""
-    rows = [replace(row, scratch=with_tests(row.scratch, [0.9] * 6, robust[row.plan.mode])) for row in dataset.rows]
-    return replace(dataset, rows=rows)
-
-
-def verdict(judge, dataset):
-    finding = judge(dataset)
-    assert finding.numbers
-    return finding.verdict
 
 
 # -- the claims --------------------------------------------------------------------------------
@@ -76,8 +40,9 @@ def test_fewer_steps_suffice(several, monkeypatch, tmp_path, one_step, expected)
     monkeypatch.chdir(tmp_path)
     base = around(0.50)
     dataset = rows_with(several, S_8_10=base, S_8_1=one_step, S_6_10=base, S_2_10=base)
-    assert verdict(judges.few_steps_suffice, dataset) == expected
-    assert "own attack" in judges.few_steps_suffice(dataset).numbers
+    assert verdict(judges.few_steps_suffice, retrained_alike(dataset)) == expected
+    own = judges.few_steps_suffice(dataset)
+    assert (own.verdict, "each retrained with its own attack" in own.numbers) == (UNDECIDED, True)
     alone = replace(dataset, rows=[row for row in dataset.rows if row.plan.mode != "S_8_1"])
     assert verdict(judges.few_steps_suffice, alone) == NOT_RUN
 
@@ -95,9 +60,12 @@ def test_transfer_is_judged_on_the_control_where_there_is_one(several):
     finding = judges.few_steps_suffice(replace(dataset, rows=rows))
     assert finding.verdict == HOLDS
     assert "common attack" in finding.numbers
-    # One mode without the control, and the modes cannot be compared on it.
-    rows[2] = replace(rows[2], controls=ControlResults({"common_attack": "not run"}, []))
-    assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == FAILS
+    not_run = ControlResults({"common_attack": "not run"}, [])
+    rows[2] = replace(rows[2], controls=not_run)  # of another radius: it is not compared
+    assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == HOLDS
+    rows[1] = replace(rows[1], controls=not_run)
+    assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == UNDECIDED
+    assert verdict(judges.few_steps_suffice, retrained_alike(replace(dataset, rows=rows))) == FAILS
 
 
 def with_control(row, robust) -> ControlResults:
@@ -155,7 +123,9 @@ def test_eps_matters_and_steps_hardly(several, steps_cost, expected):
 def test_the_best_eps(several, monkeypatch, tmp_path, base, two, expected):
     monkeypatch.chdir(tmp_path)
     dataset = rows_with(several, S_8_10=base, S_8_1=around(0.9), S_6_10=around(0.50), S_2_10=two)
-    assert verdict(judges.best_eps, dataset) == expected  # S_8_1 has other steps and does not count
+    # S_8_1 has other steps and does not count
+    assert verdict(judges.best_eps, retrained_alike(dataset)) == expected
+    assert verdict(judges.best_eps, dataset) == UNDECIDED
     without = replace(dataset, rows=[row for row in dataset.rows if row.plan.mode != "S_6_10"])
     assert verdict(judges.best_eps, without) == NOT_RUN
 
@@ -295,75 +265,6 @@ def test_the_smallest_ratios_in_the_last_layers(several, between, expected, word
     assert "mean ratio 1.80 in the first 3 layers of 16" in finding.numbers
     short = replace(several, pooled=replace(several.pooled, counts=lines[:2]))
     assert verdict(judges.wide_ratios_first, short) == NOT_RUN
-
-
-def with_pooled(several, parameters, clean, robust):
-    (network,) = with_tests([several.pooled.network], [clean], [robust])
-    return replace(several, pooled=replace(several.pooled, network=replace(network, parameters=parameters)))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "clean", "robust", "expected"),
-    [
-        (1_000_000, 0.95, 0.60, HOLDS),
-        (9_000_000, 0.95, 0.60, FAILS),
-        (1_000_000, 0.95, 0.40, FAILS),
-        (1_000_000, 0.95, 0.501, UNDECIDED),
-    ],
-    ids=["better", "larger", "weaker", "equal"],
-)
-def test_lego_net_against_others(several, parameters, clean, robust, expected):
-    dataset = with_pooled(several, parameters, clean, robust)
-    rows = [
-        replace(
-            row, scratch=[replace(one, parameters=2_000_000) for one in with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]
-        )
-        for row in dataset.rows
-    ]
-    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
-    names = ("resnet18", "shufflenetv2", "mobilenetv3")
-    dataset = replace(dataset, rows=rows, baselines=[replace(other, id=name, parameters=5_000_000) for name in names])
-    for judge in (judges.lego_beats_searched, judges.lego_beats_resnet18, judges.lego_beats_hand_made):
-        assert verdict(judge, dataset) == expected
-
-
-def test_a_lego_net_of_one_voter_differs_in_the_seed_alone(several):
-    best = several.best_row.best
-    network = replace(several.pooled.network, architecture=best.architecture)
-    dataset = replace(several, rows=[several.best_row], pooled=replace(several.pooled, network=network))
-    finding = judges.lego_beats_searched(dataset)
-    assert finding.verdict == UNDECIDED
-    assert "they differ in the seed alone" in finding.numbers
-
-
-def test_which_hand_made_networks_count_as_tiny(several):
-    dataset = with_pooled(several, 200_000, 0.95, 0.60)
-    sizes = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "wrn34_2": 1_855_578}
-    sizes |= {"shufflenetv2": 1_263_854, "mobilenetv3": 4_214_842}
-    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
-    networks = {name: replace(other, id=name, parameters=size) for name, size in sizes.items()}
-
-    def judge(**changed):
-        return judges.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
-
-    finding = judge()
-    assert finding.verdict == HOLDS
-    assert all(f"minus {name}:" in finding.numbers for name in ("ResNet-20", "ResNet-32", "WRN-34-2", "MobileNetV3"))
-    assert "ResNet-18" not in finding.numbers
-    assert "not run" not in finding.numbers
-    (strong,) = with_tests([networks["wrn34_2"]], [0.9], [0.7])
-    assert judge(wrn34_2=strong).verdict == FAILS
-    assert judge(resnet20=replace(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
-
-    for name in ("shufflenetv2", "mobilenetv3", "resnet32"):
-        del networks[name]
-    finding = judge()
-    assert finding.verdict == HOLDS
-    assert finding.numbers.endswith(
-        "; judged on ResNet-20, WRN-34-2 alone, not run: ShuffleNetV2, MobileNetV3, ResNet-32"
-    )
-    large = replace(dataset, baselines=[networks["resnet18"]])
-    assert judges.lego_beats_hand_made(large).verdict == NOT_RUN
 
 
 def test_one_is_singular(several):

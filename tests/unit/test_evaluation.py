@@ -27,11 +27,11 @@ from tamnas.evaluation.accuracy import (
     survivals,
 )
 from tamnas.evaluation.attacked import attack_model
-from tamnas.evaluation.grid import evaluate_kind
+from tamnas.evaluation.grid import evaluate_kind, final_networks
 from tamnas.evaluation.networks import GridTask, check_attack
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
-from tamnas.records import NetworkSpec, Record, Score
+from tamnas.records import Label, NetworkSpec, Record, Score
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
 
@@ -326,6 +326,18 @@ def test_final_networks_get_the_extra_cells(space, split, networks, tmp_path, mo
         assert [(row["eps"], row["steps"]) for row in own] == cells + [("8/255", 4)] * (name in final)
         assert [row["missed"] is None for row in own] == [True] + [False] * (len(own) - 1)
         assert all(row["images"] == 60 and row["parameters"] == space.parameters(networks[name][0]) for row in own)
+
+
+def test_of_repeats_those_of_final_networks_are_final():
+    score = Score(0, 0.5, 0.5)
+    labels = [("seeds", "scratch"), ("seeds", "finetune"), ("seeds", "legonet"), ("common_attack", "scratch")]
+    labels += [("lego_reversed", "legonet"), ("seeds", "baselines")]
+    records = [
+        Record(NetworkSpec(f"{control}-{kind}"), 1, 1, score, score, Label(control, kind, "n", 1))
+        for control, kind in labels
+    ]
+    expected = {"seeds-scratch", "seeds-legonet", "lego_reversed-legonet", "seeds-baselines"}
+    assert final_networks("controls", records, "last") == expected
 
 
 def test_checks_of_the_attack_on_final_networks(space, split, networks, tmp_path, monkeypatch):

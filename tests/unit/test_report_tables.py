@@ -206,10 +206,26 @@ def test_what_attacks_added_and_the_worst_case_have_columns_where_they_ran(folde
     (row,) = [line for line in records(tables["digits-benchmark"]) if line["network"].startswith("Lego-Net of")]
     assert float(row["worstcase_8_255_n100"]) == pytest.approx(100 * shares["worst"])
     assert float(row["worstcase_8_255_n100_low"]) == pytest.approx(100 * wilson(shares["worst"], 100)[0], abs=1e-3)
+    notes = tables["digits-benchmark"].notes
+    assert any(note.endswith("; on the first images of each class, as many of each.") for note in notes)
     heads, overview = headline(dataset)
     assert heads[4:] == ["AutoAttack at 8/255 on 100 images (%)", "Worst case at 8/255 on 100 images (%)"]
     low, high = wilson(shares["worst"], 100)
     assert f"{100 * shares['worst']:.2f} ({100 * low:.1f} to {100 * high:.1f})" in {line[5] for line in overview}
+
+
+def test_training_attacks_that_differ_are_said_beside_lego_net(folder):
+    def notes(steps: int) -> list[str]:
+        raw = params()
+        raw["baselines"]["training"]["attack"] = {"eps": "8/255", "attack_steps": steps}
+        write_run(raw, folder)
+        tables = tables_by_name(collect.collect())
+        return [note for note in tables["digits-benchmark"].notes if note.startswith("Training attacks differ")]
+
+    assert notes(1) == []
+    (note,) = notes(10)
+    assert "hand-made networks TRADES-YOPO-5-3 at eps 8/255" in note
+    assert "Lego-Net TRADES-YOPO-1-2 at eps 8/255" in note
 
 
 def test_no_column_of_an_attack_that_did_not_run(folder):

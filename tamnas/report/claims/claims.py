@@ -35,8 +35,8 @@ CLAIMS = [Claim(key, **texts) for key, texts in read_yaml(Path(__file__).with_na
 RULES = (
     f'A claim "{HOLDS}" or "{FAILS}" only where its test decides; "{UNDECIDED}": the data are compatible with both; '
     f'"{NOT_RUN}": this run has no results that could decide. A claim of several parts fails with one of them.',
-    "Differences are in percentage points with their 95% interval. Intervals over subnets cover the choice of subnets, "
-    "intervals over images that of test images; neither covers the seed.",
+    "Differences are in percentage points with their 95% interval, wider where a test takes several. Intervals over "
+    "subnets cover the choice of subnets, intervals over images that of test images; neither covers the seed.",
 )
 SMALL_NETWORKS, SMALL_IMAGES = 10, 1000
 

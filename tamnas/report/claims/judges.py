@@ -4,7 +4,7 @@ A judge takes a `Dataset` and gives a `Finding`; "not run" where the results tha
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import chain, groupby
 from statistics import fmean
@@ -13,8 +13,9 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.config.sections import PAPER_BASELINES
-from tamnas.report.claims.transfer import retrained_alike
+from tamnas.config.sections import PAPER_BASELINES, TrainingPlan
+from tamnas.report.accuracy import shares
+from tamnas.report.claims.transfer import Retrained, retrained
 from tamnas.report.claims.verdicts import (
     FAILS,
     HOLDS,
@@ -49,13 +50,14 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
         pairs += [(row, reference) for row in rows if _steps(row) < _steps(reference)]
     if not pairs:
         return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
-    networks, evidence = retrained_alike(dataset.rows)
+    by_name = {row.name: row for pair in pairs for row in pair}
+    compared = retrained([*by_name.values()])
     for row, reference in pairs:
-        shares = [_robust_shares(networks[which.name], attack) for which in (row, reference)]
-        difference = welch(*shares, 1 - 0.05 / len(pairs))
+        robust = [_robust_shares(compared.networks[which.name], attack) for which in (row, reference)]
+        difference = welch(*robust, 1 - 0.05 / len(pairs))
         verdicts.append(above(difference, -MARGIN))
-        numbers.append(_compared(row, reference, networks, difference))
-    return Finding(all_of(verdicts), f"mean accuracy under {attack.text}: {'; '.join(numbers)}; {evidence}")
+        numbers.append(_compared(row, reference, compared, difference))
+    return _of_transfer(verdicts, f"mean accuracy under {attack.text}: {'; '.join(numbers)}", compared)
 
 
 def eps_not_steps(dataset: Dataset) -> Finding:
@@ -85,21 +87,25 @@ def best_eps(dataset: Dataset) -> Finding:
         if ours is None or len(rows) < 2:
             continue
         others = [row for row in rows if row is not ours]
-        networks, evidence = retrained_alike(rows)
+        compared = retrained(rows)
         level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
         verdicts, numbers = [], []
         for row in others:
-            pair = [_over_radii(dataset, networks[which.name], steps) for which in (ours, row)]
+            pair = [_over_radii(dataset, compared.networks[which.name], steps) for which in (ours, row)]
             difference = welch(*pair, level)
             verdicts.append(above(difference))
-            numbers.append(_compared(ours, row, networks, difference))
+            numbers.append(_compared(ours, row, compared, difference))
         what = f"mean accuracy under PGD-{steps} over the radii of the grid"
-        return Finding(all_of(verdicts), f"{what}: {'; '.join(numbers)}; {evidence}")
+        return _of_transfer(verdicts, f"{what}: {'; '.join(numbers)}", compared)
     return Finding(NOT_RUN, "needs a mode with a supernet trained at 6/255 beside others that differ in eps alone")
 
 
+def _of_transfer(verdicts: Sequence[str], numbers: str, compared: Retrained) -> Finding:
+    return Finding(all_of(verdicts) if compared.alike else UNDECIDED, f"{numbers}; {compared.text}")
+
+
 def size_is_not_it(dataset: Dataset) -> Finding:
-    attack, sizes, shares, rows = dataset.key_attack, [], [], 0
+    attack, sizes, robust, rows = dataset.key_attack, [], [], 0
     for row in dataset.rows:
         networks = [network for network in row.scratch if attack in network.test.grid]
         if len(networks) < 2:
@@ -107,11 +113,11 @@ def size_is_not_it(dataset: Dataset) -> Finding:
         rows += 1
         for values, of in (
             (sizes, lambda network: math.log(network.parameters)),
-            (shares, lambda network: network.test.grid[attack]),
+            (robust, lambda network: network.test.grid[attack]),
         ):
             centre = fmean(map(of, networks))
             values += [of(network) - centre for network in networks]
-    r = correlation(sizes, shares, rows)
+    r = correlation(sizes, robust, rows)
     if r is None:
         return Finding(NOT_RUN, "needs more subnets of differing size trained from scratch")
     text = f"{r.value:+.2f} ({r.low:+.2f} to {r.high:+.2f})".replace("-", "−")
@@ -215,7 +221,8 @@ def robust_blocks_first(dataset: Dataset) -> Finding:
     if choices is None:
         return Finding(NOT_RUN, "needs the statistics of the best subnets")
     depth = len(choices)
-    parts = choices[: _layers_in(1 / 4, depth)], choices[depth - _layers_in(1 / 2, depth) :]
+    head, half = _layers_in(1 / 4, depth), _layers_in(1 / 2, depth)
+    parts = choices[:head], choices[depth - half :]
     attends = [[BLOCKS[int(block)].family != "pure tiny" for block in chain(*part)] for part in parts]
     counts = [(sum(part), len(part)) for part in attends]
     table = [[robust, total - robust] for robust, total in counts]
@@ -223,8 +230,8 @@ def robust_blocks_first(dataset: Dataset) -> Finding:
     (first, total_first), (last, total_last) = counts
     return Finding(
         by_sides(greater, less),
-        f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first quarter of the layers, "
-        f"{last} of {total_last} in the last half; p {min(greater, less):.2g}",
+        f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first {head} of "
+        f"{counted(depth, 'layer')}, {last} of {total_last} in the last {half}; p {min(greater, less):.2g}",
     )
 
 
@@ -264,17 +271,20 @@ def lego_beats_searched(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs the Lego-Net over all rows")
     # The paper compares with the subnet of the Lego-Net's own mode where there is one.
     row = next((row for row in dataset.rows if row.plan.mode == dataset.plan.pooled.mode), dataset.best_row)
-    if dataset.lego.network.architecture == row.best.architecture:
-        same = f"Lego-Net has the architecture of the best subnet, {row.name} {row.best.id}"
-        return Finding(UNDECIDED, f"{same}: they differ in the seed alone")
-    return _beats(dataset, [(f"the best subnet, {row.name} {row.best.id}", row.best)])
+    name, ours, theirs = f"the best subnet, {row.name} {row.best.id}", dataset.lego.network, row.best
+    if ours.architecture == theirs.architecture:
+        return Finding(UNDECIDED, f"Lego-Net has the architecture of {name}: they differ in the seed alone")
+    finding = _beats(dataset, [(name, theirs, row.plan.retrain.scratch)])
+    genes = [(*network.architecture.blocks, *network.architecture.ratios) for network in (ours, theirs)]
+    same = sum(a == b for a, b in zip(*genes, strict=True))
+    return Finding(finding.verdict, f"{finding.numbers}; {same} of {len(genes[0])} blocks and ratios are the same")
 
 
 def lego_beats_resnet18(dataset: Dataset) -> Finding:
     resnet18 = next((network for network in dataset.baselines if network.id == LARGE), None)
     if dataset.lego is None or resnet18 is None:
         return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.lego else 'the Lego-Net over all rows'}")
-    return _beats(dataset, [(name_of(LARGE), resnet18)])
+    return _beats(dataset, [(name_of(LARGE), resnet18, dataset.plan.baselines.training)])
 
 
 def lego_beats_hand_made(dataset: Dataset) -> Finding:
@@ -282,7 +292,7 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
     if dataset.lego is None or not tiny:
         need = "a hand-made network of at most 5 million parameters" if dataset.lego else "the Lego-Net over all rows"
         return Finding(NOT_RUN, f"needs {need}")
-    finding = _beats(dataset, [(name_of(network.id), network) for network in tiny])
+    finding = _beats(dataset, [(name_of(network.id), network, dataset.plan.baselines.training) for network in tiny])
     trained = {network.id for network in dataset.baselines}
     absent = [name_of(name) for name in PAPER_BASELINES if name not in trained and name != LARGE]
     shown = ", ".join(name_of(network.id) for network in tiny)
@@ -290,22 +300,28 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
     return Finding(finding.verdict, finding.numbers + left_out)
 
 
-def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork]]) -> Finding:
-    """Lego-Net smaller, and more accurate clean and under attack, than each of `others`."""
+def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork, TrainingPlan]]) -> Finding:
+    """Lego-Net smaller, and more accurate clean and under attack, than each of `others`, by the means over the seeds
+    that both have.
+    """
     lego, attack, verdicts, numbers = dataset.lego.network, dataset.key_attack, [], []
-    for name, other in others:
+    images, own = lego.test.images, dataset.plan.pooled.training.attack
+    for name, other, training in others:
         verdicts.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
-        for which, get in (("clean", lambda test: test.clean), (attack.text, lambda test: test.grid.get(attack))):
-            ours, theirs = get(lego.test), get(other.test)
-            if None in (ours, theirs):
+        for which, under in (("clean", None), (attack.text, attack)):
+            pairs = list(zip(shares(lego, under), shares(other, under), strict=False))
+            if not pairs:
                 verdicts.append(UNDECIDED)
                 continue
-            difference = newcombe(ours, theirs, lego.test.images, other.test.images)
+            difference = newcombe(*map(fmean, zip(*pairs, strict=True)), images, other.test.images)
             verdicts.append(above(difference))
-            parts.append(f"{which} {difference.points}")
+            seeds = f" in the mean of {len(pairs)} trainings" if len(pairs) > 1 else ""
+            parts.append(f"{which} {difference.points}{seeds}")
+        if training.attack.essence != own.essence:
+            parts.append(f"trained by {training.attack.name}, Lego-Net by {own.name}")
         numbers.append(f"minus {name}: {', '.join(parts)}")
-    return Finding(all_of(verdicts), f"Lego-Net {'; '.join(numbers)}; n = {lego.test.images:,} images")
+    return Finding(all_of(verdicts), f"Lego-Net {'; '.join(numbers)}; n = {images:,} images")
 
 
 def _steps(row: RowResults) -> int:
@@ -327,10 +343,9 @@ def _over_radii(dataset: Dataset, networks: Sequence[TrainedNetwork], steps: int
     return [fmean(grid[attack] for attack in wanted) for grid in grids if all(attack in grid for attack in wanted)]
 
 
-def _compared(
-    ours: RowResults, theirs: RowResults, networks: Mapping[str, Sequence[TrainedNetwork]], difference: Interval | None
-) -> str:
-    counts = f"{len(networks[ours.name])} and {counted(len(networks[theirs.name]), 'network')}"
+def _compared(ours: RowResults, theirs: RowResults, compared: Retrained, difference: Interval | None) -> str:
+    first, second = (len(compared.networks[row.name]) for row in (ours, theirs))
+    counts = f"{first} and {counted(second, 'network')}"
     return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
 
 

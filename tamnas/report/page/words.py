@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from tamnas.attacks.registry import Attack
-from tamnas.config.fields import format_fraction
 from tamnas.config.plan import RowPlan
-from tamnas.config.sections import BlockPhasePlan, TrainingAttackPlan, TrainingPlan
+from tamnas.config.sections import BlockPhasePlan, TrainingPlan
 from tamnas.report.accuracy import accuracy_value
 from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.table import DASH, show
@@ -18,6 +17,7 @@ from tamnas.report.terms import (
     listed_attacks,
     name_of,
     selection_images,
+    training_attack_text,
     weights_text,
 )
 from tamnas.report.warnings import warnings
@@ -150,7 +150,7 @@ def _row_setting(plan: RowPlan) -> str:
     return (
         f"mode {plan.mode}, width {plan.network.width:g}. Supernet: {counted(supernet.block.recipe.epochs, 'epoch')} "
         f"over blocks{_clean(supernet.block)}, {supernet.joint.recipe.epochs} over blocks and "
-        f"ratios{_clean(supernet.joint)}, {_attack_setting(supernet.attack)}. "
+        f"ratios{_clean(supernet.joint)}, {training_attack_text(supernet.attack)}. "
         f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
@@ -172,10 +172,4 @@ def _training_setting(training: TrainingPlan) -> str:
         "weight perturbation": recipe.awp,
     }
     used = [f"{name} {value:g}" for name, value in levers.items() if value]
-    return ", ".join([_attack_setting(training.attack), *used])
-
-
-def _attack_setting(attack: TrainingAttackPlan) -> str:
-    eps, step = format_fraction(attack.eps), format_fraction(attack.step_size)
-    lam = "" if attack.lam is None else f", lambda {attack.lam:g}"
-    return f"{attack.name} at eps {eps}, inner step {step}{lam}"
+    return ", ".join([training_attack_text(training.attack), *used])

@@ -26,6 +26,7 @@ from tamnas.report.terms import (
     name_of,
     notes_of,
     selection_images,
+    trained_apart,
 )
 from tamnas.search.objectives import BASE, measured
 
@@ -104,7 +105,7 @@ def benchmark_table(dataset: Dataset) -> Table:
         entries.append((name, network, published(dataset.published, plan.mode)))
     attacks = final_attacks(dataset, [network for _, network, _ in entries if network])
     lines, costs = comparison(dataset, entries, attacks)
-    notes = [by_validation(dataset), *attack_notes(dataset.plan.eval), *costs]
+    notes = [by_validation(dataset), *trained_apart(dataset), *attack_notes(dataset.plan.eval), *costs]
     return Table.of(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",

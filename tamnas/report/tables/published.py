@@ -9,7 +9,7 @@ from tamnas.report.study import Dataset, TrainedNetwork
 from tamnas.report.tables.networks import LABEL, comparison, hand_made, network_values
 from tamnas.report.tables.search import votes
 from tamnas.report.tables.table import Table
-from tamnas.report.terms import BOLD, PAPER, by_validation, name_of, setting
+from tamnas.report.terms import BOLD, PAPER, by_validation, name_of, setting, trained_apart
 
 NUMBERS = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VIII": 8, "IX": 9, "X": 10}
 
@@ -37,6 +37,7 @@ def _paper_table(name: str, dataset: Dataset) -> Table:
             if baseline not in known
         ]
         lines, costs = comparison(dataset, entries, attacks)
+        costs = [*trained_apart(dataset), *costs]
     else:
         lines = [{LABEL: label} | network_values(network, attacks, paper) for label, network, paper in entries]
         costs = []
