@@ -129,7 +129,7 @@ def status(plan: ControlsStagePlan) -> dict:
 
 
 def renew(plan: ControlsStagePlan, trained: Path, small: Path) -> None:
-    """Say what is run; what an earlier run left is removed (DVC does so itself, the runner with results alone)."""
+    """Say what is run; what an earlier run left is removed, also where the stage is started by hand."""
     for folder in (trained, small):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "controls.json", status(plan))

@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--checkpoints", type=click.Path(path_type=Path), help="Where finished batches are kept.  [default: .checkpoints]"
+    "--checkpoints",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where finished batches are kept.  [default: .checkpoints]",
 )
 @json_option
 @one_line_errors

@@ -106,7 +106,7 @@ class Section(BaseModel):
 
     def plain(self) -> dict:
         """Only dicts, lists, strings, numbers and None: ready for YAML or JSON."""
-        return _lists(self.model_dump())
+        return self.model_dump(mode="json")
 
 
 SectionType = TypeVar("SectionType", bound=Section)

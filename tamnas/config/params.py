@@ -254,7 +254,7 @@ class BaseParams(Section):
     """Everything that a mode may patch."""
 
     seed: Count
-    seeds: tuple[Count, ...] = ()
+    seeds: tuple[Count, ...]
     data: dict[Name, sections.DataParams] = Field(min_length=1)
     network: sections.NetworkParams
     space: sections.SpaceParams
@@ -264,7 +264,7 @@ class BaseParams(Section):
     eval: sections.EvalParams
     legonet: sections.LegonetParams
     baselines: BaselinesParams
-    controls: ControlsParams = ControlsParams()
+    controls: ControlsParams
     numerics: sections.NumericsParams
     compute: ComputeParams = ComputeParams()
 

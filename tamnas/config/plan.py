@@ -6,6 +6,7 @@ changes. Nothing here needs torch.
 """
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -86,12 +87,13 @@ class DatasetPlan(OfDataset):
 
 
 PLANS = Path("plan")
+UNAUGMENTED = sections.AugmentParams()
 
 
 class StagePlan(Section):
     """Of one stage instance; `name` is its row or dataset."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset()  # what a checkpoint survives
+    unkeyed: ClassVar[tuple[str, ...]] = ()  # what a checkpoint survives, such as `eval.attacks`
 
     format: Literal[1] = FORMAT
     name: Name
@@ -109,7 +111,11 @@ class StagePlan(Section):
 
     def key(self) -> dict:
         """What a checkpoint of this stage depends on, JSON-able."""
-        return {field: value for field, value in self.plain().items() if field not in self.unkeyed}
+        plain = self.plain()
+        for parameter in self.unkeyed:
+            *sections_, name = parameter.split(".")
+            del reduce(dict.__getitem__, sections_, plain)[name]
+        return plain
 
 
 PlanType = TypeVar("PlanType", bound=Section)
@@ -177,6 +183,10 @@ class InheritStagePlan(NetworksStagePlan):
 
 
 class SearchStagePlan(InheritStagePlan):
+    """A longer search takes up what a shorter one has evaluated."""
+
+    unkeyed = ("search.generations",)
+
     search: sections.SearchPlan
 
 
@@ -217,6 +227,8 @@ class LegonetStagePlan(TrainingStagePlan):
 
 
 class BaselinesStagePlan(StagePlan):
+    unkeyed = ("baselines.names",)  # checkpoints are named by network
+
     seed: Count
     numerics: sections.NumericsParams
     classes: sections.Channels
@@ -228,7 +240,7 @@ class BaselinesStagePlan(StagePlan):
 class ControlsStagePlan(TrainingStagePlan):
     """Which controls are on is not part of a checkpoint's key: switching one on keeps what the others trained."""
 
-    unkeyed = frozenset({"seeds", "controls"})
+    unkeyed = "seeds", "controls"
 
     seeds: tuple[Count, ...]
 
@@ -244,18 +256,21 @@ class RowControlsStagePlan(ControlsStagePlan):
 
 
 class PooledControlsStagePlan(ControlsStagePlan):
+    unkeyed = (*ControlsStagePlan.unkeyed, "baselines.names")
+
     baselines: sections.BaselinesPlan
     controls: sections.PooledControlsPlan
 
 
 class EvaluateStagePlan(NetworksStagePlan):
-    """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net."""
+    """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net.
+
+    What is asked of final networks alone, or apart from the grid, attacks nothing again with the grid.
+    """
+
+    unkeyed = "eval.latency", "eval.attacks", "eval.final", "eval.checks"
 
     eval: sections.EvalParams
-
-    def key(self) -> dict:
-        """Without `eval.latency` and `eval.attacks`: another of these attacks nothing again with the others."""
-        return super().key() | {"eval": self.eval.model_copy(update={"latency": False, "attacks": ()}).plain()}
 
 
 class StudyPlan(Section):
@@ -326,7 +341,7 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
     known["rows"] = plan.pooled.rows if plan.pooled.trained else ()
     return {
         "source": SourceStagePlan.of(known | dict(plan.data)),
-        "prepare": PrepareStagePlan.of(known),
+        "prepare": PrepareStagePlan.of(known | {"data": plan.data.model_copy(update={"augment": UNAUGMENTED})}),
         "baselines": BaselinesStagePlan.of(known),
         "legonet_pooled": LegonetStagePlan.of(known),
         "controls_pooled": PooledControlsStagePlan.of(known),

@@ -133,6 +133,13 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
     plan = validated(DatasetPlan, raw, "params.yaml")
     _refuse_near_miss(plan.eval, plan.validation, "params.yaml")
     _require_attackable(plan, "params.yaml")
+    for name, row in own.items():
+        for gene in ("blocks", "ratios"):
+            if not set(getattr(row.space, gene)) & set(getattr(model.space, gene)):
+                raise InputError(
+                    f"params.yaml: space.{gene}: row {name} has none of those of the mode {mode}, which shapes the "
+                    f"pooled Lego-Net of {dataset}"
+                )
     depths = {name: sum(row.network.repeats) for name, row in own.items()}
     if len({*depths.values(), sum(model.network.repeats)}) > 1:
         raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
@@ -143,7 +150,7 @@ def _require_shared(params: Params, mode: str) -> None:
     """A mode may not patch what rows of a dataset share: they are prepared and pooled together."""
     base: BaseParams = params.mode(mode)
     shared = {name: (getattr(base, name), getattr(params, name)) for name in ("seed", "seeds", "baselines")}
-    shared |= {"compute": (base.compute, params.compute), "legonet": (base.legonet, params.legonet)}
+    shared |= {name: (getattr(base, name), getattr(params, name)) for name in ("legonet", "numerics", "compute")}
     shared["retrain.validation"] = base.retrain.validation, params.retrain.validation
     for dataset, data in params.data.items():
         patched = base.data[dataset].model_copy(update={"augment": data.augment})

@@ -22,7 +22,7 @@ from tamnas.files import file_digest
 from tamnas.networks.trained import load_network, trained_record
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace
-from tamnas.pipeline.store import kept
+from tamnas.pipeline.store import kept, key_of
 from tamnas.records import Record
 from tamnas.seeding import torch_generator
 from tamnas.space.space import SearchSpace
@@ -98,7 +98,8 @@ def attack_with_pgd(network: Network, context: GridContext) -> dict | None:
         context.require_time(network, "PGD")
         return pgd_rows(context.load(network), trained_record(network.weights), context.test, plan, network)
 
-    path = context.task.folder / f"{network.kept_as()}-{'final' if network.final else 'grid'}.json"
+    asked = key_of({name: plan.plain()[name] for name in ("final", "checks")}) if network.final else "grid"
+    path = context.task.folder / f"{network.kept_as()}-{asked}.json"
     try:
         return kept(path, rows, "evaluating its network")
     except DeadlineError:

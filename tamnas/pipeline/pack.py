@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import click
 import pandas as pd
@@ -79,6 +79,11 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def _is_data(path: PurePath) -> bool:
+    """Whether a packed run may hold it."""
+    return str(path) == "params.yaml" or path.suffix in PLACES.get(path.parts[0] if path.parts else "", ())
+
+
 def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
     """(path, contents) in order of worth; paths below the working directory."""
     study = load_study()
@@ -100,18 +105,21 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
 
 
 def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
-    """The trained networks with the weights that the reports show, the most robust on validation first."""
+    """The trained networks with the weights that the reports show, the most robust first, controls last."""
     from tamnas.pipeline import checkpoint
 
     networks = []
     for name, plan in {**study.rows, **study.datasets}.items():
         row = name if name in study.rows else None
-        for kind in (kind for kind in KINDS.values() if kind.per_row == bool(row) and kind.folder != "controls"):
-            path = seeded(results(plan.dataset, kind.trained_by, row), plan.seed) / "validation.json"
-            for record in read_records(path) if path.is_file() else ():
-                score, shown = record.score(plan.eval.weights), f"{plan.eval.weights}."
-                file = weights(name, kind.folder) / f"{record.id}.safetensors"
-                networks.append(((kind.folder != "baselines", score.robust, score.clean), file, shown))
+        for kind in (kind for kind in KINDS.values() if kind.per_row == bool(row)):
+            trained, folder = results(plan.dataset, kind.trained_by, row), weights(name, kind.folder)
+            controls = kind.folder == "controls"
+            for seed in (plan.seed, *(plan.seeds if controls else ())):
+                path, own = seeded(trained, seed) / "validation.json", seeded(folder, seed) if controls else folder
+                for record in read_records(path) if path.is_file() else ():
+                    score, shown = record.score(plan.eval.weights), f"{plan.eval.weights}."
+                    merit = not controls, kind.folder != "baselines", score.robust, score.clean
+                    networks.append((merit, own / f"{record.id}.safetensors", shown))
     for _, path, shown in sorted(networks, reverse=True):
         if path.is_file():
             tensors, meta = checkpoint.load(path)
@@ -134,8 +142,11 @@ def pack(folder: Path, facts: dict, mib: int = MOST, with_checkpoints: bool = Fa
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for path, contents in members(with_checkpoints):
+            if not _is_data(path):
+                left_out.append(f"{path.as_posix()} (no data of a run)")
+                continue
             if size + len(contents) + ENTRY > mib * MIB:
-                left_out.append(f"{path.as_posix()} ({len(contents) / MIB:.1f} MiB)")
+                left_out.append(f"{path.as_posix()} (no room for {len(contents) / MIB:.1f} MiB)")
                 continue
             entry = tarfile.TarInfo(path.as_posix())  # without time or owner
             entry.size = len(contents)
@@ -146,7 +157,7 @@ def pack(folder: Path, facts: dict, mib: int = MOST, with_checkpoints: bool = Fa
     write_json(folder / "manifest.json", manifest)
     log.info("%s: %d files, %.1f MiB", folder, files, (folder / ARCHIVE).stat().st_size / MIB)
     if left_out:
-        log.warning("left out, no room: %s", ", ".join(left_out))
+        log.warning("left out: %s", ", ".join(left_out))
     return manifest
 
 
@@ -177,8 +188,7 @@ def _allowed(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
     members = tar.getmembers()
     for member in members:
         path = PurePosixPath(member.name)
-        known = member.name == "params.yaml" or path.suffix in PLACES.get(path.parts[0] if path.parts else "", ())
-        if not (known and member.isreg() and ".." not in path.parts):
+        if not (_is_data(path) and member.isreg() and ".." not in path.parts):
             allowed = f"params.yaml and data files below {', '.join(PLACES)}"
             raise InputError(f"{folder}: the archive holds {member.name[:200]!r}; allowed: {allowed}")
     return members
@@ -200,12 +210,16 @@ def keep(folder: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
         manifest = unpack(folder, source)
+        for needed in (Path("params.yaml"), TIMES):
+            if not (source / needed).is_file():
+                raise InputError(f"{folder}: the archive lacks {needed}; nothing was written")
+        page = _run_page(manifest, source / TIMES)
         for old in ("reports", "plan", "results"):
             shutil.rmtree(target / old, ignore_errors=True)
             if (source / old).is_dir():
                 shutil.copytree(source / old, target / old)
         shutil.copy(source / "params.yaml", target / "params.yaml")
-        write_text(target / "run.md", _run_page(manifest, source / TIMES))
+        write_text(target / "run.md", page)
 
 
 def _run_page(manifest: dict, times: Path) -> str:
@@ -240,7 +254,7 @@ def unpack_command(folder: Path, only_best: bool) -> None:
 
 @click.command(help="Write reports, parameters, small results and run.md of a packed run to TARGET.")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path))
 @one_line_errors
 def keep_command(folder: Path, target: Path) -> None:
     keep(folder, target)

@@ -38,7 +38,7 @@ def overlay(params: CommentedMap, patch: dict, replaced: Sequence[str] = REPLACE
         here = f"{path}{key}"
         if here in replaced or not (isinstance(value, dict) and isinstance(params.get(key), dict)):
             old = params.get(key)
-            if old != value:
+            if old != value or key not in params:
                 # Validation of the merged whole refuses what no section knows.
                 changes.append(f"{here}: {_shown(old)} -> {_shown(value)}")
                 params[key] = copy.deepcopy(value)  # an alias in the profile must not become one here
@@ -72,7 +72,7 @@ def parse_setting(text: str) -> dict:
         raise InputError(f"--set {text!r}: allowed: KEY=VALUE with a key such as data.cifar10.path")
     try:
         patch = YAML(typ="safe", pure=True).load(value)
-    except YAMLError:
+    except (YAMLError, ValueError):  # such as a date that does not exist
         raise InputError(f"--set {text!r}: the value is not valid YAML") from None
     for key in reversed(names):
         patch = {key: patch}
@@ -102,6 +102,7 @@ def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] =
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 120
     patch, source = read_profile(name), PROFILES / f"{name}.yaml"
+    read_yaml(path)  # says in one line what is wrong with it
     params = _apart(yaml.load(path.read_text(encoding="utf-8")), set())
     changes = overlay(params, patch)
     for setting in settings:

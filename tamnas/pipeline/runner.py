@@ -27,6 +27,7 @@ import click
 
 from tamnas.config.resolve import load_params
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import release_gpu_memory
@@ -60,6 +61,7 @@ class Fates:
     absent: list[Instance] = field(default_factory=list)  # without valid outputs
     errors: list[Exception] = field(default_factory=list)
     behind_errors: list[Instance] = field(default_factory=list)  # what failed, and what needs it
+    diverged: bool = False
     training_is_over: bool = False
 
     def skips(self, instance: Instance) -> bool:
@@ -85,6 +87,7 @@ class Fates:
             case DivergenceError():
                 self._note(instance, f"training diverged: {error}")
                 self.absent.append(instance)
+                self.diverged = True
             case BrokenProcessPool():
                 raise WorkerError(KILLED) from None
             case _:
@@ -97,14 +100,12 @@ class Fates:
         log.warning("stage %s", self.unfinished[-1])
 
 
-def run(
-    until: str | None = None, only: Collection[str] = (), limits: Limits | None = None, parallel: int = 1
-) -> list[str]:
-    """Run everything, or what `until` and `only` leave. Returns a line per stage instance that is not finished.
+def run(until: str | None = None, only: Collection[str] = (), limits: Limits | None = None, parallel: int = 1) -> Fates:
+    """Run everything, or what `until` and `only` leave.
 
     `until` is a stage, `only` holds stages; plans are always written. `parallel` stage instances run at once. Results
-    that a stage left earlier are removed before it runs or is skipped, as DVC does. When a stage fails, all that
-    does not need it still runs; then its error is raised.
+    and weights that a stage left earlier are removed before it runs or is skipped, as DVC does. When a stage fails, all
+    that does not need it still runs; then its error is raised.
     """
     names = list(stages())
     wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
@@ -112,6 +113,7 @@ def run(
     planned = instances({name: row.dataset for name, row in params.run.rows.items()}, params.run.datasets)
     chosen = [instance for instance in planned if instance.stage.name in wanted]
     order, fates = order_of(chosen), Fates()
+    codes = {stage.name: code_digest(stage.script) for stage in {instance.stage for instance in chosen}}
     ready: list[Instance] = []
     running: dict[Future, Instance] = {}
     with lanes(parallel) as executor:
@@ -119,21 +121,27 @@ def run(
             ready = sorted([*ready, *order.get_ready()], key=chosen.index)
             while ready and len(running) < parallel:
                 instance = ready.pop(0)
-                if instance.results is not None:
-                    shutil.rmtree(instance.results, ignore_errors=True)
+                _remove_outputs(instance)
                 if fates.skips(instance):
                     order.done(instance)
                     continue
                 log.info("stage %s", instance.name)
                 moment = _deadline(instance, limits, fates.training_is_over)
-                running[executor.submit(_call_until, instance.name, instance, moment)] = instance
+                code = codes[instance.stage.name]
+                running[executor.submit(_call_until, instance.name, instance, code, moment)] = instance
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 instance = running.pop(future)
                 fates.settle(instance, future.exception())
                 order.done(instance)
     if fates.errors:
         raise fates.errors[0]
-    return fates.unfinished
+    return fates
+
+
+def _remove_outputs(instance: Instance) -> None:
+    for out in instance.outs:
+        if out.parts[0] in ("results", "runs", "data"):
+            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
 
 def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
@@ -144,7 +152,10 @@ def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool)
     return time.time() if is_training and training_is_over else limits.of(instance.stage.name)
 
 
-def _call_until(instance: Instance, moment: float | None) -> None:
+def _call_until(instance: Instance, code: str, moment: float | None) -> None:
+    """Raises InputError if its code is not what it was when the run began: the process may have imported that."""
+    if code_digest(instance.stage.script) != code:
+        raise InputError(f"{instance.stage.script}: its code has changed since the run began; run again to go on")
     set_deadline(moment)
     try:
         call(instance)
@@ -210,7 +221,8 @@ def main(until, only, parallel, deadline, reserve, checkpoints, folder, pack_che
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-        unfinished = run(until=until, only=only, limits=limits, parallel=parallel)
+        fates = run(until=until, only=only, limits=limits, parallel=parallel)
+        unfinished = fates.unfinished
     finally:
         if folder:
             from tamnas.pipeline.pack import about, pack
@@ -218,5 +230,5 @@ def main(until, only, parallel, deadline, reserve, checkpoints, folder, pack_che
             pack(Path(folder), about(unfinished, time.time() - started, commit), pack_mib, pack_checkpoints)
     if unfinished:
         log.warning("not finished:\n%s", "\n".join(f"  {line}" for line in unfinished))
-        if any("training diverged" in line for line in unfinished):
+        if fates.diverged:
             raise SystemExit(1)

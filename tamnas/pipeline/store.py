@@ -116,16 +116,25 @@ def checkpoint_folder(stage: str, instance: str, key: str, root: Path | None = N
 
 
 def _forget_old(folder: Path) -> None:
-    """Remove checkpoints beside `folder`, the longest unused first, until the rest is as few and as small as it may."""
-    others = [other for other in folder.parent.iterdir() if other != folder and other.is_dir()]
-    files = bytes_ = 0
-    for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
-        files, bytes_ = files + 1, bytes_ + sum(file.stat().st_size for file in other.rglob("*") if file.is_file())
-        if files > KEPT or bytes_ > KEPT_BYTES:
-            locks = list(other.parent.glob(f"{other.name}*.lock"))
-            with suppress(Timeout), ExitStack() as held:  # Timeout: another process goes on with it
-                for path in locks:
-                    held.enter_context(FileLock(path).acquire(timeout=0))
-                shutil.rmtree(other)
-                for path in locks:
-                    path.unlink()  # whoever waits for it finds it gone, and makes a new one
+    """Remove checkpoints beside `folder`, the longest unused first, until the rest is as few and as small as it may.
+
+    One process at a time; what another one changes meanwhile is left to the next.
+    """
+    with suppress(Timeout, FileNotFoundError), FileLock(f"{folder.parent}.lock").acquire(timeout=0):
+        others = [other for other in folder.parent.iterdir() if other != folder and other.is_dir()]
+        files = bytes_ = 0
+        for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
+            files, bytes_ = files + 1, bytes_ + sum(file.stat().st_size for file in other.rglob("*") if file.is_file())
+            if files > KEPT or bytes_ > KEPT_BYTES:
+                _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Unless another process goes on with it."""
+    locks = list(folder.parent.glob(f"{folder.name}*.lock"))
+    with suppress(Timeout), ExitStack() as held:
+        for path in locks:
+            held.enter_context(FileLock(path).acquire(timeout=0))
+        shutil.rmtree(folder)
+        for path in locks:
+            path.unlink()  # whoever waits for it finds it gone, and makes a new one

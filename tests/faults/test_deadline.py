@@ -149,7 +149,7 @@ def stopped_run(what: str, after: int) -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pace, "require_time", require_time)
-        return runner.run(limits=Limits(time.time() + 3600, 600))
+        return runner.run(limits=Limits(time.time() + 3600, 600)).unfinished
 
 
 @pytest.mark.system
@@ -176,7 +176,7 @@ def test_a_stop_in_retraining_leaves_a_report_of_what_is_finished(finished_run, 
     assert f"{ROW}: fine-tuned networks: not run." in page
     assert f"{ROW}: Lego-Net: not run." in page
 
-    assert runner.run() == []
+    assert runner.run().unfinished == []
     assert contents(folder, "results", "runs", *REPORTED) == contents(finished_run, "results", "runs", *REPORTED)
 
 
@@ -188,7 +188,7 @@ def test_a_stop_in_the_search_skips_what_needs_it(finished_run, folder):
     assert f"retrain_scratch@{ROW}: skipped, it needs select@{ROW}" in unfinished
     assert not list(folder.glob("results/digits/select"))
     assert (folder / "reports" / "index.html").exists()
-    assert runner.run(only=["prepare", "supernet_block", "supernet_joint", "search", "select"]) == []
+    assert runner.run(only=["prepare", "supernet_block", "supernet_joint", "search", "select"]).unfinished == []
     names = [f"results/digits/{stage}" for stage in ("search", "select")]
     assert contents(folder, *names) == contents(finished_run, *names)
 
@@ -207,7 +207,7 @@ def test_a_stop_in_evaluation_keeps_what_is_evaluated(finished_run, folder):
     assert f"{ROW}: networks trained from scratch: 2 of 3 networks: the run was stopped at its deadline." in page
     evaluated = {path: path.stat().st_mtime_ns for path in folder.glob(f".checkpoints/evaluate_scratch/{ROW}/*/*.json")}
     assert len(evaluated) == 2
-    assert runner.run(only=COMPUTING) == []
+    assert runner.run(only=COMPUTING).unfinished == []
     assert all(path.stat().st_mtime_ns == written for path, written in evaluated.items())
     assert contents(folder, "results") == contents(finished_run, "results")
 
@@ -220,7 +220,7 @@ def test_results_of_an_earlier_run_do_not_outlive_a_skipped_stage(finished_run, 
     stopped_run("supernet_block", 1)
     assert not (tmp_path / "results" / "digits" / "supernet_block" / ROW).exists()
     assert not (tmp_path / "results" / "digits" / "search" / ROW).exists()
-    assert runner.run(only=["supernet_block"]) == []
+    assert runner.run(only=["supernet_block"]).unfinished == []
     name = "results/digits/supernet_block"
     assert contents(tmp_path, name) == contents(finished_run, name)
 

@@ -59,8 +59,8 @@ def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_pa
     raw["retrain"]["scratch"].update(epochs=2, label_smoothing=0.1, ema=0.9)
     write_params(tmp_path, raw)
     shutil.copytree(finished_run / "data", "data")
-    assert runner.run(only=["legonet", "evaluate_legonet"]) == []
-    assert runner.run(only=["retrain_scratch", "evaluate_scratch", "tables"]) == []
+    assert runner.run(only=["legonet", "evaluate_legonet"]).unfinished == []
+    assert runner.run(only=["retrain_scratch", "evaluate_scratch", "tables"]).unfinished == []
 
     before = result_of(finished_run, "retrain_scratch", "validation.json")["networks"]
     (best,) = result_of(tmp_path, "retrain_scratch", "validation.json")["networks"]
@@ -96,7 +96,7 @@ def test_checkpoints_are_packed_newest_first_and_a_run_goes_on_from_them(finishe
     shutil.copytree(finished_run / "data", "data")
     (trained,) = Path(".checkpoints").glob(f"retrain_scratch/{ROW}/*/n01.safetensors")
     before = trained.stat().st_mtime_ns
-    assert runner.run(only=["retrain_scratch", "retrain_finetune", "legonet"]) == []
+    assert runner.run(only=["retrain_scratch", "retrain_finetune", "legonet"]).unfinished == []
     assert trained.stat().st_mtime_ns == before
     assert contents(back, "results") == contents(finished_run, "results")
 
@@ -174,6 +174,43 @@ def test_what_stays_of_a_run(finished_run, tmp_path, monkeypatch):
     assert f"| supernet_block | {ROW} |" in page
     assert (target / "comparison.md").read_text() == "by hand"
     assert not list(target.rglob("*.safetensors"))
+
+
+def test_what_unpack_would_refuse_is_left_out_by_name(finished_run, tmp_path, monkeypatch):
+    copy = shutil.copytree(finished_run, tmp_path / "copy", ignore=shutil.ignore_patterns(".checkpoints"))
+    monkeypatch.chdir(copy)
+    stray = Path(f"plan/{ROW}/search.yaml.tmp")
+    stray.touch()
+    manifest = pack(tmp_path / "packed", HEAD)
+    assert manifest["left_out"] == [f"{stray.as_posix()} (no data of a run)"]
+    assert unpack(tmp_path / "packed", tmp_path / "back") == manifest
+
+
+def test_weights_of_controls_are_packed_last(finished_run, tmp_path, monkeypatch):
+    copy = shutil.copytree(finished_run, tmp_path / "copy", ignore=shutil.ignore_patterns(".checkpoints"))
+    monkeypatch.chdir(copy)
+    trained, small = Path(f"runs/{ROW}/retrain_scratch"), Path("results/digits/retrain_scratch") / ROW / "seed-0"
+    controls = Path(f"runs/{ROW}/controls/seed-0")
+    shutil.copytree(trained, controls)
+    shutil.copytree(small, Path("results/digits/controls") / ROW / "seed-0", dirs_exist_ok=True)
+    pack(tmp_path / "packed", HEAD)
+    with tarfile.open(tmp_path / "packed" / "run.tar.gz") as tar:
+        names = [name for name in tar.getnames() if name.endswith(".safetensors")]
+    own = [name for name in names if name.startswith(controls.as_posix())]
+    assert len(own) == len(list(controls.glob("*.safetensors"))) > 0
+    assert names[-len(own) :] == own
+
+
+@pytest.mark.parametrize("lacking", ["params.yaml", "logs/times.csv"])
+def test_keep_changes_nothing_for_an_archive_that_lacks_what_it_needs(tmp_path, lacking):
+    (there,) = {"params.yaml", "logs/times.csv"} - {lacking}
+    packed = packed_by_a_stranger(tmp_path / "packed", archive(there))
+    target = tmp_path / "kept"
+    (target / "results").mkdir(parents=True)
+    (target / "results" / "old.csv").touch()
+    with pytest.raises(InputError, match=f"packed: the archive lacks {lacking}; nothing was written"):
+        keep(packed, target)
+    assert [path.name for path in target.rglob("*")] == ["results", "old.csv"]
 
 
 def test_the_commit_is_heads_and_tells_changed_code_from_changed_parameters(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_a_stop_before_a_seed_is_evaluated_leaves_a_report_without_it(finished, 
         patch.chdir(copy)
         first = len(list((copy / "runs" / ROW / "controls" / "seed-0").glob("*.safetensors")))
         patch.setattr("tamnas.evaluation.grid._all_attacked", until(first, grid._all_attacked))
-        unfinished = runner.run(only=("evaluate_controls", "tables"))
+        unfinished = runner.run(only=("evaluate_controls", "tables")).unfinished
         assert unfinished == [f"evaluate_controls@{ROW}: evaluate controls {ROW}: 0 of 3 networks until the deadline"]
         (dataset,) = collect()
     assert {network.label["seed"] for network in dataset.rows[0].controls.networks} == {0}

@@ -45,7 +45,7 @@ def test_stages_on_the_cluster_leave_the_same_bytes(cluster, finished_run, folde
         write_params(place, raw)
         copy_of(finished_run, place, "data", "runs", "results")
         with contextlib.chdir(place):
-            assert runner.run(only=names) == []
+            assert runner.run(only=names).unfinished == []
         for top in ("runs", "results"):
             assert contents(place, top) == contents(finished_run, top)
 
@@ -155,7 +155,7 @@ def test_rows_beside_each_other_leave_the_same_bytes(cluster, finished_run, fold
     raw["modes"]["other"] = {"supernet": {"lam": 0.5}}
     raw["run"]["rows"]["digits-other"] = {"dataset": "digits", "mode": "other"}
     write_params(folder, raw)
-    assert runner.run(until="retrain_scratch", parallel=2) == []
+    assert runner.run(until="retrain_scratch", parallel=2).unfinished == []
     expected = {path: text for path, text in contents(finished_run, "runs", "results").items() if f"/{ROW}/" in path}
     ours = {path: text for path, text in contents(folder, "runs", "results").items() if f"/{ROW}/" in path}
     assert ours

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tamnas.errors import DeadlineError, InputError
 from tamnas.pipeline import runner
 from tamnas.pipeline.stages import needs, stages
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, tiny_params, write_params
@@ -86,7 +87,7 @@ def test_lego_net_is_what_the_counts_say(finished_run):
 def test_running_again_changes_nothing(finished_run, tmp_path, monkeypatch):
     copy_of(finished_run, tmp_path, ".checkpoints", "results", "runs", "data")
     monkeypatch.chdir(tmp_path)
-    assert runner.run(until="evaluate_controls_pooled") == []
+    assert runner.run(until="evaluate_controls_pooled").unfinished == []
     for top in ("results", "runs"):
         assert contents(tmp_path, top) == contents(finished_run, top)
 
@@ -100,6 +101,36 @@ def test_reports_are_made(finished_run):
 
 
 ROWS = ("digits-broken", "digits-sound")
+
+
+def test_code_that_changes_under_a_run_stops_it(tmp_path, monkeypatch):
+    """The process may have imported what was there before, and its results would be kept as those of the new code."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+    edits = iter(range(100))
+    monkeypatch.setattr(runner, "code_digest", lambda script: script.stem + str(next(edits) // 2))
+    with pytest.raises(InputError, match=r"stages/\w+\.py: its code has changed since the run began"):
+        runner.run(only=["prepare"])
+    assert not Path("data").exists()
+
+
+def test_weights_of_an_earlier_run_go_with_its_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+
+    def stopped(instance):
+        if instance.stage.name == "baselines":
+            raise DeadlineError("stopped before a network was finished")
+        call(instance)
+
+    call = runner.call
+    monkeypatch.setattr(runner, "call", stopped)
+    old = Path("runs/digits/baselines/resnet8.safetensors")
+    old.parent.mkdir(parents=True)
+    old.touch()
+    (line,) = runner.run(only=["baselines"]).unfinished
+    assert line.startswith("baselines@digits: stopped")
+    assert not old.exists()
 
 
 def two_rows(**broken) -> dict:
@@ -117,7 +148,9 @@ def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypa
     stages = ("prepare", "supernet_block", "supernet_joint", "tables")
     told = {row: results(tmp_path, "supernet_block", row, "diverged.json") for row in ROWS}
     write_params(tmp_path, two_rows(lr=1e30, clip_norm=None))
-    lines = runner.run(only=stages)
+    fates = runner.run(only=stages)
+    lines = fates.unfinished
+    assert fates.diverged
     assert lines[0].startswith("supernet_block@digits-broken: training diverged: ")
     assert lines[1] == "supernet_joint@digits-broken: skipped, it needs supernet_block@digits-broken"
     found = json.loads(told["digits-broken"].read_text())
@@ -134,7 +167,7 @@ def test_a_diverged_stage_is_in_the_reports_until_it_succeeds(tmp_path, monkeypa
     assert before == {path: path.read_bytes() for path in (tmp_path / "reports").rglob("*") if path.is_file()}
 
     write_params(tmp_path, two_rows(eps="6/255"))
-    assert runner.run(only=stages) == []
+    assert runner.run(only=stages).unfinished == []
     assert not told["digits-broken"].exists()
     assert "diverged" not in (tmp_path / "reports" / "README.md").read_text()
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
+from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated
 from tamnas.config.params import merge
-from tamnas.config.plan import STUDY, RowPlan, SearchStagePlan, load_study, read_plan, stage_plans
+from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, parse_params, resolve_study
 from tamnas.errors import InputError
 from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
@@ -235,47 +235,6 @@ def test_missing_file_is_refused(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
-def test_plans_round_trip_through_yaml(folder):
-    resolved = resolve_study(load_params(ROOT / "params.yaml"))
-    for path, plan in stage_plans(resolved).items():
-        write_yaml(path, plan.plain())
-        assert read_plan(type(plan), path) == plan
-        if path != STUDY:
-            assert type(plan).load(plan.name, path.stem) == plan
-    study = load_study()
-    assert study == resolved
-    assert list(study.datasets) == RAW["run"]["datasets"]
-    assert list(study.rows) == list(RAW["run"]["rows"])
-
-
-def test_ranks_and_paths_are_told_to_the_phases_alone_and_compute_to_no_stage():
-    def written(changes: dict) -> dict:
-        return {
-            str(path): plan.plain() for path, plan in stage_plans(resolve_study(parse_params(edited(changes)))).items()
-        }
-
-    before = written({})
-    told = {f"plan/{ROW}/supernet_{phase}.yaml" for phase in ("block", "joint")}
-    for changed in ({"supernet.ranks": 4}, {"supernet.paths": 2}):
-        after = written(changed)
-        assert {path for path in before if before[path] != after[path]} == told | {str(STUDY)}
-    assert written({"compute.engine": "ray", "compute.max_retries": 0, "compute.address": "auto"}) == before
-
-
-def test_plan_of_another_format_is_refused(folder):
-    plans = stage_plans(resolve_study(load_params(ROOT / "params.yaml")))
-    path = Path(f"plan/{ROW}/search.yaml")
-    write_yaml(path, plans[path].plain() | {"format": 2})
-    for name, message in ((ROW, "format 2"), ("none", "no such plan")):
-        with pytest.raises(InputError, match=message):
-            SearchStagePlan.load(name, "search")
-
-
-def test_compute_is_in_no_plan():
-    plans = resolve_study(parse_params(edited({"compute.workers": 7, "compute.device": "cpu"})))
-    assert plans == resolve_study(parse_params(RAW))
-
-
 def test_parameters_are_frozen():
     params = parse_params(RAW)
     with pytest.raises(ValueError, match="frozen"):
@@ -300,6 +259,7 @@ def test_reading_parameters_needs_no_torch():
         ({"baselines": {"names": []}}, "modes.base: baselines"),
         ({"compute": {"workers": 3}}, "modes.base: compute"),
         ({"legonet": {"top": 3}}, "modes.base: legonet"),
+        ({"numerics": {"threads": 2}}, "modes.base: numerics"),
     ],
 )
 def test_a_mode_may_not_patch_what_rows_share(patch, words):
@@ -322,6 +282,16 @@ def test_the_mode_of_the_pooled_lego_net_may_not_patch_what_rows_share_either():
     changes["modes.wide"] = {"data": {DATASET: {"augment": {"pad": 1}}}}
     with pytest.raises(InputError, match=rf"modes\.wide: data\.{DATASET}\.augment: the mode of the pooled Lego-Net"):
         parse_params(edited(changes))
+
+
+@pytest.mark.parametrize(("gene", "own", "other"), [("blocks", [0, 6], [12, 20]), ("ratios", [0.2, 0.4], [1.0, 2.0])])
+def test_rows_that_share_no_choice_cannot_be_pooled(gene, own, other):
+    changes = {f"modes.{MODE}": {"space": {gene: own}}, "modes.other": {"space": {gene: other}}}
+    changes |= {"run.rows.other": {"dataset": DATASET, "mode": "other"}}
+    with pytest.raises(InputError, match=rf"space\.{gene}: row other has none of those of the mode {MODE}"):
+        parse_params(edited(changes))
+    changes["modes.other"]["space"][gene] = [own[0], *other]
+    parse_params(edited(changes))
 
 
 COMMON = {"eps": "8/255", "attack_steps": 10}

@@ -128,12 +128,29 @@ def test_what_an_alias_of_params_yaml_shares_is_set_apart(project):
     assert (now["scratch"]["epochs"], now["finetune"]["epochs"]) == (25, 8)
 
 
-@pytest.mark.parametrize("setting", ["seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1"])
+@pytest.mark.parametrize(
+    "setting", ["seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1", "sead=null", "seed=2020-13-45", "seed=!!int x"]
+)
 def test_a_bad_setting_is_one_line_and_changes_nothing(project, setting):
     before = Path("params.yaml").read_text()
     result = CliRunner().invoke(profile.main, ["paper-cifar10", "--set", setting])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert Path("params.yaml").read_text() == before
+
+
+def test_a_misspelt_null_in_a_profile_is_refused(project):
+    with modify_yaml("params.yaml") as raw:
+        own = raw["search"]
+    assert own["stagnation"] is None
+    Path("profiles/mine.yaml").write_text("search:\n  stagnaton: null\n")
+    with pytest.raises(InputError, match=r"search\.stagnaton: no such parameter"):
+        profile.apply("mine")
+
+
+def test_without_params_yaml(project):
+    Path("params.yaml").unlink()
+    result = CliRunner().invoke(profile.main, ["smoke"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
 def test_an_unknown_profile_names_those_there_are(project):

@@ -15,6 +15,7 @@ from tamnas.files import file_digest
 from tamnas.pipeline import store
 from tamnas.pipeline.checkpoint import load_latest, save
 from tamnas.pipeline.store import KEPT, checkpoint_folder, key_of
+from tests.helpers.tiny import ROOT
 
 TENSORS, META = {"weight": torch.tensor([1.5, -0.0])}, {"epoch": 3}
 
@@ -142,6 +143,49 @@ def test_whoever_waits_for_a_key_that_is_forgotten_still_holds_it_alone(tmp_path
     with pytest.raises(Timeout):
         FileLock(path).acquire(timeout=0)
     holder[0].release()
+
+
+TOGETHER = """
+import os, sys, time
+from pathlib import Path
+from tamnas.pipeline.store import checkpoint_folder, kept
+
+root, own = Path(sys.argv[1]), int(sys.argv[2])
+
+def together(what):
+    (root / f"{what}-{own}").touch()
+    while not (root / f"{what}-{1 - own}").exists():
+        time.sleep(0.0001)
+
+for number in range(8):
+    for old in range(3):
+        folder = root / "search" / "row" / f"old-{number}-{own}-{old}"
+        folder.mkdir(parents=True)
+        for file in range(10):
+            (folder / str(file)).touch()
+    together(f"start-{number}")
+    with checkpoint_folder("search", "row", f"new-{number}-{own}", root):
+        pass
+    with checkpoint_folder("evaluate_scratch", "row", "same", root, apart=f"-{own}") as folder:
+        together(f"kept-{number}")
+        for file in range(10):
+            assert kept(folder / f"{number}-{file}.json", lambda: [1], "again") == [1]
+"""
+
+
+def test_two_experiments_that_start_a_stage_at_once_do_not_disturb_each_other(tmp_path):
+    """They forget the same old keys, and keep the same evaluations."""
+    processes = []
+    for own in (0, 1):
+        place = tmp_path / f"workspace {own}"
+        place.mkdir()
+        command = [sys.executable, "-c", TOGETHER, str(tmp_path), str(own)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        processes.append(subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, errors
+    assert len(list((tmp_path / "evaluate_scratch" / "row" / "same").iterdir())) == 8 * 10  # and nothing half written
 
 
 def test_store_lives_under_the_dvc_root(tmp_path, workspace, monkeypatch):
