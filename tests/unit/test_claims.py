@@ -1,5 +1,6 @@
 """Each claim on planted results: where it holds, fails, is undecided, and where it was not run."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -239,6 +240,7 @@ def test_where_blocks_and_ratios_go(several, gene, judge, high, low):
         return [(low, votes // 2), (high, votes // 2)]
 
     assert verdict(judge, counted(several, gene, only(high), only(low))) == HOLDS
+    assert re.search(r"in the first \d layers of 16\b", judge(counted(several, gene, both, both)).numbers)
     assert verdict(judge, counted(several, gene, only(low), only(high))) == FAILS
     assert verdict(judge, counted(several, gene, both, both)) == UNDECIDED
 

@@ -230,8 +230,8 @@ def robust_blocks_first(dataset: Dataset) -> Finding:
     (first, total_first), (last, total_last) = counts
     return Finding(
         by_sides(greater, less),
-        f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first {head} of "
-        f"{counted(depth, 'layer')}, {last} of {total_last} in the last {half}; p {min(greater, less):.2g}",
+        f"blocks with attention: {first} of {counted(total_first, 'choice')} in the first {_layers(head)} of "
+        f"{depth}, {last} of {total_last} in the last {_layers(half)}; p {min(greater, less):.2g}",
     )
 
 
@@ -250,7 +250,7 @@ def wide_ratios_first(dataset: Dataset) -> Finding:
     (wide, p_wide), (small, p_small) = _larger(first, last), _larger(between, last)
     if small == HOLDS and least[-1] < depth - part:
         small = UNDECIDED  # smaller than the layers between on average, but not the smallest
-    ends = "layer" if part == 1 else f"{part} layers"
+    ends = _layers(part)
     return Finding(
         all_of([wide, small]),
         f"mean ratio {fmean(first):.2f} in the first {ends} of {depth}, {fmean(between):.2f} "
@@ -347,6 +347,10 @@ def _compared(ours: RowResults, theirs: RowResults, compared: Retrained, differe
     first, second = (len(compared.networks[row.name]) for row in (ours, theirs))
     counts = f"{first} and {counted(second, 'network')}"
     return f"{ours.plan.mode} minus {theirs.plan.mode} ({counts}): {difference.points if difference else 'too few'}"
+
+
+def _layers(count: int) -> str:
+    return "layer" if count == 1 else f"{count} layers"
 
 
 def _layers_in(share: float, depth: int) -> int:
