@@ -26,7 +26,7 @@ def import_images(folder: Path, size: int, validation: int | None, test: int | N
     """
     from tamnas.config.compute import load_compute
     from tamnas.config.fields import validated
-    from tamnas.config.sections import DataParams
+    from tamnas.config.images import DataParams
     from tamnas.data.folders import read_folder
     from tamnas.data.prepare import prepare
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tamnas.config import sections
+from tamnas.config import images, sections
 from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import PixelFraction, Section, distinct, exactly_one, only_ints, validated
 from tamnas.config.sections import Count, Name, Positive, TrainingLoss
@@ -255,7 +255,7 @@ class BaseParams(Section):
 
     seed: Count
     seeds: tuple[Count, ...]
-    data: dict[Name, sections.DataParams] = Field(min_length=1)
+    data: dict[Name, images.DataParams] = Field(min_length=1)
     network: sections.NetworkParams
     space: sections.SpaceParams
     supernet: SupernetParams

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field
 
 from tamnas.attacks.registry import Pgd
-from tamnas.config import sections
+from tamnas.config import images, sections
 from tamnas.config.fields import Section, read_yaml, validated
 from tamnas.config.sections import Count, Name, Positive
 from tamnas.errors import InputError
@@ -41,7 +41,7 @@ class RowPlan(OfDataset):
     mode: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: sections.DataParams
+    data: images.DataParams
     network: sections.NetworkParams
     space: sections.SpaceParams
     supernet: sections.SupernetPlan
@@ -70,7 +70,7 @@ class DatasetPlan(OfDataset):
     dataset: Name
     seed: Count
     seeds: tuple[Count, ...]
-    data: sections.DataParams
+    data: images.DataParams
     space: sections.SpaceParams
     pooled: PooledPlan
     legonet: sections.LegonetParams
@@ -87,7 +87,6 @@ class DatasetPlan(OfDataset):
 
 
 PLANS = Path("plan")
-UNAUGMENTED = sections.AugmentParams()
 
 
 class StagePlan(Section):
@@ -136,7 +135,7 @@ class SourceStagePlan(StagePlan):
 
 
 class PrepareStagePlan(StagePlan):
-    data: sections.DataParams
+    data: images.ImagesParams
 
 
 class NetworksStagePlan(StagePlan):
@@ -157,7 +156,7 @@ class PhaseStagePlan(NetworksStagePlan):
     `compute` says of places.
     """
 
-    augment: sections.AugmentParams
+    augment: images.AugmentParams
     attack: sections.TrainingAttackPlan
     resample_every: sections.ResampleParams
     draw: sections.Draw
@@ -177,7 +176,7 @@ class RecalibrationParams(Section):
 class InheritStagePlan(NetworksStagePlan):
     """Of a stage that takes subnets out of the supernet, BatchNorm recalibrated on images in batches."""
 
-    augment: sections.AugmentParams
+    augment: images.AugmentParams
     batch_size: Positive
     search: RecalibrationParams
 
@@ -213,7 +212,7 @@ class RankingStagePlan(InheritStagePlan):
 class TrainingStagePlan(NetworksStagePlan):
     """Of a stage that trains standalone networks alike, as `training` says."""
 
-    augment: sections.AugmentParams
+    augment: images.AugmentParams
     validation: sections.ValidationParams
     training: sections.TrainingPlan
 
@@ -232,7 +231,7 @@ class BaselinesStagePlan(StagePlan):
     seed: Count
     numerics: sections.NumericsParams
     classes: sections.Channels
-    augment: sections.AugmentParams
+    augment: images.AugmentParams
     validation: sections.ValidationParams
     baselines: sections.BaselinesPlan
 
@@ -339,9 +338,10 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         **dict(plan.pooled),
     }
     known["rows"] = plan.pooled.rows if plan.pooled.trained else ()
+    without_augment = images.ImagesParams(**plan.data.model_dump(exclude={"augment"}))
     return {
         "source": SourceStagePlan.of(known | dict(plan.data)),
-        "prepare": PrepareStagePlan.of(known | {"data": plan.data.model_copy(update={"augment": UNAUGMENTED})}),
+        "prepare": PrepareStagePlan.of(known | {"data": without_augment}),
         "baselines": BaselinesStagePlan.of(known),
         "legonet_pooled": LegonetStagePlan.of(known),
         "controls_pooled": PooledControlsStagePlan.of(known),

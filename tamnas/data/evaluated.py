@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data.arrays import as_classes, as_uint8, load_arrays
 from tamnas.data.folders import read_folder
 from tamnas.data.pictures import read_pictures

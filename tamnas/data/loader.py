@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tamnas.config.sections import AugmentParams
+from tamnas.config.images import AugmentParams
 from tamnas.errors import InputError
 from tamnas.files import opened, require_format
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tamnas.config.compute import ComputeParams
-from tamnas.config.sections import DataParams
+from tamnas.config.images import ImagesParams
 from tamnas.data.pictures import read_pictures
 from tamnas.data.sources import SOURCES, Images, Raw
 from tamnas.data.splits import draw
@@ -26,7 +26,7 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def prepare(
-    name: str, data: DataParams, path: Path, compute: ComputeParams = IN_PROCESS, folder: Path | None = None
+    name: str, data: ImagesParams, path: Path, compute: ComputeParams = IN_PROCESS, folder: Path | None = None
 ) -> dict:
     """Write `path` (x_/y_ of train, validation, test, levels and format) and return the data card.
 
@@ -63,7 +63,7 @@ def prepare(
     return card
 
 
-def _card(name: str, data: DataParams, raw: Raw, splits: Splits, notes: list[str]) -> dict:
+def _card(name: str, data: ImagesParams, raw: Raw, splits: Splits, notes: list[str]) -> dict:
     return {
         "format": FORMAT,
         "dataset": name,
@@ -86,7 +86,7 @@ def _card(name: str, data: DataParams, raw: Raw, splits: Splits, notes: list[str
     }
 
 
-def _own_validation(name: str, data: DataParams, labels: Mapping[str, np.ndarray]) -> list[str]:
+def _own_validation(name: str, data: ImagesParams, labels: Mapping[str, np.ndarray]) -> list[str]:
     if "validation" not in labels:
         return []
     own = f"the source has a validation split of its own, of {len(labels['validation']):,} images"
@@ -117,7 +117,7 @@ def _one_colour(splits: Splits) -> list[str]:
 
 
 def _read(
-    parts: Mapping[str, Images], name: str, data: DataParams, compute: ComputeParams, folder: Path | None
+    parts: Mapping[str, Images], name: str, data: ImagesParams, compute: ComputeParams, folder: Path | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The images of each part as arrays; those of files by the workers, in one go."""
     if all(isinstance(images, np.ndarray) for images in parts.values()):
@@ -128,7 +128,7 @@ def _read(
     return dict(zip(parts, np.split(pixels, ends[:-1]), strict=True)), notes
 
 
-def _common_side(name: str, data: DataParams, parts: Mapping[str, np.ndarray]) -> int:
+def _common_side(name: str, data: ImagesParams, parts: Mapping[str, np.ndarray]) -> int:
     """Of the images, which are square and alike: `data.size` or a multiple of it. Raises InputError."""
     for part, images in parts.items():
         height, width = images.shape[1:3]
@@ -164,7 +164,9 @@ def _require_range(where: str, images: np.ndarray, levels: int) -> None:
         )
 
 
-def _checked_labels(name: str, data: DataParams, raw: Raw, part: str, images: Images, labels: np.ndarray) -> np.ndarray:
+def _checked_labels(
+    name: str, data: ImagesParams, raw: Raw, part: str, images: Images, labels: np.ndarray
+) -> np.ndarray:
     where = f"data.{name}: {CALLED[part]}"
     labels = np.asarray(labels)
     if labels.shape != (len(images),):

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import ImagesParams
 from tamnas.errors import InputError
 
 
-def draw(name: str, data: DataParams, labels: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
+def draw(name: str, data: ImagesParams, labels: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
     """split -> (part of the source, indices into it), for train, validation and test.
 
     `labels` (N,) of each part that the source has: `train`, perhaps `validation` and `test`. A split that the source
@@ -33,7 +33,7 @@ def draw(name: str, data: DataParams, labels: Mapping[str, np.ndarray]) -> dict[
     return {split: drawn[split] for split in ("train", "validation", "test")}
 
 
-def _take(name: str, split: str, labels: np.ndarray, left: np.ndarray, count: int, data: DataParams):
+def _take(name: str, split: str, labels: np.ndarray, left: np.ndarray, count: int, data: ImagesParams):
     """(rest, taken) of the indices `left`, `count` of them taken, stratified."""
     most = len(left) - data.classes
     if not data.classes <= count <= most:
@@ -52,6 +52,6 @@ def _take(name: str, split: str, labels: np.ndarray, left: np.ndarray, count: in
     return np.sort(rest), np.sort(taken)
 
 
-def _only(name: str, split: str, labels: np.ndarray, left: np.ndarray, count: int | None, data: DataParams):
+def _only(name: str, split: str, labels: np.ndarray, left: np.ndarray, count: int | None, data: ImagesParams):
     """`count` of the indices `left`, stratified; all for None."""
     return left if count in (None, len(left)) else _take(name, split, labels, left, count, data)[1]

@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from tamnas.config.fields import Section, validated
-from tamnas.config.sections import DataParams, NetworkParams, Positive, SpaceParams, TrainingPlan
+from tamnas.config.images import DataParams
+from tamnas.config.sections import NetworkParams, Positive, SpaceParams, TrainingPlan
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
 from tamnas.files import require_format, shown

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tamnas.attacks.yopo import STARTS
-from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
+from tamnas.config.images import AugmentParams
+from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, batches, steps_per_epoch
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.health import Watch

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from tamnas.config.compute import ComputeParams, load_compute
+from tamnas.config.images import AugmentParams
 from tamnas.config.plan import BaselinesStagePlan, TrainingStagePlan
-from tamnas.config.sections import AugmentParams, NumericsParams, ValidationParams
+from tamnas.config.sections import NumericsParams, ValidationParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.accuracy import Validator

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 

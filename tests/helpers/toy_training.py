@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from tamnas.config.sections import AugmentParams, RecipePlan, SchedulePlan, TrainingAttackPlan
+from tamnas.config.images import AugmentParams
+from tamnas.config.sections import RecipePlan, SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline.device import Runtime

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stages.plan import main as plan
 from stages.prepare import main as prepare
 from tamnas.config.fields import validated
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data import archives as library
 from tamnas.errors import InputError
 from tests.helpers import archives

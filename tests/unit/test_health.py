@@ -12,7 +12,8 @@ from torch import nn
 from tamnas.attacks.trace import attack_trace
 from tamnas.config.compute import ComputeParams
 from tamnas.config.fields import validated
-from tamnas.config.sections import AugmentParams, RecipePlan, TrainingAttackPlan
+from tamnas.config.images import AugmentParams
+from tamnas.config.sections import RecipePlan, TrainingAttackPlan
 from tamnas.data.loader import Split
 from tamnas.evaluation.health import (
     NOISE,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tamnas.config.sections import AugmentParams, DataParams
+from tamnas.config.images import AugmentParams, DataParams
 from tamnas.data.loader import Split, augmented, batches, chunks, load_split, steps_per_epoch
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.files import located
 from tests.helpers import archives
 from tests.helpers.preparing import prepared

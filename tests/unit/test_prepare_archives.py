@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tamnas.config.fields import read_yaml, validated
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError
 from tests.helpers import archives

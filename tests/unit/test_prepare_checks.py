@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data.prepare import averaged
 from tests.helpers import archives
 from tests.helpers.preparing import prepared, refused

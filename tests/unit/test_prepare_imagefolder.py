@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
 

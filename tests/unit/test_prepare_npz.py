@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
 

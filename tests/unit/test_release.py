@@ -10,7 +10,7 @@ import torch
 
 import tamnas
 from tamnas.config.fields import validated
-from tamnas.config.sections import DataParams
+from tamnas.config.images import DataParams
 from tamnas.data.loader import load_split
 from tamnas.data.prepare import prepare
 from tamnas.errors import InputError

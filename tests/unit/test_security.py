@@ -72,7 +72,7 @@ def test_shipped_files_hold_no_pickle():
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
     """CIFAR-10 is a tar of pickles: nothing of one is unpacked or read before its checksum is right."""
-    from tamnas.config.sections import DataParams
+    from tamnas.config.images import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 
@@ -160,7 +160,7 @@ def test_every_dependency_is_pinned():
 
 
 def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
-    from tamnas.config.sections import DataParams
+    from tamnas.config.images import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 
@@ -176,7 +176,7 @@ def test_npz_objects_are_not_loaded(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    from tamnas.config.sections import DataParams
+    from tamnas.config.images import DataParams
     from tamnas.data.prepare import prepare
     from tamnas.errors import InputError
 

@@ -12,7 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from tamnas.attacks.yopo import start_noise
-from tamnas.config.sections import AugmentParams, RecipePlan, SchedulePlan, TrainingAttackPlan
+from tamnas.config.images import AugmentParams
+from tamnas.config.sections import RecipePlan, SchedulePlan, TrainingAttackPlan
 from tamnas.data.loader import Split, steps_per_epoch
 from tamnas.networks.baselines import baseline
 from tamnas.networks.subnet import Subnet
