@@ -128,14 +128,15 @@ def _taken(kind: type, plain: Mapping) -> Any:
     return kind(**{field.name: plain[field.name] for field in fields(kind)})
 
 
+def merit(record: Record, weights: str) -> tuple[float, float, int]:
+    """What a row's representative has most of: robust validation accuracy, then clean, then the fewest parameters."""
+    score = record.score(weights)
+    return score.robust, score.clean, -record.parameters
+
+
 def best(records: Sequence[Record], weights: str) -> Record:
-    """A row's representative: the highest robust validation accuracy, then clean, then smaller."""
-
-    def merit(record: Record) -> tuple:
-        score = record.score(weights)
-        return score.robust, score.clean, -record.parameters
-
-    return max(records, key=merit)
+    """A row's representative."""
+    return max(records, key=lambda record: merit(record, weights))
 
 
 def read_records(path: Path) -> list[Record]:

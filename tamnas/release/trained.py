@@ -6,7 +6,7 @@ from tamnas import __version__
 from tamnas.config.plan import RowPlan
 from tamnas.errors import InputError
 from tamnas.files import write_text
-from tamnas.records import NetworkSpec, Record
+from tamnas.records import Record
 from tamnas.release.card import Card, Figure, card_page
 from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Tested
 from tamnas.report.terms import attack_notes, attack_text, name_of, weights_text
@@ -38,7 +38,7 @@ def card(name: str, tested: Tested, dataset: Dataset) -> Card:
         name=name,
         title=_title(name, tested),
         tamnas=__version__,
-        spec=NetworkSpec(network.id, network.architecture, None if network.architecture else network.id).plain(),
+        spec=network.record.network.plain(),
         network=plan.network,
         space=plan.space,
         parameters=network.parameters,
@@ -85,8 +85,7 @@ def write_release(tested: Tested, card: Card, folder: Path) -> Path:
     source, network = tested.file, tested.network
     tensors, meta = checkpoint.load(source)
     record = Record.from_plain(meta["record"], source)
-    scores = {which: vars(record.score(which)) for which in ("best", "last")}
-    if (record.network.architecture, scores) != (network.architecture, dict(network.validation)):
+    if record != network.record:
         raise InputError(f"{source}: is not the network of results/, but of another run; `dvc checkout` restores it")
     path = folder / f"{card.name}.safetensors"
     write(path, checkpoint.with_prefix(tensors, f"{card.weights}."), card)

@@ -16,6 +16,7 @@ from tamnas.evaluation.health import LEARNT, above_chance
 from tamnas.evaluation.kinds import KINDS
 from tamnas.files import read_json
 from tamnas.pipeline.paths import results, seeded
+from tamnas.records import read_records
 from tamnas.report.divergence import divergences, void
 from tamnas.report.study import (
     ControlResults,
@@ -213,27 +214,23 @@ def _read_trained(
     costs, chance = _read_costs(tested), _chance(plan.dataset, "test")
     checks, traces, attacked = (_read_if_there(tested / f"{name}.csv") for name in ("checks", "attack", "attacks"))
     networks = []
-    for record in read_json(trained / "validation.json")["networks"]:
-        own = [line for line in grid if line["network"] == record["id"]]
+    for record in read_records(trained / "validation.json"):
+        own = [line for line in grid if line["network"] == record.id]
         if not own and not read_json(tested / "metrics.json").get("complete", True):
             continue  # the deadline came before its evaluation
-        for name, known in (("grid.csv", own), ("costs.csv", record["id"] in costs)):
+        for name, known in (("grid.csv", own), ("costs.csv", record.id in costs)):
             if not known:
-                raise InputError(f"{tested / name}: has no network {record['id']!r}; `dvc repro` makes it")
-        of_attacks = [line for line in attacked if line["network"] == record["id"]]
-        arch, test = record["architecture"], _read_test(own, of_attacks, plan.eval)
+                raise InputError(f"{tested / name}: has no network {record.id!r}; `dvc repro` makes it")
+        of_attacks = [line for line in attacked if line["network"] == record.id]
+        test = _read_test(own, of_attacks, plan.eval)
         networks.append(
             TrainedNetwork(
-                id=record["id"],
-                architecture=Architecture.from_plain(arch) if arch else None,
-                parameters=record["parameters"],
-                validation={name: record[name] for name in ("best", "last")},
-                curve=[line for line in curves if line["network"] == record["id"]],
+                record=record,
+                curve=[line for line in curves if line["network"] == record.id],
                 test=test,
-                costs=costs[record["id"]],
-                label={key: record[key] for key in ("control", "kind", "of", "seed") if key in record},
-                checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record["id"]},
-                attack=[line for line in traces if line["network"] == record["id"]],
+                costs=costs[record.id],
+                checks={line["check"]: line["accuracy"] for line in checks if line["network"] == record.id},
+                attack=[line for line in traces if line["network"] == record.id],
                 at_chance=test.clean <= chance,
             )
         )

@@ -12,6 +12,7 @@ from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.sections import EvalParams, TrainingPlan
 from tamnas.pipeline.paths import weights
+from tamnas.records import Label, Record, merit
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
@@ -74,25 +75,37 @@ class Costs:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network after training; `validation` maps best and last to clean and robust shares.
+    """A network after training, as `record` has it on validation.
 
-    `label` of a control: its name, and the kind and id of what it stands beside (`tamnas.controls`).
     `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack. `at_chance`:
     no better on test images than predicting their largest class; nothing is concluded from it.
     """
 
-    id: str
-    architecture: Architecture | None
-    parameters: int
-    validation: Mapping[str, Mapping[str, float]]
+    record: Record
     curve: Sequence[Mapping[str, float | None]]
     test: Test
     costs: Costs
-    label: Mapping[str, str | int] = field(default_factory=dict)
     repeats: Sequence[Test] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
     attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
     at_chance: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def architecture(self) -> Architecture | None:
+        return self.record.network.architecture
+
+    @property
+    def parameters(self) -> int:
+        return self.record.parameters
+
+    @property
+    def label(self) -> Label | None:
+        """Of a control."""
+        return self.record.label
 
 
 @dataclass(frozen=True)
@@ -137,13 +150,13 @@ class ControlResults:
     networks: Sequence[TrainedNetwork]
 
     def of(self, control: str) -> list[TrainedNetwork]:
-        return [network for network in self.networks if network.label["control"] == control]
+        return [network for network in self.networks if network.label.control == control]
 
     def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
-        repeats = [network for network in self.of("seeds") if network.label["kind"] == kind]
+        repeats = [network for network in self.of("seeds") if network.label.kind == kind]
         return [
-            replace(network, repeats=[again.test for again in repeats if again.label["of"] == network.id])
+            replace(network, repeats=[again.test for again in repeats if again.label.of == network.id])
             for network in networks
         ]
 
@@ -230,8 +243,8 @@ class RowResults:
         changed = {variant.control: variant.training for variant in controls.finetune}
         changed["common_attack"] = controls.common_attack
         for network in self.controls.networks:
-            own = retrain.finetune if network.label["kind"] == "finetune" else retrain.scratch
-            training = changed.get(network.label["control"]) or own
+            own = retrain.finetune if network.label.kind == "finetune" else retrain.scratch
+            training = changed.get(network.label.control) or own
             yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, training)
 
 
@@ -293,7 +306,7 @@ class Dataset:
     def best_row(self) -> RowResults | None:
         """The row with the best representative on validation."""
         # Rows may keep different weights; each is judged by its own.
-        return max(self.rows, key=lambda row: merit(row.best, row.plan.eval.weights), default=None)
+        return max(self.rows, key=lambda row: merit(row.best.record, row.plan.eval.weights), default=None)
 
     @property
     def lego(self) -> LegoNet | None:
@@ -343,18 +356,12 @@ class Dataset:
         for row in self.rows:
             yield from row.tested_controls()
         for network in self.controls.networks:
-            plan = self.plan.baselines if network.label["kind"] == "baselines" else self.plan.pooled
+            plan = self.plan.baselines if network.label.kind == "baselines" else self.plan.pooled
             yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, plan.training)
 
 
-def merit(network: TrainedNetwork, weights: str) -> tuple[float, float, int]:
-    """What the best has most of, by validation: the same rule as everywhere (`tamnas.records.best`)."""
-    score = network.validation[weights]
-    return score["robust"], score["clean"], -network.parameters
-
-
 def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:
-    return max(networks, key=lambda network: merit(network, weights))
+    return max(networks, key=lambda network: merit(network.record, weights))
 
 
 def class_shares(card: Mapping, split: str) -> list[float]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tamnas.report import collect
-from tamnas.report.study import Dataset
+from tamnas.report.study import Dataset, TrainedNetwork
+from tamnas.space.architecture import Architecture
 from tests.helpers.small_results import params, write_run
 
 MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
@@ -60,3 +61,10 @@ def verdict(judge, dataset):
     finding = judge(dataset)
     assert finding.numbers
     return finding.verdict
+
+
+def another(network: TrainedNetwork, id: str | None = None, architecture: Architecture | None = None, **changes):
+    """`network` with another id or architecture, or other fields of its record."""
+    spec = network.record.network
+    spec = replace(spec, id=id or spec.id, architecture=architecture or spec.architecture)
+    return replace(network, record=replace(network.record, network=spec, **changes))

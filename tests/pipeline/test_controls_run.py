@@ -181,7 +181,7 @@ def test_a_stop_before_a_seed_is_evaluated_leaves_a_report_without_it(finished, 
         unfinished = runner.run(only=("evaluate_controls", "tables")).unfinished
         assert unfinished == [f"evaluate_controls@{ROW}: evaluate controls {ROW}: 0 of 3 networks until the deadline"]
         (dataset,) = collect()
-    assert {network.label["seed"] for network in dataset.rows[0].controls.networks} == {0}
+    assert {network.label.seed for network in dataset.rows[0].controls.networks} == {0}
 
 
 def until(number: int, attacked):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
+from tamnas.records import Label, Score
 from tamnas.report.claims import judges
 from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.study import ControlResults
-from tests.helpers.planted import around, four_modes, retrained_alike, rows_with, verdict, with_tests
+from tests.helpers.planted import another, around, four_modes, retrained_alike, rows_with, verdict, with_tests
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,10 @@ def test_transfer_is_judged_on_the_control_where_there_is_one(several):
 def with_control(row, robust) -> ControlResults:
     """The row's networks at the common attack, beside those of another control."""
     networks = [
-        replace(
-            one,
+        another(
+            replace(one, test=replace(one.test, grid=dict.fromkeys(one.test.grid, value))),
             id=f"{control}-{one.id}",
-            label={"control": control, "kind": "scratch", "of": one.id, "seed": 0},
-            test=replace(one.test, grid=dict.fromkeys(one.test.grid, value)),
+            label=Label(control, "scratch", one.id, 0),
         )
         for one, share in zip(row.scratch, robust, strict=True)
         for control, value in (("common_attack", share), ("random_networks", 0.1))
@@ -140,7 +140,7 @@ def test_size(several, slope, noise, expected):
         sizes = np.linspace(-1, 1, 6)
         robust = 0.5 + 0.05 * (slope * sizes + noise * 0.5 * wave)
         scratch = with_tests(row.scratch, [0.9] * 6, robust)
-        scratch = [replace(one, parameters=round(1e6 * np.exp(size))) for one, size in zip(scratch, sizes, strict=True)]
+        scratch = [another(one, parameters=round(1e6 * np.exp(size))) for one, size in zip(scratch, sizes, strict=True)]
         rows.append(replace(row, scratch=scratch))
     assert verdict(judges.size_is_not_it, replace(several, rows=rows)) == expected
 
@@ -164,8 +164,8 @@ def test_tiny_networks_gain(several, gains, expected):
         scratch = []
         for index, (one, gain) in enumerate(zip(row.scratch, gains, strict=True)):
             start = next(selected for selected in row.selected if selected.id == one.id)
-            shown = {"clean": start.clean + gain, "robust": start.robust + gain}
-            scratch.append(replace(one, validation={"best": shown, "last": shown}, parameters=index))
+            shown = Score(0, start.clean + gain, start.robust + gain)
+            scratch.append(another(one, best=shown, last=shown, parameters=index))
         rows.append(replace(row, scratch=scratch))
     assert verdict(judges.tiny_networks_gain, replace(several, rows=rows)) == expected
 
@@ -175,8 +175,8 @@ def test_a_gain_under_another_attack_counts_clean_only(several):
     scratch = []
     for one in row.scratch:
         start = next(selected for selected in row.selected if selected.id == one.id)
-        shown = {"clean": start.clean + 0.1, "robust": start.robust - 0.5}
-        scratch.append(replace(one, validation={"best": shown, "last": shown}))
+        shown = Score(0, start.clean + 0.1, start.robust - 0.5)
+        scratch.append(another(one, best=shown, last=shown))
     finding = judges.tiny_networks_gain(replace(several, rows=[replace(row, scratch=scratch)]))
     assert finding.numbers.startswith("3 subnets of 3")
 

@@ -6,7 +6,7 @@ import pytest
 
 from tamnas.report.claims import judges
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
-from tests.helpers.planted import four_modes, verdict, with_tests
+from tests.helpers.planted import another, four_modes, verdict, with_tests
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def several(tmp_path_factory):
 
 def with_pooled(several, parameters, clean, robust):
     (network,) = with_tests([several.pooled.network], [clean], [robust])
-    return replace(several, pooled=replace(several.pooled, network=replace(network, parameters=parameters)))
+    return replace(several, pooled=replace(several.pooled, network=another(network, parameters=parameters)))
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_lego_net_against_others(several, parameters, clean, robust, expected):
     dataset = with_pooled(several, parameters, clean, robust)
     rows = [
         replace(
-            row, scratch=[replace(one, parameters=2_000_000) for one in with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]
+            row, scratch=[another(one, parameters=2_000_000) for one in with_tests(row.scratch, [0.9] * 6, [0.5] * 6)]
         )
         for row in dataset.rows
     ]
     (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
     names = ("resnet18", "shufflenetv2", "mobilenetv3")
-    dataset = replace(dataset, rows=rows, baselines=[replace(other, id=name, parameters=5_000_000) for name in names])
+    dataset = replace(dataset, rows=rows, baselines=[another(other, id=name, parameters=5_000_000) for name in names])
     for judge in (judges.lego_beats_searched, judges.lego_beats_resnet18, judges.lego_beats_hand_made):
         assert verdict(judge, dataset) == expected
 
@@ -54,7 +54,7 @@ def test_lego_net_is_judged_by_the_mean_over_seeds(several):
     dataset = replace(
         dataset,
         pooled=replace(dataset.pooled, network=replace(lego, repeats=[again.test])),
-        baselines=[replace(other, id="resnet18", parameters=5_000_000, repeats=[other.test])],
+        baselines=[another(replace(other, repeats=[other.test]), id="resnet18", parameters=5_000_000)],
     )
     finding = judges.lego_beats_resnet18(dataset)
     assert finding.verdict == UNDECIDED
@@ -83,7 +83,7 @@ def test_another_training_attack_and_common_choices_are_said(several):
 
 def test_a_lego_net_of_one_voter_differs_in_the_seed_alone(several):
     best = several.best_row.best
-    network = replace(several.pooled.network, architecture=best.architecture)
+    network = another(several.pooled.network, architecture=best.architecture)
     dataset = replace(several, rows=[several.best_row], pooled=replace(several.pooled, network=network))
     finding = judges.lego_beats_searched(dataset)
     assert finding.verdict == UNDECIDED
@@ -95,7 +95,7 @@ def test_which_hand_made_networks_count_as_tiny(several):
     sizes = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "wrn34_2": 1_855_578}
     sizes |= {"shufflenetv2": 1_263_854, "mobilenetv3": 4_214_842}
     (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
-    networks = {name: replace(other, id=name, parameters=size) for name, size in sizes.items()}
+    networks = {name: another(other, id=name, parameters=size) for name, size in sizes.items()}
 
     def judge(**changed):
         return judges.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
@@ -107,7 +107,7 @@ def test_which_hand_made_networks_count_as_tiny(several):
     assert "not run" not in finding.numbers
     (strong,) = with_tests([networks["wrn34_2"]], [0.9], [0.7])
     assert judge(wrn34_2=strong).verdict == FAILS
-    assert judge(resnet20=replace(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
+    assert judge(resnet20=another(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
 
     for name in ("shufflenetv2", "mobilenetv3", "resnet32"):
         del networks[name]

@@ -16,12 +16,14 @@ from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.controls import RUN
 from tamnas.errors import InputError
 from tamnas.files import read_json, write_json
+from tamnas.records import Label
 from tamnas.report import collect
 from tamnas.report.metrics import metrics
 from tamnas.report.page.words import settings
 from tamnas.report.study import ControlResults
 from tamnas.report.tables.controls import controls_table
 from tamnas.report.tables.table import Column, Table, Value
+from tests.helpers.planted import another
 from tests.helpers.small_results import ROOT, leave_unwritten, params, records, tables_by_name, write_run
 
 
@@ -115,7 +117,7 @@ def test_the_overview_has_random_and_uniform_networks_where_they_were_trained(fo
     (row,) = dataset.rows
     plain = draw_overview([dataset]).axes
     controls = [
-        replace(row.scratch[0], label={"control": control})
+        another(row.scratch[0], label=Label(control, "scratch", "n01", 0))
         for control in ("random_networks", "lego_random", "lego_uniform")
     ]
     row = replace(row, controls=replace(row.controls, networks=controls))

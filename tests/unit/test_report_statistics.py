@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
+from tamnas.records import NetworkSpec, Record, Score
 from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, difference
 from tamnas.report.claims.verdicts import FAILS, HOLDS, UNDECIDED, above, all_of
@@ -84,8 +85,9 @@ def network(clean: float, robust: float, images: int = 360, repeats: tuple[float
     def test(share: float) -> study.Test:
         return study.Test(share, {ATTACK: robust}, images, "best", "any")
 
-    costs = study.Costs(100, 900, 5000)
-    return study.TrainedNetwork("n", None, 1000, {}, [], test(clean), costs, repeats=[test(share) for share in repeats])
+    costs, score = study.Costs(100, 900, 5000), Score(0, 0.5, 0.5)
+    record = Record(NetworkSpec("n"), 1000, 1, score, score)
+    return study.TrainedNetwork(record, [], test(clean), costs, repeats=[test(share) for share in repeats])
 
 
 ATTACK = Pgd(eps="8/255", steps=10)

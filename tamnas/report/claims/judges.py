@@ -158,8 +158,8 @@ def tiny_networks_gain(dataset: Dataset) -> Finding:
         # Where the search attacks with another radius, robust accuracy before and after cannot be compared.
         same = row.plan.search.attack == row.plan.retrain.validation.attack
         for network in smaller:
-            after, start = network.validation[row.plan.eval.weights], before[network.id]
-            both = [after["clean"] - start.clean, *([after["robust"] - start.robust] if same else [])]
+            after, start = network.record.score(row.plan.eval.weights), before[network.id]
+            both = [after.clean - start.clean, *([after.robust - start.robust] if same else [])]
             gains.append(min(both))
     if not gains:
         return Finding(NOT_RUN, "needs subnets trained from scratch")

@@ -218,7 +218,8 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
 
 
 def _shares(network: TrainedNetwork, weights: str) -> dict[str, float]:
-    return {which: network.validation[weights][which] for which in ("clean", "robust")}
+    score = network.record.score(weights)
+    return {"clean": score.clean, "robust": score.robust}
 
 
 def draw_ranks(rows: Sequence[RowResults]) -> Figure:

@@ -42,7 +42,7 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
     if dataset.pooled:
         yield from _of_lego("pooled", dataset.controls, dataset.pooled)
     yield from map(_random_search, dataset.rows)
-    trained = {network.label["seed"] for network in dataset.controls_of("seeds")}
+    trained = {network.label.seed for network in dataset.controls_of("seeds")}
     text = f"{1 + len(trained)} seeds: mean and standard deviation in the tables"
     if not trained:
         text = UNFINISHED if dataset.plan.seeds else f"{NOT_RUN} (seeds)"
@@ -97,7 +97,7 @@ def _comparison(
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
     own = controls.of(control)
-    pairs = [(network, by_id[network.label["of"]]) for network in own if network.label["of"] in by_id]
+    pairs = [(network, by_id[network.label.of]) for network in own if network.label.of in by_id]
     if pairs:
         return Comparison(scope, title, beside, count=len(pairs), pairs=pairs)
     status = controls.status.get(control, NOT_RUN)

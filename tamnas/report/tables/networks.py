@@ -199,7 +199,7 @@ def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[
     trained = (("scratch", "scratch", network), ("finetune", "fine-tuned", finetuned))
     for key, title, retrained in trained:
         for weights in ("best", "last"):
-            shares = retrained.validation[weights] if retrained else {}
+            shares = vars(retrained.record.score(weights)) if retrained else {}
             stages.append((f"{key}_{weights}", f"{title}, {weights} epoch", shares))
     for key, title, shares in stages:
         for which in ("clean", "robust"):

@@ -65,12 +65,12 @@ def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]
         return round(100 * sum(values) / len(values), 2)
 
     gaps = {
-        "clean": mean([network.validation[weights]["clean"] - network.test.clean for network in row.scratch]),
+        "clean": mean([network.record.score(weights).clean - network.test.clean for network in row.scratch]),
         "robust": None,
     }
     if all(attack in network.test.grid for network in row.scratch):
         gaps["robust"] = mean(
-            [network.validation[weights]["robust"] - network.test.grid[attack] for network in row.scratch]
+            [network.record.score(weights).robust - network.test.grid[attack] for network in row.scratch]
         )
     return gaps
 
