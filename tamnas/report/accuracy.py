@@ -31,7 +31,7 @@ def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float 
     return Value(mean, paper, interval=interval, spread=spread, at_chance=network.at_chance)
 
 
-def difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:
+def mean_difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     """

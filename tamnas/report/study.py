@@ -228,6 +228,12 @@ class RowResults:
     def best_finetuned(self) -> TrainedNetwork | None:
         return best_of(self.finetune, self.plan.eval.weights) if self.finetune else None
 
+    @property
+    def pairs(self) -> list[tuple[TrainedNetwork, TrainedNetwork]]:
+        """The subnets that were trained both ways: (from scratch, fine-tuned)."""
+        finetuned = {network.id: network for network in self.finetune}
+        return [(network, finetuned[network.id]) for network in self.scratch if network.id in finetuned]
+
     def tested(self) -> Iterator[Tested]:
         name, plan, retrain = self.name, self.plan, self.plan.retrain
         for network in self.scratch:

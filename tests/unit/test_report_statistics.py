@@ -10,7 +10,7 @@ import pytest
 from tamnas.attacks.registry import Pgd
 from tamnas.records import NetworkSpec, Record, Score
 from tamnas.report import collect, study
-from tamnas.report.accuracy import accuracy_value, difference
+from tamnas.report.accuracy import accuracy_value, mean_difference
 from tamnas.report.claims.verdicts import FAILS, HOLDS, UNDECIDED, above, all_of
 from tamnas.report.intervals import Interval, correlation, newcombe, paired, welch, wilson
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown
@@ -110,15 +110,15 @@ def test_several_seeds_give_mean_and_sample_deviation():
 
 def test_difference_of_a_pair_and_of_several():
     # Newcombe (1998), method 10, 56/70 against 48/80: 0.2000, 0.0524 to 0.3339
-    one = difference([(network(56 / 70, 0, 70), network(48 / 80, 0, 80))], None)
+    one = mean_difference([(network(56 / 70, 0, 70), network(48 / 80, 0, 80))], None)
     assert (one.mean, one.low, one.high) == (
         pytest.approx(0.2), pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4)
     )  # fmt: skip
     pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
-    assert difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
-    assert difference(pairs, ATTACK).mean == pytest.approx(0.1)
-    assert difference(pairs, (Fraction(1, 255), 1)) is None
-    assert difference([], None) is None
+    assert mean_difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
+    assert mean_difference(pairs, ATTACK).mean == pytest.approx(0.1)
+    assert mean_difference(pairs, (Fraction(1, 255), 1)) is None
+    assert mean_difference([], None) is None
 
 
 def test_a_network_that_survives_a_large_radius_is_warned_of(folder):

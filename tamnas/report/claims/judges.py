@@ -14,7 +14,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
 from tamnas.config.sections import PAPER_BASELINES, TrainingPlan
-from tamnas.report.accuracy import shares
+from tamnas.report.accuracy import mean_difference, shares
 from tamnas.report.claims.transfer import Retrained, retrained
 from tamnas.report.claims.verdicts import (
     FAILS,
@@ -28,7 +28,7 @@ from tamnas.report.claims.verdicts import (
     by_sides,
     within,
 )
-from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, paired, welch, wilson
+from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, welch, wilson
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.terms import counted, name_of
 from tamnas.space.blocks import BLOCKS
@@ -127,25 +127,19 @@ def size_is_not_it(dataset: Dataset) -> Finding:
 
 
 def scratch_beats_finetuning(dataset: Dataset) -> Finding:
-    attack, differences = dataset.key_attack, {"clean": [], "robust": []}
-    for row in dataset.rows:
-        finetuned = {network.id: network.test for network in row.finetune}
-        for network in row.scratch:
-            other = finetuned.get(network.id)
-            if other and attack in network.test.grid and attack in other.grid:
-                differences["clean"].append(network.test.clean - other.clean)
-                differences["robust"].append(network.test.grid[attack] - other.grid[attack])
-    if len(differences["clean"]) < 2:
+    attack = dataset.key_attack
+    pairs = [pair for row in dataset.rows for pair in row.pairs if all(attack in one.test.grid for one in pair)]
+    if len(pairs) < 2:
         return Finding(NOT_RUN, "needs two subnets or more, each trained both ways")
     verdicts, numbers = [], []
-    for which, values in differences.items():
-        result = paired(values)
+    for which, under in (("clean", None), ("robust", attack)):
+        result = mean_difference(pairs, under)
         clear = result.p_value is not None and result.p_value < 0.05
         verdicts.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
         numbers.append(f"{which} {result.points}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
-    text = f"{len(differences['clean'])} pairs: {', '.join(numbers)}; robust: {attack.text}"
+    text = f"{len(pairs)} pairs: {', '.join(numbers)}; robust: {attack.text}"
     return Finding(all_of(verdicts), "; ".join([text, *uneven]))
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.controls import RUN
-from tamnas.report.accuracy import difference, test_accuracy
+from tamnas.report.accuracy import mean_difference, test_accuracy
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
@@ -171,7 +171,7 @@ def _line(comparison: Comparison, attack: Attack, listed: Sequence[Attack]) -> d
     attacks = [("clean", "clean", None), ("robust", attack.text, attack), *((one.key, one.text, one) for one in listed)]
     for key, name, which in attacks:
         line |= both(key, f"{name} (%)", "percent", [_mean(side, which) for side in sides] or NEITHER)
-        gap = difference(comparison.pairs, which)
+        gap = mean_difference(comparison.pairs, which)
         what = name if which in listed else key
         line[Column(f"difference_{key}", f"Difference, {what} (points)")] = gap.points if gap else None
     return line | both("hypervolume", "hypervolume", "number", comparison.hypervolumes)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tamnas.attacks.registry import Attack, Pgd
-from tamnas.report.intervals import Paired, paired
+from tamnas.attacks.registry import Pgd
+from tamnas.report.accuracy import mean_difference
 from tamnas.report.study import Dataset, LegoNet, RowResults
 from tamnas.report.tables.table import Column, Table
 from tamnas.report.terms import BOLD, counted, data_text, selection_images
@@ -37,9 +37,8 @@ def _objectives(dataset: Dataset) -> str:
 
 def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float | None]:
     attack, last = dataset.key_attack, row.hypervolume[-1]
-    differences, gap = scratch_minus_finetune(row, attack), validation_gap(row, dataset)
-    points = {name: difference.points for name, difference in differences.items()}
-    minus, robust = "Scratch minus fine-tuned", f"{attack.text} (points)"
+    clean, robust = (mean_difference(row.pairs, under) for under in (None, attack))
+    minus, gap = "Scratch minus fine-tuned", validation_gap(row, dataset)
     return {
         Column("row", "Row"): row.name,
         Column("evaluated", "Subnets evaluated", "count"): last["evaluated"],
@@ -49,8 +48,8 @@ def _search_line(dataset: Dataset, row: RowResults) -> dict[Column, str | float 
         Column("archive_hypervolume", "Hypervolume of all evaluated", "number", "max"): float(
             last["archive_hypervolume"]
         ),
-        Column("scratch_minus_finetune_clean", f"{minus}, clean (points)"): points.get("clean"),
-        Column("scratch_minus_finetune_robust", f"{minus}, {robust}"): points.get("robust"),
+        Column("scratch_minus_finetune_clean", f"{minus}, clean (points)"): clean and clean.points,
+        Column("scratch_minus_finetune_robust", f"{minus}, {attack.text} (points)"): robust and robust.points,
         Column("validation_minus_test_clean", "Validation minus test, clean (points)", "number"): gap["clean"],
         Column("validation_minus_test_robust", "Validation minus test, robust (points)", "number"): gap["robust"],
     }
@@ -73,16 +72,6 @@ def validation_gap(row: RowResults, dataset: Dataset) -> dict[str, float | None]
             [network.record.score(weights).robust - network.test.grid[attack] for network in row.scratch]
         )
     return gaps
-
-
-def scratch_minus_finetune(row: RowResults, attack: Attack) -> dict[str, Paired]:
-    """Paired over the networks of a row, on test: clean, and robust under `attack`."""
-    finetuned = {network.id: network.test for network in row.finetune}
-    pairs = [(network.test, finetuned[network.id]) for network in row.scratch if network.id in finetuned]
-    differences = {"clean": [a.clean - b.clean for a, b in pairs]}
-    if all(attack in test.grid for pair in pairs for test in pair):
-        differences["robust"] = [a.grid[attack] - b.grid[attack] for a, b in pairs]
-    return {name: paired(values) for name, values in differences.items() if values}
 
 
 def _data(dataset: Dataset) -> str:
