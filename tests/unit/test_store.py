@@ -182,9 +182,13 @@ def test_two_experiments_that_start_a_stage_at_once_do_not_disturb_each_other(tm
         command = [sys.executable, "-c", TOGETHER, str(tmp_path), str(own)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         processes.append(subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == 0, errors
+    try:
+        for process in processes:
+            errors = process.communicate(timeout=60)[1]
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()  # it would wait for the other for ever
     assert len(list((tmp_path / "evaluate_scratch" / "row" / "same").iterdir())) == 8 * 10  # and nothing half written
 
 
