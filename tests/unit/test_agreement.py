@@ -112,7 +112,7 @@ def test_the_table_has_a_line_for_every_way_to_predict(dataset):
     for row, own in zip(dataset.rows, (lines[:6], lines[6:]), strict=True):
         assert {line["row"] for line in own} == {row.name}
         inherited = {one.id: one for one in row.selected}
-        pairs = [(inherited[one.id].robust, one.validation["best"]["robust"]) for one in row.scratch]
+        pairs = [(inherited[one.id].robust, one.record.best.robust) for one in row.scratch]
         for line in own[:4]:  # the recalibrations, which order alike in these results
             assert float(line["tau_robust"]) == pytest.approx(tau_b(*zip(*pairs, strict=True)), abs=0.0051)
             assert float(line["tau_robust_low"]) <= float(line["tau_robust"]) <= float(line["tau_robust_high"])

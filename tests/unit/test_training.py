@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from tamnas.attacks.yopo import start_noise
+from tamnas.attacks.ascent import uniform_start
 from tamnas.config.sections import TrainingAttackPlan
 from tamnas.data.loader import batches
 from tamnas.errors import DivergenceError
@@ -19,36 +19,59 @@ from tamnas.training.loop import Resume, Single
 from tamnas.training.step import train_step
 from tests.helpers.toy_training import ATTACK, AUGMENT, CPU, QUICK, StopAfter, StopError, equal, network, recipe, run
 
+PGD_AT = {"loss": "pgd_at", "lam": None}
 
-@pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
-def test_a_step_is_trades_written_out(split, clip_norm, monkeypatch):
+
+def written_out_attack(model, x, y, noise, attack):
+    """Of two steps: x + eta."""
+    model, eps = copy.deepcopy(model).train(attack.bn == "batch"), 8 / 255
+    with torch.no_grad():
+        soft = model(x).softmax(1)
+    moved = x + noise
+    for _ in range(2):
+        moved = moved.detach().requires_grad_(True)
+        logits = model(moved)
+        kl = F.kl_div(logits.log_softmax(1), soft, reduction="sum")
+        objective = F.cross_entropy(logits, y, reduction="sum") if attack.loss == "pgd_at" else kl
+        (gradient,) = torch.autograd.grad(objective, moved)
+        moved = moved.detach() + 5 / 255 * gradient.sign()
+        moved = torch.max(torch.min(moved, x + eps), x - eps).clamp(0, 1)
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "smoothing", "changes"),
+    [
+        (None, 0.0, {}),
+        (0.05, 0.1, {}),
+        (1e6, 0.0, {"bn": "batch"}),
+        (None, 0.0, PGD_AT),
+        (None, 0.1, PGD_AT | {"bn": "batch"}),
+    ],
+)
+def test_a_step_is_its_method_written_out(split, clip_norm, smoothing, changes, monkeypatch):
+    """TRADES, and PGD-AT (Madry et al. 2018), both attacked with either statistics of BatchNorm."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    eps, step, lam = 8 / 255, 5 / 255, 0.5
-    attack = TrainingAttackPlan(eps="8/255", step_size="5/255", m=2, n=1, lam=lam)
+    eps, lam = 8 / 255, 0.5
+    attack = TrainingAttackPlan(**({"eps": "8/255", "step_size": "5/255", "m": 2, "n": 1, "lam": lam} | changes))
     model = network().double()
-    twin, plan = copy.deepcopy(model), recipe(clip_norm=clip_norm)
+    twin, plan = copy.deepcopy(model), recipe(clip_norm=clip_norm, label_smoothing=smoothing)
     trainee, theirs = Single(model, plan), torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(0)
     for start in (0, 16, 32):
         x = split.images[start : start + 16].double() / 255
-        y, noise = split.labels[start : start + 16], start_noise(x, eps, generator)
+        y, noise = split.labels[start : start + 16], uniform_start(x, eps, generator)
         figures = train_step(*trainee.at(0, 0), x, y, noise, attack, plan, CPU)
 
-        twin.eval()
-        with torch.no_grad():
-            soft = twin(x).softmax(1)
-        moved = x + noise
-        for _ in range(2):
-            moved = moved.detach().requires_grad_(True)
-            kl = F.kl_div(twin(moved).log_softmax(1), soft, reduction="sum")
-            (gradient,) = torch.autograd.grad(kl, moved)
-            moved = moved.detach() + step * gradient.sign()
-            moved = torch.max(torch.min(moved, x + eps), x - eps).clamp(0, 1)
-        twin.train()
-        clean, robust = twin(x), twin(moved)
-        p = clean.softmax(1)
-        kl = (p * (p.log() - robust.log_softmax(1))).sum(1).mean()
-        loss = F.cross_entropy(clean, y) + kl / lam
+        moved = written_out_attack(twin, x, y, noise, attack)
+        if attack.loss == "pgd_at":
+            clean, robust = copy.deepcopy(twin.train())(x), twin(moved)
+            loss = F.cross_entropy(robust, y, label_smoothing=smoothing)
+        else:
+            clean, robust = twin.train()(x), twin(moved)
+            p = clean.softmax(1)
+            kl = (p * (p.log() - robust.log_softmax(1))).sum(1).mean()
+            loss = F.cross_entropy(clean, y, label_smoothing=smoothing) + kl / lam
         theirs.zero_grad()
         loss.backward()
         if clip_norm is not None:
@@ -125,6 +148,20 @@ def test_every_epoch_has_its_own_order_and_noise(split, monkeypatch):
     assert (epoch.bincount() - 16).abs().max() <= 2  # 48 of the 52 images, each once
     assert all(noise.abs().max() <= 8 / 255 for _, _, noise in first)
     assert len({noise.sum().item() for _, _, noise in seen[:6]}) == 6
+
+
+@pytest.mark.parametrize(("changes", "spread"), [({}, 0.001), (PGD_AT, 8 / 255 / 3**0.5)])
+def test_where_the_perturbation_starts(split, monkeypatch, changes, spread):
+    """TRADES: normal noise of 0.001; PGD-AT: anywhere in the ball. Pixels at 0 and 1 take half of it."""
+    seen = []
+
+    def spy(model, optimiser, x, y, noise, *args):
+        seen.append(noise[(x > 0.1) & (x < 0.9)])
+        return torch.ones(4)
+
+    monkeypatch.setattr(step_module, "train_step", spy)
+    run(Single(network(), recipe(1)), split, recipe=recipe(1), attack=ATTACK.model_copy(update=changes))
+    assert torch.cat(seen).std().item() == pytest.approx(spread, rel=0.1)
 
 
 class Validation:
