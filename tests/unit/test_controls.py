@@ -186,6 +186,19 @@ def test_controls_that_are_off_ask_for_nothing():
     assert set(status(found[ROW])["controls"].values()) == {NOT_RUN}
 
 
+def test_random_networks_keep_to_the_searchs_multiply_accumulates():
+    free = plans({"random_networks": True})[ROW]
+    space = SearchSpace.from_params(free)
+
+    def macs(plan) -> list[int]:
+        return [space.macs(job.network.architecture) for job in jobs_of(plan, 6)]
+
+    cap = max(macs(free)) - 1
+    capped = macs(free.model_copy(update={"max_macs": cap}))
+    assert len(capped) == 6
+    assert max(capped) <= cap
+
+
 def test_every_control_trains_what_it_says():
     plan = plans(CONTROLS_ON, seeds=[3, 5])[ROW]
     jobs = jobs_of(plan)

@@ -197,17 +197,19 @@ def test_the_grid_and_the_final_attacks_are_merged():
 
 @pytest.mark.parametrize("success", ["any", "last"])
 def test_the_grid_equals_every_attack_alone(model, split, success):
-    grid = plan(success=success, final=({"eps": "8/255", "steps": 5},), step_divisor=2.0)
+    grid = plan(success=success, final=({"eps": "8/255", "steps": 5},), step_divisor=0.5)
     own = Pgd(eps="8/255", steps=4, step_size="1/255")
     attacks = [*grid.pgd(final=True), own]
     shares = {attack: share(mask) for attack, mask in evaluate_pgd(model, split, grid, attacks, (0, "key")).items()}
     expected = pgds(("4/255", 1), ("4/255", 3), (EPS, 1), (EPS, 3), (EPS, 5))
     assert list(shares) == [*expected, own]
     for attack, robust in shares.items():
-        eps, step_size = float(attack.eps), float(attack.step_size or attack.eps / 2)
+        eps, step_size = float(attack.eps), float(attack.step_size or attack.eps * 2)
         noise = torch_generator(0, "key", str(attack.eps))
         alone = robust_accuracy(model, split, Attempt(eps, step_size, (attack.steps,), success, noise))
         assert robust == alone
+    other = evaluate_pgd(model, split, plan(success={"any": "last", "last": "any"}[success]), attacks[:4], (0, "key"))
+    assert [share(mask) for mask in other.values()] != [*shares.values()][:4]  # the rule makes a difference here
     # it does not depend on which others there are
     (mask,) = evaluate_pgd(model, split, grid, expected[3:4], (0, "key")).values()
     assert share(mask) == shares[expected[3]]
@@ -326,6 +328,16 @@ def test_final_networks_get_the_extra_cells(space, split, networks, tmp_path, mo
         assert [(row["eps"], row["steps"]) for row in own] == cells + [("8/255", 4)] * (name in final)
         assert [row["missed"] is None for row in own] == [True] + [False] * (len(own) - 1)
         assert all(row["images"] == 60 and row["parameters"] == space.parameters(networks[name][0]) for row in own)
+
+
+def test_the_best_network_is_final_by_the_weights_that_are_shown():
+    low, high = Score(0, 0.5, 0.4), Score(1, 0.5, 0.6)
+    records = [
+        Record(NetworkSpec("late"), 1, 2, last=high, best=high),
+        Record(NetworkSpec("early"), 1, 2, last=low, best=Score(0, 0.5, 0.7)),
+    ]
+    assert final_networks("scratch", records, "last") == {"late"}
+    assert final_networks("scratch", records, "best") == {"early"}
 
 
 def test_of_repeats_those_of_final_networks_are_final():

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tamnas.attacks.registry import Pgd
 from tamnas.records import NetworkSpec, Record, Score
 from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, mean_difference
 from tamnas.report.claims.verdicts import FAILS, HOLDS, UNDECIDED, above, all_of
-from tamnas.report.intervals import Interval, correlation, newcombe, paired, welch, wilson
+from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, paired, welch, wilson
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown
 from tamnas.report.warnings import MASKING, suspicious, warnings
 from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
@@ -169,3 +170,21 @@ def test_a_claim_of_several_parts():
     assert all_of([HOLDS, UNDECIDED]) == UNDECIDED
     assert all_of([UNDECIDED, FAILS]) == FAILS
     assert above(Interval(1, 0.5, 1.5), 0.5) == UNDECIDED
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_intervals_have_the_level_asked_for(level):
+    ours, theirs = [0.61, 0.58, 0.64, 0.6], [0.55, 0.57, 0.5]
+    wanted = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(level)
+    assert welch(ours, theirs, level).ends == pytest.approx((wanted.low, wanted.high))
+    found = mean_interval(ours, level)
+    assert found.ends == pytest.approx(scipy.stats.t.interval(level, 3, np.mean(ours), scipy.stats.sem(ours)))
+
+
+def test_each_group_that_is_centred_costs_the_correlation_a_degree_of_freedom():
+    """Fisher's interval of r from n - 3 freedoms, of which each further centred group takes one."""
+    x, y = np.random.default_rng(0).normal(size=(2, 24))
+    for groups in (1, 4):
+        found = correlation(x, y, groups)
+        reach = scipy.stats.norm.ppf(0.975) / np.sqrt(24 - groups + 1 - 3)
+        assert found.ends == pytest.approx(np.tanh(np.arctanh(found.value) + np.array([-reach, reach])))

@@ -63,10 +63,12 @@ def test_store_forgets_the_longest_unused_keys_of_its_instance_alone(tmp_path, w
     for day, key in enumerate("abcdef"):
         use(tmp_path, key, day)
     use(tmp_path, "b", 10)  # set back: not the longest unused any more
+    with checkpoint_folder("search", "row", "c", tmp_path):  # found finished: nothing is written
+        pass
     (tmp_path / "search" / "row" / ".DS_Store").touch()  # what a file manager leaves
     with checkpoint_folder("search", "row", "new", tmp_path):
         pass
-    assert folders(tmp_path / "search" / "row") == {"new", "b", *"def"[-KEPT + 1 :]}
+    assert folders(tmp_path / "search" / "row") == {"new", "b", "c", *"def"[-KEPT + 2 :]}
     assert {path.stem for path in (tmp_path / "search" / "row").glob("*.lock")} == folders(tmp_path / "search" / "row")
     assert len(folders(tmp_path / "search" / "other")) == len(folders(tmp_path / "supernet_block" / "row")) == KEPT + 1
 
