@@ -99,6 +99,7 @@ def test_folded_copies_compute_the_same_function(name):
         models = [Subnet(space, Architecture(blocks, (1.0,) * 16)) for blocks in archs[::4]]
     for model in models:
         statistics_away_from_the_identity(model)
+        next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).eps = 0.1  # a user's block
         fast = Folded(model.eval()).network
         assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)

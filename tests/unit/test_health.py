@@ -281,3 +281,16 @@ def test_a_network_that_dies_in_training_is_logged(caplog):
     train(Single(model, recipe), split(), **setting, runtime=runtime)
     (record,) = caplog.records
     assert "retrain row: predicts one class for all images in epoch 2: the network is dead." in record.getMessage()
+
+
+def test_a_trace_is_of_images_from_the_whole_set_and_of_their_mean_loss():
+    """Folders come class by class."""
+    torch.manual_seed(0)
+    images, labels = torch.randint(256, (300, 3, 4, 4), dtype=torch.uint8), torch.arange(300) // 100
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
+    (row, *_) = attack_trace(model, Split(images, labels, 255), eps=0.0, step_size=0.0, steps=1)
+    chosen = torch.arange(128) * 300 // 128
+    logits = model(images[chosen] / 255)
+    assert len(labels[chosen].unique()) == 3
+    assert row["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels[chosen]).item(), rel=1e-5)
+    assert row["correct"] == (logits.argmax(1) == labels[chosen]).sum()

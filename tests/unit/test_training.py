@@ -14,6 +14,7 @@ from tamnas.data.loader import batches
 from tamnas.errors import DivergenceError
 from tamnas.pipeline import checkpoint
 from tamnas.seeding import torch_generator
+from tamnas.training import loop as loop_module
 from tamnas.training import step as step_module
 from tamnas.training.loop import Resume, Single
 from tamnas.training.step import train_step
@@ -148,6 +149,24 @@ def test_every_epoch_has_its_own_order_and_noise(split, monkeypatch):
     assert (epoch.bincount() - 16).abs().max() <= 2  # 48 of the 52 images, each once
     assert all(noise.abs().max() <= 8 / 255 for _, _, noise in first)
     assert len({noise.sum().item() for _, _, noise in seen[:6]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("validated_at", "within"), [(None, True), (8 / 255, True), (4 / 255, True), (16 / 255, False)]
+)
+def test_overfitting_is_looked_for_within_the_training_radius(split, monkeypatch, validated_at, within):
+    seen = []
+
+    class Watched:
+        def __init__(self, who, share, images, within):
+            seen.append(within)
+
+        def __call__(self, history):
+            pass
+
+    monkeypatch.setattr(loop_module, "Watch", Watched)
+    run(Single(network(), recipe(1)), split, recipe=recipe(1), validated_at=validated_at)
+    assert seen == [within]
 
 
 @pytest.mark.parametrize(("changes", "spread"), [({}, 0.001), (PGD_AT, 8 / 255 / 3**0.5)])
