@@ -163,6 +163,20 @@ def test_a_killed_attack_goes_on_with_the_next_batch(network, data, tmp_path):
         done.clear()
 
 
+def test_every_radius_has_its_own_noise_and_every_batch_the_same(network, data, monkeypatch):
+    seen = []
+
+    def survivors(attack, model, x, y, generator):
+        seen.append((attack.eps, generator.initial_seed()))
+        return torch.ones_like(y, dtype=torch.bool)
+
+    monkeypatch.setattr("tamnas.evaluation.attacked._survivors", survivors)
+    for eps in ("8/255", "9/255"):
+        run(EvalPgd(eps=eps, steps=1, batch_size=10), network, data)
+    assert len(seen) > 4
+    assert len(set(seen)) == len({seed for _, seed in seen}) == 2
+
+
 def test_the_total_is_never_above_the_weakest_of_its_parts(network, data):
     total = run(AutoAttack(eps=EPS), network, data)
     accuracies = [left.float().mean().item() for left in total.left()]

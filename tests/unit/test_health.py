@@ -64,6 +64,12 @@ def test_every_sign_in_a_curve_is_named(kind):
     assert f"epoch {PLANTED[kind][-1]['epoch']}" in found[kind]
 
 
+@pytest.mark.parametrize(("times", "told"), [(3.9, False), (4.1, True)])
+def test_overfitting_is_four_times_the_accuracy_under_pgd(times, told):
+    found = curve_signs(curve({}, {"train_robust": 0.8, "validation_robust": 0.8 / times}), 0.1, 10_000)
+    assert ("overfitted" in found) == told
+
+
 def test_less_accuracy_beyond_the_training_radius_is_no_overfitting(caplog):
     assert "overfitted" not in curve_signs(PLANTED["overfitted"], 0.1, 10_000, within=False)
     for within, told in ((False, 0), (True, 1)):

@@ -33,8 +33,10 @@ def test_every_block_of_the_paper(block, size):
 
 @pytest.mark.parametrize("size", [4, 5, 7, 9, 16, 33])
 @pytest.mark.parametrize("strides", [(2, 1), (2, 2), (1, 1)], ids=str)
-def test_odd_sizes_and_maps_of_one_pixel(size, strides):
-    space, generator = dataclasses.replace(SMALL, size=size, strides=strides), np.random.default_rng(size)
+@pytest.mark.parametrize("repeats", [(2, 2), (2, 1)], ids=str)
+def test_odd_sizes_and_maps_of_one_pixel(size, strides, repeats):
+    space = dataclasses.replace(SMALL, size=size, strides=strides, repeats=repeats)
+    generator = np.random.default_rng(size)
     for _ in range(6):
         arch = space.sample(generator)
         assert space.macs(arch) == costs.macs(Subnet(space, arch), size)
