@@ -14,15 +14,15 @@ def test_accuracy(test: Test, attack: Attack | None) -> float | None:
     return test.clean if attack is None else test.grid.get(attack)
 
 
-def shares(network: TrainedNetwork, attack: Attack | None) -> list[float]:
-    """One for each training seed, the run's own first; repeats without the attack are left out."""
-    accuracies = [test_accuracy(test, attack) for test in (network.test, *network.repeats)]
-    return [] if accuracies[0] is None else [accuracy for accuracy in accuracies if accuracy is not None]
+def shares(network: TrainedNetwork, attack: Attack | None) -> dict[int | None, float]:
+    """By training seed, the run's own (None) first; repeats without the attack are left out."""
+    accuracies = {seed: test_accuracy(test, attack) for seed, test in {None: network.test, **network.repeats}.items()}
+    return {} if accuracies[None] is None else {seed: share for seed, share in accuracies.items() if share is not None}
 
 
 def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float | None = None) -> Value:
     """The mean over seeds, its sample standard deviation, and the 95% Wilson interval over test images."""
-    accuracies = shares(network, attack)
+    accuracies = [*shares(network, attack).values()]
     if not accuracies:
         return Value(paper=paper)
     mean = fmean(accuracies)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.pipeline.paths import DIVERGED, results
+from tamnas.pipeline.stages import stages
 from tamnas.report.study import Divergence
 
 WHAT = {
@@ -18,7 +19,6 @@ WHAT = {
     "baselines": "hand-made networks",
     "controls_pooled": "controls of the pooled Lego-Net",
 }
-POOLED = ("legonet_pooled", "baselines", "controls_pooled")
 # Whose divergence voids a kind of networks: DVC removes what the stage itself wrote, not what later stages made of it.
 # Without its networks from scratch a row is not there at all, so that the other kinds need not name its supernet.
 BEHIND = {
@@ -43,7 +43,7 @@ def divergences(dataset: str, rows: Sequence[str]) -> list[Divergence]:
     for row in (*rows, None):
         for stage, what in WHAT.items():
             path = results(dataset, stage, row) / DIVERGED
-            if (stage in POOLED) != (row is None) or not path.exists():
+            if (stages()[stage].per == "dataset") != (row is None) or not path.exists():
                 continue
             facts = read_json(path)
             if "reason" not in facts:

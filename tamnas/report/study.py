@@ -3,6 +3,7 @@
 `tamnas.report.collect` reads them from plan/ and results/. Accuracies are shares in [0, 1].
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,15 +78,15 @@ class Costs:
 class TrainedNetwork:
     """A network after training, as `record` has it on validation.
 
-    `repeats`: the same network trained with further seeds. `checks`: accuracy by check of the attack. `at_chance`:
-    no better on test images than predicting their largest class; nothing is concluded from it.
+    `repeats`: of the same network trained with further seeds, by seed. `checks`: accuracy by check of the attack.
+    `at_chance`: no better on test images than predicting their largest class; nothing is concluded from it.
     """
 
     record: Record
     curve: Sequence[Mapping[str, float | None]]
     test: Test
     costs: Costs
-    repeats: Sequence[Test] = ()
+    repeats: Mapping[int, Test] = field(default_factory=dict)
     checks: Mapping[str, float] = field(default_factory=dict)
     attack: Sequence[Mapping[str, float | int]] = ()  # one attack step by step; empty in results before it was kept
     at_chance: bool = False
@@ -154,11 +155,10 @@ class ControlResults:
 
     def attach(self, networks: Sequence[TrainedNetwork], kind: str) -> list[TrainedNetwork]:
         """`networks`, each with the tests of its repeats with further seeds."""
-        repeats = [network for network in self.of("seeds") if network.label.kind == kind]
-        return [
-            replace(network, repeats=[again.test for again in repeats if again.label.of == network.id])
-            for network in networks
-        ]
+        repeats = defaultdict(dict)
+        for again in self.of("seeds"):
+            repeats[again.label.kind, again.label.of][again.label.seed] = again.test
+        return [replace(network, repeats=repeats[kind, network.id]) for network in networks]
 
 
 SCRATCH, FINETUNED, LEGO, HAND_MADE, CONTROL = "from scratch", "fine-tuned", "Lego-Net", "hand-made", "control"

@@ -53,15 +53,16 @@ def test_lego_net_is_judged_by_the_mean_over_seeds(several):
     (again,) = with_tests([lego], [0.87], [0.42])
     dataset = replace(
         dataset,
-        pooled=replace(dataset.pooled, network=replace(lego, repeats=[again.test])),
-        baselines=[another(replace(other, repeats=[other.test]), id="resnet18", parameters=5_000_000)],
+        pooled=replace(dataset.pooled, network=replace(lego, repeats={7: again.test})),
+        baselines=[another(replace(other, repeats={7: other.test}), id="resnet18", parameters=5_000_000)],
     )
     finding = judges.lego_beats_resnet18(dataset)
     assert finding.verdict == UNDECIDED
     assert "clean +1.00 (" in finding.numbers
     assert "in the mean of 2 trainings" in finding.numbers
-    first = replace(dataset, baselines=[replace(dataset.baselines[0], repeats=[])])  # the seed that both have
-    assert judges.lego_beats_resnet18(first).verdict == HOLDS
+    for repeats in ({}, {8: other.test}):
+        first = replace(dataset, baselines=[replace(dataset.baselines[0], repeats=repeats)])  # the seed that both have
+        assert judges.lego_beats_resnet18(first).verdict == HOLDS
 
 
 def test_another_training_attack_and_common_choices_are_said(several):

@@ -88,7 +88,7 @@ def network(clean: float, robust: float, images: int = 360, repeats: tuple[float
 
     costs, score = study.Costs(100, 900, 5000), Score(0, 0.5, 0.5)
     record = Record(NetworkSpec("n"), 1000, 1, score, score)
-    return study.TrainedNetwork(record, [], test(clean), costs, repeats=[test(share) for share in repeats])
+    return study.TrainedNetwork(record, [], test(clean), costs, repeats=dict(enumerate(map(test, repeats))))
 
 
 ATTACK = Pgd(eps="8/255", steps=10)

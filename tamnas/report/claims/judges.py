@@ -304,7 +304,8 @@ def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork, Trainin
         verdicts.append(HOLDS if lego.parameters < other.parameters else FAILS)
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
         for which, under in (("clean", None), (attack.text, attack)):
-            pairs = list(zip(shares(lego, under), shares(other, under), strict=False))
+            theirs = shares(other, under)
+            pairs = [(share, theirs[seed]) for seed, share in shares(lego, under).items() if seed in theirs]
             if not pairs:
                 verdicts.append(UNDECIDED)
                 continue
