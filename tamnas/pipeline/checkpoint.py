@@ -31,6 +31,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     blob = to_bytes(tensors, meta)
     with replacing(path) as file:
         file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())  # before the present file goes: a full disk may show only here
         if path.exists():
             os.replace(path, previous(path))
 

@@ -4,6 +4,7 @@ A job is a module-level function of a picklable spec and a context (data, supern
 each worker loads once. Its result must not depend on where or in which order it ran.
 """
 
+import copy
 import gc
 import itertools
 import logging
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class Jobs:
 
         Callers put results in the order of `specs` by their index, so that files do not tell which job was faster.
         A job that fails is told by `name`; the others are finished and yielded, then the first failure by index is
-        raised, which names the job. At once is raised what is everyone's: bad input, deadlines, a full disk; and in
+        raised, which names the job. At once is raised what is everyone's: bad input, a full disk; and in
         this process, where jobs run one after another, any failure. Raises InputError, DeadlineError and
         DivergenceError as they are, WorkerError with the job's name, and JobError for other exceptions of a job.
         """
@@ -92,15 +93,10 @@ class Jobs:
             return
         how, cluster = (self._number, self._load_context, function), self._compute.engine == "ray"
         try:
-            pool = self._start()
-            futures = {pool.submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
-        except OSError as error:  # semaphores need a writable /dev/shm, and some containers have none
-            if cluster:
-                raise
-            why = f"{error.strerror}; is /dev/shm writable?"
-            raise WorkerError(f"no worker process can be started ({why}){INLINE}") from None
-        waiting, failed = set(futures), {}
-        try:
+            with nullcontext() if cluster else starting_processes(INLINE):
+                pool = self._start()
+                futures = {pool.submit(_run, *how, spec, get_deadline()): index for index, spec in enumerate(specs)}
+            waiting, failed = set(futures), {}
             while waiting:
                 done, waiting = wait(waiting, timeout=FIGURES_SECONDS if cluster else None, return_when=FIRST_COMPLETED)
                 if cluster and self._progress is not None:
@@ -113,14 +109,13 @@ class Jobs:
                     failed[index] = _named(name(specs[index]), error)
                     if _is_everyones(error):
                         raise failed[index]
-                    log.warning("%s failed: %s; the other jobs go on", name(specs[index]), str(error) or repr(error))
+                    if not isinstance(error, DeadlineError):  # which each job meets at its own time
+                        what = str(error) or repr(error)
+                        log.warning("%s failed: %s; the other jobs go on", name(specs[index]), what)
             if failed:
                 raise failed[min(failed)]
         except BrokenProcessPool:
             raise WorkerError(f"a worker process was killed (out of memory?); run again to go on{INLINE}") from None
-        finally:
-            for future in futures:
-                future.cancel()
 
     def _needs_no_workers(self, jobs: int) -> bool:
         match self._compute.engine:
@@ -152,9 +147,25 @@ class Jobs:
         return self._pool
 
 
+@contextmanager
+def starting_processes(instead: str) -> Iterator[None]:
+    """Workers that start inside never see Ctrl-C, which reaches the whole group: the driver ends them, quietly.
+
+    Raises WorkerError, with what can be done `instead`, where no process can share anything.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; not lost for this process
+    try:
+        yield
+    except OSError as error:  # semaphores need a writable /dev/shm, and some containers have none
+        why = f"{error.strerror}; is /dev/shm writable?"
+        raise WorkerError(f"no worker process can be started ({why}){instead}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _is_everyones(error: BaseException) -> bool:
     """Whether it would meet the other jobs, too."""
-    everyones = InputError, DeadlineError, BrokenProcessPool
+    everyones = InputError, BrokenProcessPool
     return isinstance(error, everyones) or (isinstance(error, OSError) and error.errno in OUT_OF_SPACE)
 
 
@@ -194,8 +205,6 @@ def release_gpu_memory() -> None:
 
 
 def _initialise() -> None:
-    # Ctrl-C reaches the whole group; the driver ends the workers, quietly.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_driver, daemon=True).start()
     load_plugins()
 
@@ -216,4 +225,15 @@ def _run(number: int, load_context: Callable[[], Any], function, spec, deadline:
         _worker = None  # the old context's memory first
         release_gpu_memory()
         _worker = number, load_context()
-    return function(spec, _worker[1])
+    try:
+        return function(spec, _worker[1])
+    except Exception as error:
+        raise _sendable(error)  # noqa: B904 - is the error
+
+
+def _sendable(error: Exception) -> Exception:
+    """`error`, or its words: one that cannot be made anew of its arguments, a plugin's perhaps, would end the pool."""
+    try:
+        return copy.copy(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -14,8 +14,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 from tamnas.config.compute import load_compute, share_workers
-from tamnas.pipeline.jobs import die_with_driver, kept_workers
+from tamnas.pipeline.jobs import die_with_driver, kept_workers, starting_processes
 from tamnas.pipeline.plugins import load_plugins
+
+ONE = "; `--parallel 1` needs none, and gives the same results"
 
 
 class Here(Executor):
@@ -37,7 +39,8 @@ class Beside(ProcessPoolExecutor):
         super().__init__(lanes, multiprocessing.get_context("spawn"), _initialise, (lanes,))
 
     def submit(self, function: Callable, name: str, *arguments) -> Future:
-        return super().submit(_named, name, function, *arguments)
+        with starting_processes(ONE):
+            return super().submit(_named, name, function, *arguments)
 
 
 @contextmanager
@@ -53,7 +56,8 @@ def lanes(number: int) -> Iterator[Executor]:
             from tamnas.pipeline.ray_jobs import cluster
 
             around.enter_context(cluster(compute))  # one for all lanes
-        pool = Beside(number)
+        with starting_processes(ONE):
+            pool = Beside(number)
         try:
             yield pool
         except BaseException:
@@ -65,7 +69,6 @@ def lanes(number: int) -> Iterator[Executor]:
 
 
 def _initialise(lanes: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends the lanes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a stage ends its own workers on the way out
     threading.Thread(target=die_with_driver, daemon=True).start()
     share_workers(lanes)

@@ -64,10 +64,14 @@ def connect(compute: ComputeParams) -> None:
     try:
         environment = {"env_vars": _variables(compute)}
         ray.init(address=address, runtime_env=environment, logging_level=logging.WARNING, **where)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         raise InputError(f"compute.address is {address!r}: {why}; is RAY_AUTH_MODE that of the cluster?") from None
-    _require_same_files()
+    try:
+        _require_same_files()
+    except InputError:
+        ray.shutdown()  # else the next stage of this process would find it joined
+        raise
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def _require_answer(address: str) -> None:
     try:
         if host:  # "auto" has none
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"compute.address is {address!r}: no cluster answers there ({error})") from None
 
 

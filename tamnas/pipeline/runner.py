@@ -34,12 +34,12 @@ from tamnas.pipeline.jobs import release_gpu_memory
 from tamnas.pipeline.lanes import lanes
 from tamnas.pipeline.stages import Instance, instances, needs, order_of, stages
 from tamnas.pipeline.store import VARIABLE as CHECKPOINTS
+from tamnas.pipeline.store import locked
 
 log = logging.getLogger(__name__)
 
 STAGE = click.Choice(list(stages()))
 KILLED = "a stage's process was killed (out of memory?); run again to go on, with a smaller --parallel perhaps"
-UNTIMED = ("fingerprint", "plan", "source", "prepare", "tables")  # stages that no deadline stops
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Fates:
                 self._note(instance, f"training diverged: {error}")
                 self.absent.append(instance)
                 self.diverged = True
-            case BrokenProcessPool():
+            case BrokenProcessPool() | SystemExit():  # by SIGKILL or SIGTERM
                 raise WorkerError(KILLED) from None
             case _:
                 self._note(instance, f"failed: {error}")
@@ -104,8 +104,8 @@ def run(until: str | None = None, only: Collection[str] = (), limits: Limits | N
     """Run everything, or what `until` and `only` leave.
 
     `until` is a stage, `only` holds stages; plans are always written. `parallel` stage instances run at once. Results
-    and weights that a stage left earlier are removed before it runs or is skipped, as DVC does. When a stage fails, all
-    that does not need it still runs; then its error is raised.
+    and weights that a stage left earlier are removed before it runs or is skipped, as DVC does; so a second run of the
+    working directory waits. When a stage fails, all that does not need it still runs; then its error is raised.
     """
     names = list(stages())
     wanted = set(names[: names.index(until) + 1] if until else names) & set(only or names) | {"plan"}
@@ -116,7 +116,7 @@ def run(until: str | None = None, only: Collection[str] = (), limits: Limits | N
     codes = {stage.name: code_digest(stage.script) for stage in {instance.stage for instance in chosen}}
     ready: list[Instance] = []
     running: dict[Future, Instance] = {}
-    with lanes(parallel) as executor:
+    with locked("tamnas", "run", what="one here"), lanes(parallel) as executor:
         while order.is_active():
             ready = sorted([*ready, *order.get_ready()], key=chosen.index)
             while ready and len(running) < parallel:
@@ -146,7 +146,7 @@ def _remove_outputs(instance: Instance) -> None:
 
 def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
     """Of a stage instance, in seconds since 1970."""
-    if limits is None or instance.stage.name in UNTIMED:
+    if limits is None:
         return None
     is_training = not instance.stage.name.startswith("evaluate")
     return time.time() if is_training and training_is_over else limits.of(instance.stage.name)

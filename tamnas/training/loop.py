@@ -170,18 +170,19 @@ def train(
     progress: Progress | None = None,
     clean_epochs: int = 0,
     validated_at: Fraction | None = None,
+    pace: Pace | None = None,
 ) -> TrainingOutcome:
     """Train for `recipe.epochs`, the first `clean_epochs` without an attack; goes on from `resume` if it holds a state.
 
     All randomness of epoch e derives from (`key`, e): on CPU a resumed run gives the same bits
     as an undisturbed one. The best epoch is the one with the highest robust validation
-    accuracy, then clean accuracy, then the later. `validated_at`: the radius of `validate`'s attack. Raises
-    DivergenceError, and DeadlineError after saving a checkpoint.
+    accuracy, then clean accuracy, then the later. `validated_at`: the radius of `validate`'s attack. `pace`: of
+    epochs of networks before. Raises DivergenceError, and DeadlineError after saving a checkpoint.
     """
     outcome, first = _resumed(trainee, resume)
     if progress is not None:
         progress.skip(first)
-    saved, pace = time.monotonic(), Pace()
+    saved, pace = time.monotonic(), pace or Pace()
     who = " ".join(map(str, key[1:]))
     watch = Watch(who, split.largest_share, len(split), validated_at is None or attack.eps >= validated_at)
     for epoch in range(first, recipe.epochs):

@@ -7,7 +7,7 @@ trained twice.
 import operator
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tamnas.files import FORMAT, read_json, write_csv, write_json
 from tamnas.networks.trained import build
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.checkpoint import with_prefix
-from tamnas.pipeline.deadline import require_complete, unfinished_marks
+from tamnas.pipeline.deadline import Pace, require_complete, unfinished_marks
 from tamnas.pipeline.device import Runtime
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.paths import prepared, weights
@@ -41,6 +41,7 @@ class TrainingContext:
     runtime: Runtime
     train: Split
     validation: Split
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
             validated_at=task.validation.attack.eps,
             resume=Resume(finished.with_name(f"{network.id}.state.safetensors"), task.compute.checkpoint_seconds),
             progress=progress,
+            pace=context.pace,
         )
     parameters = sum(p.numel() for p in model.parameters())
     last, best = (_score(outcome.history[epoch]) for epoch in (-1, outcome.best_epoch))

@@ -100,13 +100,13 @@ def _rank(config: dict) -> Exception | None:
     import ray
     from ray.train.torch import get_device
 
-    config["place"].enter()
-    set_deadline(config["deadline"])
-    task = ray.get(config["task"][0])
-    # A captured graph would capture the exchange, too.
-    compute = task.compute.model_copy(update={"device": str(get_device()), "graphs": False})
-    task = replace(task, compute=compute)
     try:
+        config["place"].enter()
+        set_deadline(config["deadline"])
+        task = ray.get(config["task"][0])
+        # A captured graph would capture the exchange, too.
+        compute = task.compute.model_copy(update={"device": str(get_device()), "graphs": False})
+        task = replace(task, compute=compute)
         train_job(task, task.context())
     except (DeadlineError, DivergenceError, InputError) as error:
         return error

@@ -70,7 +70,11 @@ def test_a_failure_costs_what_needs_it_and_is_raised_at_the_end(finished_run, fo
 
 @pytest.mark.parametrize(
     "struck",
-    ["driver, Ctrl-C", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lane, killed", "driver, killed"))],
+    [
+        "driver, Ctrl-C",
+        "lane, terminated",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("lane, killed", "driver, killed")),
+    ],
 )
 def test_no_process_outlives_a_run_that_breaks_off(finished_run, folder, struck):
     raw = two_rows()
@@ -85,8 +89,8 @@ def test_no_process_outlives_a_run_that_breaks_off(finished_run, folder, struck)
         while len(list(folder.glob(".checkpoints/supernet_block/*/*/state.safetensors"))) < 2:
             assert process.poll() is None
             time.sleep(0.05)
-        if struck == "lane, killed":
-            os.kill(computing(process.pid)[0], signal.SIGKILL)
+        if struck.startswith("lane"):
+            os.kill(computing(process.pid)[0], signal.SIGKILL if struck == "lane, killed" else signal.SIGTERM)
         elif struck == "driver, killed":
             process.kill()
         else:
@@ -99,7 +103,7 @@ def test_no_process_outlives_a_run_that_breaks_off(finished_run, folder, struck)
     finally:
         for pid in members(process.pid):
             os.kill(pid, signal.SIGKILL)
-    if struck == "lane, killed":
+    if struck.startswith("lane"):
         assert process.returncode == 1
         assert f"error: {runner.KILLED}" in lines
     if struck == "driver, Ctrl-C":

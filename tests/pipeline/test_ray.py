@@ -151,7 +151,9 @@ def test_jobs_do_not_need_the_board(compute):
     from tamnas.pipeline.ray_jobs import RayPool
 
     pool = RayPool(compute)
-    assert pool.figures() == {"running": 0, "waiting": 0}
+    while not (figures := pool.figures()):  # until the board is up
+        time.sleep(0.1)
+    assert figures == {"running": 0, "waiting": 0}
     ray.kill(pool._board)
     future = pool.submit(os.getpid)
     assert future.result(timeout=60) != os.getpid()
@@ -191,7 +193,7 @@ def linger(folder: Path | None, context: None) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "localhost:port"])
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, address):
     from tamnas.pipeline import ray_jobs
 

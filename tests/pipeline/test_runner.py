@@ -1,6 +1,8 @@
 """The whole pipeline in one process on tiny settings, and that it honours dvc.yaml."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from tamnas.errors import DeadlineError, InputError
 from tamnas.pipeline import runner
 from tamnas.pipeline.stages import needs, stages
+from tamnas.pipeline.store import locked
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, tiny_params, write_params
 
 
@@ -112,6 +115,21 @@ def test_code_that_changes_under_a_run_stops_it(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"stages/\w+\.py: its code has changed since the run began"):
         runner.run(only=["prepare"])
     assert not Path("data").exists()
+
+
+def test_a_second_run_waits(tmp_path, monkeypatch, caplog):
+    """It would remove what the first one reads."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+    with ThreadPoolExecutor() as threads:
+        with locked("tamnas", "run"):
+            second = threads.submit(runner.run, only=["fingerprint"])
+            while "tamnas run: another process runs one here; waiting for it to end" not in caplog.messages:
+                assert not second.done()
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert not second.done()
+        assert second.result(timeout=60).unfinished == []
 
 
 def test_weights_of_an_earlier_run_go_with_its_results(tmp_path, monkeypatch):

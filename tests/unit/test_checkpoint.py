@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import pickle
@@ -34,6 +35,20 @@ def assert_bitwise(found: dict, expected: dict):
         assert found[name].shape == tensor.shape
         raw = (t.contiguous().flatten().view(torch.uint8) for t in (found[name], tensor))
         assert torch.equal(*raw), name
+
+
+def test_a_disk_that_is_full_beside_a_damaged_state_leaves_the_one_before(path, monkeypatch):
+    for epoch in (1, 2):
+        save(path, TENSORS, {"epoch": epoch})
+    path.write_bytes(path.read_bytes()[:50])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, TENSORS, {"epoch": 3})
+    assert load_latest(path)[1] == {"epoch": 1}
 
 
 def test_round_trip_is_bitwise(path):

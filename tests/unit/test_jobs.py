@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tamnas.config.compute import ComputeParams, load_compute, share_workers
-from tamnas.errors import DivergenceError, InputError, JobError, WorkerError
+from tamnas.errors import DeadlineError, DivergenceError, InputError, JobError, WorkerError
 from tamnas.pipeline.jobs import Jobs, kept_workers
+from tamnas.pipeline.lanes import lanes
 
 INLINE = ComputeParams(engine="inline", workers=2, device="cpu")
 PROCESSES = ComputeParams(engine="processes", workers=2, device="cpu")
@@ -34,8 +35,17 @@ ERRORS = {
     "DivergenceError": DivergenceError,
     "MemoryError": MemoryError,
     "RuntimeError": RuntimeError,
+    "DeadlineError": DeadlineError,
     "full": partial(OSError, errno.ENOSPC),
+    "Own": lambda text: OwnError("of a plugin", text),
 }
+
+
+class OwnError(Exception):
+    """Cannot be made anew of its `args`."""
+
+    def __init__(self, where: str, what: str):
+        super().__init__(f"{where}: {what}")
 
 
 def fail(spec: dict, context: dict) -> int:
@@ -104,7 +114,7 @@ def test_what_diverged_is_told_across_processes(compute, tmp_path):
 @ENGINES
 @pytest.mark.parametrize("name", ["InputError", "DivergenceError"])
 def test_an_exception_is_raised_with_its_type_after_what_was_finished(tmp_path, compute, name):
-    specs = [{"value": 1}, {"value": 2}, {"error": name, "sleep": 0.3}, *({"value": i} for i in range(3, 6))]
+    specs = [{"value": 1}, {"value": 2}, {"error": name, "sleep": 1}, *({"value": i} for i in range(3, 6))]
     yielded = {}
 
     def consume(jobs):
@@ -119,9 +129,38 @@ def test_an_exception_is_raised_with_its_type_after_what_was_finished(tmp_path, 
         assert set(yielded) == {0, 1}
 
 
+def test_what_the_deadline_stops_lets_others_end(tmp_path, caplog):
+    found = []
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(DeadlineError):
+        found.extend(jobs.run_jobs(fail, [{"error": "DeadlineError"}, *[{"value": 1, "sleep": 0.5}] * 3]))
+    assert sorted(found) == [(1, 1), (2, 1), (3, 1)]
+    assert not caplog.records
+
+
+def test_an_exception_that_cannot_be_sent_is_told_by_its_words(tmp_path):
+    text = r"""^one: RuntimeError\('OwnError: of a plugin: epoch 3, step 2 of 9'\)$"""
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(JobError, match=text):
+        list(jobs.run_jobs(fail, [{"error": "Own"}, {"value": 1}], "one".format))
+
+
 def test_a_killed_worker_is_told_from_a_bug(tmp_path):
     with running(tmp_path, PROCESSES) as jobs, pytest.raises(RuntimeError, match="a worker process was killed"):
         list(jobs.run_jobs(die, [1, 2]))
+
+
+def test_so_is_one_that_dies_between_two_calls(tmp_path):
+    with kept_workers():
+
+        def die_idle(jobs: Jobs) -> None:
+            *_, (_, (_, pid, _)) = jobs.run_jobs(multiply, [1, 2])
+            os.kill(pid, 9)
+            time.sleep(0.5)  # until the pool has seen it
+            list(jobs.run_jobs(multiply, [1, 2]))
+
+        with pytest.raises(WorkerError, match="a worker process was killed"), running(tmp_path, PROCESSES) as jobs:
+            die_idle(jobs)
+        with running(tmp_path, PROCESSES) as jobs:
+            assert {value for _, (value, *_) in jobs.run_jobs(multiply, [1, 2])} == {10, 20}
 
 
 @ENGINES
@@ -166,6 +205,8 @@ def test_without_shared_memory_the_way_out_is_named(tmp_path, monkeypatch, numbe
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", semaphore)
     with running(tmp_path, PROCESSES) as jobs, pytest.raises(WorkerError, match=r"`compute\.engine: inline` needs"):
         list(jobs.run_jobs(multiply, [1, 2]))
+    with pytest.raises(WorkerError, match=r"is /dev/shm writable.*`--parallel 1` needs none"), lanes(2):
+        pass
     with running(tmp_path, INLINE) as jobs:
         assert [result[0] for _, result in jobs.run_jobs(multiply, [1, 2])] == [10, 20]
 
@@ -190,7 +231,7 @@ def test_a_failure_names_its_job_and_the_others_are_finished(tmp_path, compute, 
 def test_a_full_disk_ends_all(tmp_path):
     found = []
     with running(tmp_path, PROCESSES) as jobs, pytest.raises(JobError, match=r"^network 0: OSError\(28, "):
-        found.extend(jobs.run_jobs(fail, [{"error": "full"}, *[{"error": "full", "sleep": 1}] * 3], "network 0".format))
+        found.extend(jobs.run_jobs(fail, [{"error": "full"}, *[{"value": 1, "sleep": 1}] * 3], "network 0".format))
     assert not found
 
 
