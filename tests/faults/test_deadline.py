@@ -64,6 +64,12 @@ def test_worker_processes_see_the_deadline():
         list(jobs.run_jobs(timed_job, [0, 1]))
 
 
+def test_a_fifth_is_for_evaluation_and_reports_and_a_quarter_of_it_for_these():
+    limits = runner._limits("100", None, 1000.0)
+    assert limits == Limits(end=1100, reserve=20)
+    assert [limits.of(stage) for stage in ("supernet_block", "controls", "evaluate_scratch")] == [1080, 1080, 1095]
+
+
 @pytest.mark.parametrize(("text", "moment"), [("600", 1600), ("0.5", 1000.5), ("1970-01-01T00:20:00+00:00", 1200)])
 def test_deadlines_are_seconds_from_now_or_a_time(text, moment):
     assert parse_deadline(text, 1000.0) == moment

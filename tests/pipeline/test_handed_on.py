@@ -10,6 +10,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import row_stages
 from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.data.loader import load_split
+from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.files import read_json
 from tamnas.networks.subnet import Subnet
@@ -20,7 +21,7 @@ from tamnas.records import Job, NetworkSpec, Start
 from tamnas.search.fitness import SearchContext, calibration_batches, inherited_subnet
 from tamnas.space.space import SearchSpace
 from tamnas.training import networks as training
-from tamnas.training.networks import TrainingTask, train_network
+from tamnas.training.networks import TrainingTask, train_network, train_networks
 from tamnas.training.phases import train_phase
 from tests.helpers.tiny import ROW, copy_of, invoke, run_here, tiny_params, write_params
 from tests.helpers.toy_training import CPU, StopError
@@ -82,6 +83,34 @@ def started(task: TrainingTask, jobs: list[Job], monkeypatch) -> list[tuple[dict
         with pytest.raises(StopError):
             train_network(one, task.context())
     return seen
+
+
+def test_networks_of_a_worker_share_the_pace_of_epochs(task, monkeypatch):
+    seen, context = [], task.context()
+
+    def train(trainee, split, *, pace, **more):
+        seen.append(pace)
+        raise StopError
+
+    monkeypatch.setattr(training, "train", train)
+    for index in range(2):
+        with pytest.raises(StopError):
+            train_network(job(index), context)
+    assert seen == [context.pace] * 2
+
+
+def test_a_divergence_names_its_network_and_no_network_is_a_deadline(task, monkeypatch):
+    errors = [DivergenceError("NaN", {"epoch": 1}), *[DeadlineError("stopped")] * 2]
+
+    def train(*args, **more):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(DivergenceError) as caught:
+        train_networks(task, [job(0)], "retrain")
+    assert caught.value.details == {"network": "n0", "epoch": 1}
+    with pytest.raises(DeadlineError, match=r"^retrain: stopped at the deadline before a network was finished$"):
+        train_networks(task, [job(1), job(2)], "retrain")
 
 
 def test_fine_tuning_starts_from_what_it_is_given(task, tmp_path, monkeypatch):

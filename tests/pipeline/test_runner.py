@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tamnas.errors import DeadlineError, InputError
 from tamnas.pipeline import runner
-from tamnas.pipeline.stages import needs, stages
+from tamnas.pipeline.stages import instance, needs, stages
 from tamnas.pipeline.store import locked
 from tests.helpers.tiny import ROW, contents, copy_of, planned, run_here, tiny_params, write_params
 
@@ -115,6 +116,26 @@ def test_code_that_changes_under_a_run_stops_it(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"stages/\w+\.py: its code has changed since the run began"):
         runner.run(only=["prepare"])
     assert not Path("data").exists()
+
+
+def test_a_divergence_is_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+    for diverged in (False, True):
+        fates = runner.Fates(unfinished=["search@row: ..."], diverged=diverged)
+        monkeypatch.setattr(runner, "run", lambda fates=fates, **_: fates)
+        assert CliRunner().invoke(runner.main, []).exit_code == int(diverged)
+
+
+def test_prepared_images_go_before_they_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = Path("plan/digits/prepare.json")
+    for path in (Path("data/digits.npz"), kept):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    runner._remove_outputs(instance("prepare", "digits", "digits"))
+    assert not Path("data/digits.npz").exists()
+    assert kept.exists()
 
 
 def test_a_second_run_waits(tmp_path, monkeypatch, caplog):

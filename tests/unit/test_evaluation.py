@@ -14,6 +14,7 @@ from tamnas.attacks.survival import Attempt
 from tamnas.config.compute import ComputeParams
 from tamnas.config.sections import EvalParams, NumericsParams, ValidationParams
 from tamnas.data.loader import Split
+from tamnas.errors import DeadlineError
 from tamnas.evaluation import accuracy as evaluation
 from tamnas.evaluation.accuracy import (
     Validator,
@@ -28,7 +29,7 @@ from tamnas.evaluation.accuracy import (
 )
 from tamnas.evaluation.attacked import attack_model
 from tamnas.evaluation.grid import evaluate_kind, final_networks
-from tamnas.evaluation.networks import GridTask, check_attack
+from tamnas.evaluation.networks import GridContext, GridTask, check_attack
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
 from tamnas.records import Label, NetworkSpec, Record, Score
@@ -284,6 +285,30 @@ def test_attacks_batch_by_batch_are_those_of_one_call(space, split, networks, tm
             model, x = fast_copy(copy.deepcopy(network).eval()), test.scaled(test.images)
             outcome = attack_model(model, x.__getitem__, test.labels, attack, key)
             assert (row["attack"], row["accuracy"]) == (attack.key, outcome.accuracy)
+
+
+def test_what_is_kept_is_of_the_same_weights_and_checks(space, split, networks, tmp_path, monkeypatch):
+    test = labelled(networks["n1"][1], split.images)
+    more = {"kind": "legonet", "attacks": (ApgdCe(eps=EPS, images=9, networks="all"),)}
+    old, trained_again = ({"n": networks[name]} for name in ("n1", "n2"))
+    first, none = evaluated(space, test, old, tmp_path, monkeypatch, **more)
+    second, _ = evaluated(space, test, trained_again, tmp_path, monkeypatch, **more)
+    assert second == evaluated(space, test, trained_again, tmp_path / "apart", monkeypatch, **more)[0]
+    assert [row["accuracy"] for row in first["n"]] != [row["accuracy"] for row in second["n"]]
+    checks = {"attack": {"eps": "8/255", "steps": 3}, "restarts": 2, "large_eps": "64/255"}
+    assert none == {"n": []}
+    assert evaluated(space, test, trained_again, tmp_path, monkeypatch, **more, checks=checks)[1]["n"]
+
+
+@pytest.mark.parametrize("finished", [(), ("PGD",)])
+def test_a_deadline_before_any_network_is_evaluated(space, split, networks, tmp_path, monkeypatch, finished):
+    def require_time(context, network, what):
+        if what not in finished:
+            raise DeadlineError(what)
+
+    monkeypatch.setattr(GridContext, "require_time", require_time)
+    with pytest.raises(DeadlineError, match=r"^test: stopped at the deadline before a network was evaluated$"):
+        evaluated(space, split, networks, tmp_path, monkeypatch, attacks=(ApgdCe(eps=EPS, networks="all"),))
 
 
 def test_a_network_scores_the_same_in_any_company(space, split, networks, tmp_path, monkeypatch):

@@ -37,6 +37,18 @@ def test_no_architecture_is_evaluated_twice(tmp_path):
     assert not again.seen
 
 
+def test_an_evaluation_is_on_disk_before_the_next_begins(tmp_path):
+    path, counting = tmp_path / "memo.jsonl", Counting()
+
+    def evaluate(archs):
+        for pair in counting(archs):
+            assert len(Memo(path, None).known) == len(counting.seen) - 1
+            yield pair
+
+    Memo(path, evaluate)([SMALL.sample(np.random.default_rng(seed)) for seed in range(3)])
+    assert len(Memo(path, None).known) == len(counting.seen) == 3
+
+
 def test_search_evaluates_distinct_architectures_only(tmp_path):
     # TINY's 54 architectures run out: the search ends before its 12 generations
     seen = []

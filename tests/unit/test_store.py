@@ -1,5 +1,6 @@
 """Folders of checkpoints: keys, what is forgotten, and which locks keep processes apart."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from tamnas.errors import InputError
-from tamnas.files import file_digest
+from tamnas.files import FORMAT, file_digest
 from tamnas.pipeline import store
 from tamnas.pipeline.checkpoint import load_latest, save
 from tamnas.pipeline.store import KEPT, checkpoint_folder, key_of
@@ -25,6 +26,13 @@ def workspace(tmp_path, monkeypatch):
     """The working directory; `tmp_path` itself stands for the folder of checkpoints."""
     (tmp_path / "workspace").mkdir()
     monkeypatch.chdir(tmp_path / "workspace")
+
+
+def test_a_record_of_another_format_is_refused():
+    sealed = json.loads(store.seal([1, 2]))
+    assert store.unseal(json.dumps(sealed)) == [1, 2]
+    with pytest.raises(ValueError, match=f"format {FORMAT + 1}; this tamnas reads {FORMAT}"):
+        store.unseal(json.dumps(sealed | {"format": FORMAT + 1}))
 
 
 def folders(place) -> set[str]:

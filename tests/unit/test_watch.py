@@ -85,6 +85,16 @@ def test_the_time_left_is_the_pace_of_this_run(monkeypatch):
     assert counter.seconds_left() == 12  # 4 more at 3 s each
 
 
+def test_a_stage_is_told_of_after_its_first_network(folder, monkeypatch):
+    monkeypatch.setattr(progress, "RECORD_SECONDS", 0)
+    with recorded(folder / "stage.json"), Progress("stage", 2, show=False) as counter:
+        with recorded(folder / "network.json"):
+            pass
+        counter.step()
+        (told,) = json.loads((folder / "stage.json").read_text())["progress"]
+    assert told["done"] == 1
+
+
 def test_networks_in_training_tell_the_time_left_before_the_first_of_them_ends(at_work, monkeypatch):
     """Two of five beside each other, a minute each: 45 s and 30 s are left of them, and a third of a killed run."""
     monkeypatch.setattr(progress, "RECORD_SECONDS", 0)
@@ -240,12 +250,14 @@ def test_a_watch_waits_for_a_run_and_ends_with_its_last_stage(folder, monkeypatc
                 time.sleep(0.3)
             time.sleep(0.1)
 
+    with exclusive("tables"):
+        pass  # the end of an earlier run, which is not this one's
     runner = threading.Thread(target=run)
     runner.start()
     shown, seconds = follow(monkeypatch, gap=30)
     runner.join()
-    assert "No stage is at work here. Waiting 30 s for one to start." in shown
-    assert shown.index("search  ") < shown.index("tables  ") < shown.index("tables run ended at ")
+    assert "Waiting 30 s for one to start." in shown
+    assert shown.index("search  ") < shown.index("tables  ") < shown.rindex("tables run ended at ")
     assert seconds < 10
 
 
