@@ -55,18 +55,19 @@ def connect(compute: ComputeParams) -> None:
     if ray.is_initialized():
         return
     address = compute.address or os.environ.get(ADDRESS) or "local"
+    named = f"{'compute.address' if compute.address else f'${ADDRESS}'} is {address!r}"
     if address == "local":
         cpus = math.ceil(compute.workers * compute.cpus_per_job)
         where: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
     else:
-        _require_answer(address)
+        _require_answer(address, named)
         where = {}
     try:
         environment = {"env_vars": _variables(compute)}
         ray.init(address=address, runtime_env=environment, logging_level=logging.WARNING, **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
-        raise InputError(f"compute.address is {address!r}: {why}; is RAY_AUTH_MODE that of the cluster?") from None
+        raise InputError(f"{named}: {why}; is RAY_AUTH_MODE that of the cluster?") from None
     try:
         _require_same_files()
     except InputError:
@@ -89,14 +90,14 @@ def cluster(compute: ComputeParams) -> Iterator[None]:
         ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
-    """Ray itself tries for minutes. Raises InputError."""
+def _require_answer(address: str, named: str) -> None:
+    """Ray itself tries for minutes. Raises InputError, which says how the address is `named`."""
     host, _, port = address.rpartition(":")
     try:
         if host:  # "auto" has none
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise InputError(f"compute.address is {address!r}: no cluster answers there ({error})") from None
+        raise InputError(f"{named}: no cluster answers there ({error})") from None
 
 
 def _variables(compute: ComputeParams) -> dict[str, str]:

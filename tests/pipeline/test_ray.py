@@ -193,13 +193,37 @@ def linger(folder: Path | None, context: None) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "localhost:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, address):
     from tamnas.pipeline import ray_jobs
 
     monkeypatch.setattr(ray_jobs.ray, "is_initialized", lambda: False)
     with pytest.raises(InputError, match=rf"^compute\.address is '{re.escape(address)}': no cluster answers there \("):
         ray_jobs.connect(ComputeParams(engine="ray", address=address))
+    monkeypatch.setenv("RAY_ADDRESS", "localhost:port")  # which no params.yaml may say
+    with pytest.raises(InputError, match=r"^\$RAY_ADDRESS is 'localhost:port': no cluster answers there \(invalid"):
+        ray_jobs.connect(ComputeParams(engine="ray"))
+
+
+def test_a_cluster_that_is_refused_is_left(monkeypatch):
+    """Else the next stage of the process would find it joined."""
+    from tamnas.pipeline import ray_jobs
+
+    def refuse() -> None:
+        raise InputError("/code: holds other code on node node-7 of the cluster")
+
+    left = []
+    for name, stand_in in {
+        "is_initialized": lambda: False,
+        "init": lambda **_: None,
+        "shutdown": lambda: left.append(1),
+    }.items():
+        monkeypatch.setattr(ray_jobs.ray, name, stand_in)
+    monkeypatch.setattr(ray_jobs, "_require_same_files", refuse)
+    for _ in range(2):
+        with pytest.raises(InputError, match="other code"):
+            ray_jobs.connect(ComputeParams(engine="ray"))
+    assert len(left) == 2
 
 
 def test_a_node_without_the_folder_or_with_other_code_is_one_line(compute):
