@@ -51,15 +51,20 @@ def opened(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well; nothing is left of it otherwise."""
+def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends well; nothing is left of it otherwise.
+
+    What was there before is kept as `previous`, if that is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{token_hex(4)}.tmp")  # others may write the same file
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # a full disk may show only here
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import logging
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,12 +28,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     `meta` must be JSON-able. The previous file is kept beside it as `<name>.previous`.
     """
     blob = to_bytes(tensors, meta)
-    with replacing(path) as file:
+    with replacing(path, previous(path)) as file:
         file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())  # before the present file goes: a full disk may show only here
-        if path.exists():
-            os.replace(path, previous(path))
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:

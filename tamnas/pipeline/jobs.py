@@ -228,12 +228,10 @@ def _run(number: int, load_context: Callable[[], Any], function, spec, deadline:
     try:
         return function(spec, _worker[1])
     except Exception as error:
-        raise _sendable(error)  # noqa: B904 - is the error
-
-
-def _sendable(error: Exception) -> Exception:
-    """`error`, or its words: one that cannot be made anew of its arguments, a plugin's perhaps, would end the pool."""
-    try:
-        return copy.copy(error)
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        try:
+            copy.copy(error)
+        except (
+            Exception
+        ):  # cannot be made anew of its arguments, a plugin's perhaps: sent as it is, it would end the pool
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
