@@ -55,7 +55,8 @@ class Figure(Section):
 
 
 class Card(Section):
-    """`name` such as `digits/lego`; `spec` is built in the space of `network` and `space`.
+    """`name` such as `digits/lego`; `spec` is built in the space of `network` and `space`, which a hand-made network
+    does not have.
 
     `levels`: training images are whole numbers from 0 to it, divided by it; networks take floats in [0, 1].
     `test_sha256`: of the images that `figures` were measured on; `setting`: how, a line each; `reference`: the attack
@@ -66,8 +67,8 @@ class Card(Section):
     title: str
     tamnas: str
     spec: dict[str, Any]
-    network: NetworkParams
-    space: SpaceParams
+    network: NetworkParams | None
+    space: SpaceParams | None
     parameters: Positive
     macs: Positive
     dataset: str
@@ -93,6 +94,7 @@ class Card(Section):
 
     @property
     def search_space(self) -> SearchSpace:
+        """Of a network that is not hand-made."""
         return SearchSpace.from_params(self, num_classes=len(self.classes))
 
     @property
@@ -179,7 +181,7 @@ def card_page(card: Card) -> str:
         f'    model = tamnas.load("{card.name}")    # (N, 3, {card.size}, {card.size}) float32 in [0, 1] -> '
         f"(N, {len(card.classes)}) logits\n",
         "## Network\n",
-        *([f"- Architecture (block@ratio per layer): `{arch}`"] if (arch := card.network_spec.architecture) else []),
+        *_architecture(card),
         f"- {card.parameters:,} parameters, {card.macs:,} multiply-accumulates for an image",
         f"- Classes: {', '.join(card.classes)}",
         "- Licence: MIT, as the code",
@@ -194,6 +196,13 @@ def card_page(card: Card) -> str:
         f"Written by `tamnas release`, tamnas {card.tamnas}.\n",
     ]
     return "\n".join(lines)
+
+
+def _architecture(card: Card) -> list[str]:
+    arch = card.network_spec.architecture
+    if arch is None:
+        return []
+    return [f"- Architecture (block@ratio per layer): `{arch}`", f"- Activation: {card.network.activation}"]
 
 
 def indented_yaml(plain: dict) -> str:

@@ -12,7 +12,8 @@ from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
-from tamnas.networks.trained import build
+from tamnas.networks.baselines import baseline
+from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.pipeline.paths import prepared
@@ -32,7 +33,10 @@ def read(path: Path) -> tuple[nn.Module, Card]:
     """The network in a released file, in eval mode, and its card. Raises InputError."""
     tensors, meta = checkpoint.load(path)
     card = card_of(path, meta)
-    model = build(card.network_spec, card.search_space)
+    if (spec := card.network_spec).architecture:
+        model = Subnet(card.search_space, spec.architecture)
+    else:
+        model = baseline(spec.baseline, len(card.classes))
     checkpoint.require_match(path, tensors, model.state_dict())
     model.load_state_dict(tensors)
     return model.to(memory_format=MEMORY_FORMAT).eval(), card

@@ -9,7 +9,7 @@ from tamnas.files import write_text
 from tamnas.records import Record
 from tamnas.release.card import Card, Figure, card_page
 from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Tested
-from tamnas.report.terms import attack_notes, attack_text, name_of, weights_text
+from tamnas.report.terms import attack_notes, attack_text, counted, name_of, weights_text
 
 
 def finals(dataset: Dataset) -> dict[str, Tested]:
@@ -32,15 +32,16 @@ def networks(dataset: Dataset) -> dict[str, Tested]:
 
 def card(name: str, tested: Tested, dataset: Dataset) -> Card:
     network, test, plan = tested.network, tested.network.test, tested.plan
+    hand_made = network.architecture is None
     measured = {"none": (test.clean, test.images)}
     measured |= {attack.text: (share, test.count(attack)) for attack, share in test.grid.items()}
     return Card(
         name=name,
-        title=_title(name, tested),
+        title=_title(name, tested, dataset),
         tamnas=__version__,
         spec=network.record.network.plain(),
-        network=plan.network,
-        space=plan.space,
+        network=None if hand_made else plan.network,
+        space=None if hand_made else plan.space,
         parameters=network.parameters,
         macs=network.costs.macs,
         dataset=dataset.name,
@@ -57,13 +58,13 @@ def card(name: str, tested: Tested, dataset: Dataset) -> Card:
         setting=(
             f"Weights: {weights_text(test.weights)}.",
             f"{attack_text(plan.eval)}.",
-            *attack_notes(plan.eval),
+            *attack_notes(plan.eval, test.grid),
             *(["At chance: nothing was learnt."] if network.at_chance else []),
         ),
     )
 
 
-def _title(name: str, tested: Tested) -> str:
+def _title(name: str, tested: Tested, dataset: Dataset) -> str:
     of_row = isinstance(tested.plan, RowPlan)
     if tested.kind == LEGO:
         return f"Lego-Net of the row {tested.plan.row}" if of_row else "Lego-Net of all rows"
@@ -71,7 +72,9 @@ def _title(name: str, tested: Tested) -> str:
         return name_of(tested.network.id)
     if name == tested.name:
         return f"a subnet of {tested.plan.row}, {tested.kind}"
-    return {SCRATCH: "the best searched subnet, from scratch", FINETUNED: "the best fine-tuned subnet"}[tested.kind]
+    of = {SCRATCH: dataset.best_row.scratch, FINETUNED: dataset.best_row.finetune}[tested.kind]
+    how = " with the supernet's weights" if tested.kind == FINETUNED else ""
+    return f"by validation the best of {counted(len(of), 'searched subnet')}, {tested.kind}{how}"
 
 
 def write_release(tested: Tested, card: Card, folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """What tables, figures and the page call things, and the notes that say under which setting a number holds."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tamnas.attacks.listed import EvalPgd
 from tamnas.attacks.registry import Attack, Pgd
@@ -81,11 +81,24 @@ def final_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
     return networks + [(name_of(network.id), network) for network in dataset.baselines]
 
 
-def attack_notes(plan: EvalParams) -> list[str]:
-    """The setting of each attack beside the grid's, and the step sizes that differ from the grid's."""
-    own_steps = [attack for attack in plan.final or () if attack.step_size]
+def lego_controls(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
+    """(name, network) of what stands beside a Lego-Net, which gets every attack, too."""
+    scopes = [*((row.name, row.controls) for row in dataset.rows), ("the pooled one", dataset.controls)]
+    names = "lego_reversed", "lego_uniform", "lego_random"
+    return [
+        (f"{network.id} (control of {scope})", network)
+        for scope, controls in scopes
+        for name in names
+        for network in controls.of(name)
+    ]
+
+
+def attack_notes(plan: EvalParams, ran: Collection[Attack]) -> list[str]:
+    """The setting of each attack that `ran` beside the grid's, and the step sizes that differ from the grid's."""
+    own_steps = [attack for attack in plan.final or () if attack.step_size and attack in ran]
     notes = [f"{attack.text}: step_size {format_fraction(attack.step_size)}." for attack in own_steps]
-    for attack in plan.attacks:
+    listed = [attack for attack in plan.attacks if attack in ran]
+    for attack in listed:
         own = [
             (name, value) for name, value in attack.plain().items() if name not in ("kind", "eps", "networks", "images")
         ]
@@ -94,7 +107,7 @@ def attack_notes(plan: EvalParams) -> list[str]:
         settings = ", ".join(f"{name} {value}" for name, value in own if value is not None)
         first = "; on the first images of each class, as many of each" if attack.images else ""
         notes.append(f"{attack.text}: {settings or 'no settings'}{first}.")
-    return [*notes, WORST] if plan.attacks else notes
+    return [*notes, WORST] if listed else notes
 
 
 def in_order(dataset: Dataset) -> list[tuple]:
@@ -124,12 +137,19 @@ def training_attack_text(attack: TrainingAttackPlan) -> str:
 
 
 def trained_apart(dataset: Dataset) -> list[str]:
-    """Where hand-made networks were trained against another attack than the Lego-Net beside them."""
+    """In what, their architecture apart, hand-made networks differ from the Lego-Net beside them."""
     own, other = dataset.plan.pooled.training.attack, dataset.plan.baselines.training.attack
-    if not dataset.baselines or own.essence == other.essence:
+    if not dataset.baselines:
         return []
     attacks = f"hand-made networks {training_attack_text(other)}, Lego-Net {training_attack_text(own)}"
-    return [f"Training attacks differ: {attacks}."]
+    notes = [] if own.essence == other.essence else [f"Training attacks differ: {attacks}."]
+    return notes + [f"Hand-made networks: {text}." for text in activations_apart(dataset)]
+
+
+def activations_apart(dataset: Dataset) -> list[str]:
+    """Where the space's networks have another activation than ReLU, which hand-made networks have as published."""
+    own = dataset.plan.network.activation
+    return [] if own == "relu" else [f"activations as published, not {own}"]
 
 
 def selection_images(dataset: Dataset) -> str:
@@ -175,7 +195,8 @@ def data_text(dataset: Dataset) -> str:
 def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
     """Notes of a table of test accuracies, with the interval of the best subnet under `attack` as an example."""
     n, plan, row = dataset.images["test"], dataset.plan, dataset.best_row
-    interval = f"In square brackets: 95% Wilson intervals, at most {100 * max_half_width(n):.1f} points to a side"
+    widest = f"of all test images at most {100 * max_half_width(n):.1f} points to a side"
+    interval = f"In square brackets: 95% Wilson intervals, {widest}"
     if attack and row and attack in row.best.test.grid:
         value = accuracy_value(row.best, attack)
         low, high = value.interval

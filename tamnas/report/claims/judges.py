@@ -30,7 +30,7 @@ from tamnas.report.claims.verdicts import (
 )
 from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, welch, wilson
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
-from tamnas.report.terms import counted, name_of
+from tamnas.report.terms import activations_apart, counted, name_of
 from tamnas.space.blocks import BLOCKS
 
 Judge = Callable[[Dataset], Finding]
@@ -140,7 +140,8 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
     text = f"{len(pairs)} pairs: {', '.join(numbers)}; robust: {attack.text}"
-    return Finding(all_of(verdicts), "; ".join([text, *uneven]))
+    few = ["p below 0.05 takes 6 pairs"] if len(pairs) < 6 else []
+    return Finding(all_of(verdicts), "; ".join([text, *few, *uneven]))
 
 
 def tiny_networks_gain(dataset: Dataset) -> Finding:
@@ -163,7 +164,7 @@ def tiny_networks_gain(dataset: Dataset) -> Finding:
     return Finding(
         verdict,
         f"{counted(count, 'subnet')} of {len(gains)}, the smaller half of each mode's ({100 * low:.0f}% to "
-        f"{100 * high:.0f}%)",
+        f"{100 * high:.0f}%)" + ("; a verdict takes 4" if len(gains) < 4 else ""),
     )
 
 
@@ -301,20 +302,25 @@ def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork, Trainin
     lego, attack, verdicts, numbers = dataset.lego.network, dataset.key_attack, [], []
     images, own = lego.test.images, dataset.plan.pooled.training.attack
     for name, other, training in others:
-        verdicts.append(HOLDS if lego.parameters < other.parameters else FAILS)
+        judged = {"size": HOLDS if lego.parameters < other.parameters else FAILS}
         parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
         for which, under in (("clean", None), (attack.text, attack)):
             theirs = shares(other, under)
             pairs = [(share, theirs[seed]) for seed, share in shares(lego, under).items() if seed in theirs]
             if not pairs:
-                verdicts.append(UNDECIDED)
+                judged[which] = UNDECIDED
                 continue
             difference = newcombe(*map(fmean, zip(*pairs, strict=True)), images, other.test.images)
-            verdicts.append(above(difference))
+            judged[which] = above(difference)
             seeds = f" in the mean of {len(pairs)} trainings" if len(pairs) > 1 else ""
             parts.append(f"{which} {difference.points}{seeds}")
         if training.attack.essence != own.essence:
             parts.append(f"trained by {training.attack.name}, Lego-Net by {own.name}")
+        if other.architecture is None:
+            parts += activations_apart(dataset)
+        if fails := [what for what, verdict in judged.items() if verdict == FAILS]:
+            parts.append(f"fails in {' and '.join(fails)}")
+        verdicts += judged.values()
         numbers.append(f"minus {name}: {', '.join(parts)}")
     return Finding(all_of(verdicts), f"Lego-Net {'; '.join(numbers)}; n = {images:,} images")
 

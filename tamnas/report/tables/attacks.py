@@ -10,7 +10,7 @@ from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, Test, TrainedNetwork
 from tamnas.report.tables.controls import NOT_RUN
 from tamnas.report.tables.table import Column, Table, Value
-from tamnas.report.terms import BOLD, CLEAN, WORST, final_networks, setting
+from tamnas.report.terms import BOLD, CLEAN, WORST, final_networks, lego_controls, setting
 
 
 def ensembles_table(dataset: Dataset) -> Table:
@@ -19,7 +19,7 @@ def ensembles_table(dataset: Dataset) -> Table:
     names = list(dict.fromkeys(part.name for attack in ensembles for part in attack.parts))
     lines = [
         {Column("network", "Network"): name} | _added(network.test, attack, names)
-        for name, network in final_networks(dataset)
+        for name, network in [*final_networks(dataset), *lego_controls(dataset)]
         for attack in ensembles
         if attack in network.test.parts
     ]

@@ -23,6 +23,7 @@ from tamnas.report.terms import (
     final_attacks,
     grid_attacks,
     in_order,
+    lego_controls,
     name_of,
     notes_of,
     selection_images,
@@ -95,17 +96,18 @@ def lego_networks(dataset: Dataset) -> list[Entry]:
 
 
 def benchmark_table(dataset: Dataset) -> Table:
-    """The form of Table X: hand-made networks, Lego-Nets, the best subnet of every mode."""
+    """The form of Table X: hand-made networks, Lego-Nets and their controls, the best subnet of every mode."""
     entries = [
         (name_of(name), network, published(dataset.published, name)) for name, network in hand_made(dataset).items()
     ]
     entries += lego_networks(dataset)
+    entries += [(name, network, None) for name, network in lego_controls(dataset)]
     for plan, row in in_order(dataset):
         name, network = (f"{plan.row} {row.best.id}", row.best) if row else (plan.row, None)
         entries.append((name, network, published(dataset.published, plan.mode)))
     attacks = final_attacks(dataset, [network for _, network, _ in entries if network])
     lines, costs = comparison(dataset, entries, attacks)
-    notes = [by_validation(dataset), *trained_apart(dataset), *attack_notes(dataset.plan.eval), *costs]
+    notes = [by_validation(dataset), *trained_apart(dataset), *attack_notes(dataset.plan.eval, attacks), *costs]
     return Table.of(
         f"{dataset.name}-benchmark",
         f"Hand-made networks, Lego-Nets and searched subnets, {dataset.name} (form of Table X)",
