@@ -84,12 +84,12 @@ def with_torchs_norms(model: nn.Module) -> nn.Module:
 def contenders(model: nn.Module, recipe, batch: tuple[Tensor, Tensor, Tensor], runtime: Runtime) -> dict:
     """A function per contender, each with its own copy of the network and its own optimiser."""
     x, y, noise = batch
-    make, dense = sgd(recipe), x.to(memory_format=MEMORY_FORMAT)
+    dense = x.to(memory_format=MEMORY_FORMAT)
     plain = recipe.model_copy(update=PLAIN)  # as the others
 
     def ours(runtime: Runtime):
         network = copy.deepcopy(model).to(memory_format=MEMORY_FORMAT).train()
-        optimiser, stepper = make(list(network.parameters())), Stepper(ATTACK, plain, runtime)
+        optimiser, stepper = sgd(recipe, list(network.parameters())), Stepper(ATTACK, plain, runtime)
         return lambda: stepper(network, optimiser, dense, y, noise, 0.01)
 
     def theirs(step, memory_format=torch.contiguous_format):

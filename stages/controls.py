@@ -16,19 +16,19 @@ from typing import Literal
 import click
 
 from tamnas.config.plan import PooledControlsStagePlan, RowControlsStagePlan
-from tamnas.controls import renew, train_controls
+from tamnas.controls import status, train_controls
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, weights
-from tamnas.pipeline.stage import stage_run
+from tamnas.pipeline.stage import renewed, stage_run
 
 
 @stage_command
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage, kind = ("controls", RowControlsStagePlan) if scope == "row" else ("controls_pooled", PooledControlsStagePlan)
     plan = kind.load(name, stage)
-    trained, small = weights(name, "controls"), results(plan.dataset, stage, name if scope == "row" else None)
+    trained, small = weights(name, "controls"), results(plan.dataset, stage, plan.row)
     with stage_run(stage, plan) as checkpoints:
-        renew(plan, trained, small)
+        renewed((trained, small), "controls.json", {"controls": status(plan)})
         if plan.controls.training or plan.seeds:
             train_controls(plan, checkpoints, trained, small)
         else:

@@ -27,7 +27,7 @@ from tamnas.pipeline.stage import stage_run
 def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     stage = f"evaluate_{kind}"
     plan, trained = EvaluateStagePlan.load(name, stage), weights(name, KINDS[kind].folder)
-    folder, by_seed = results(plan.dataset, stage, name if KINDS[kind].per_row else None), {}
+    folder, by_seed = results(plan.dataset, stage, plan.row), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as checkpoints:
         if seed_folders(kind, trained, plan.seed):  # else controls that are off, or no baselines

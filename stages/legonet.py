@@ -15,23 +15,23 @@ from typing import Literal
 import click
 
 from tamnas.config.plan import LegonetStagePlan
-from tamnas.legonet import design_and_train, write_none
+from tamnas.legonet import design_and_train
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import results, weights
-from tamnas.pipeline.stage import stage_run
+from tamnas.pipeline.stage import renewed, stage_run
 
 
 @stage_command
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage = "legonet" if scope == "row" else "legonet_pooled"
     plan = LegonetStagePlan.load(name, stage)
-    trained, folder = weights(name, "legonet"), results(plan.dataset, stage, name if scope == "row" else None)
+    trained, folder = weights(name, "legonet"), results(plan.dataset, stage, plan.row)
     with stage_run(stage, plan) as checkpoints:
         if plan.rows:
             design_and_train(plan, checkpoints, trained, folder)
         else:
             click.echo(f"{name}: with one row, the pooled Lego-Net is the row's own")
-            write_none(trained, folder)
+            renewed((trained, folder), "statistics.json", {"voters": []})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import click
 
 from tamnas.config.compute import load_compute
 from tamnas.config.plan import RandomSearchStagePlan
-from tamnas.files import FORMAT, read_json, write_csv, write_json
+from tamnas.files import FORMAT, read_csv, read_json, write_csv, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.paths import prepared, results, weights
 from tamnas.pipeline.stage import stage_run
@@ -24,13 +24,11 @@ def main(row: str) -> None:
     folder = results(plan.dataset, "random_search", row)
     with stage_run("random_search", plan) as checkpoints:
         if plan.run:
-            import pandas as pd
-
             from tamnas.search.random_search import run_random_search
 
             searched = results(plan.dataset, "search", row)
             latencies = read_json(path) if (path := searched / "latencies.json").exists() else None
-            counts = pd.read_csv(searched / "hypervolume.csv")["evaluated"].tolist()
+            counts = [line["evaluated"] for line in read_csv(searched / "hypervolume.csv", {"evaluated"})]
             supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
             tables = run_random_search(plan, latencies, counts, supernet, prepared(plan.dataset), load_compute(), memo)
             for name, rows in zip(("hypervolume.csv", "individuals.csv"), tables, strict=True):

@@ -15,7 +15,7 @@ from tamnas.config.plan import PhaseStagePlan
 from tamnas.errors import InputError
 from tamnas.files import write_csv
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.paths import results, weights
 from tamnas.pipeline.stage import stage_run
 
 
@@ -27,18 +27,17 @@ def main(phase: Literal["block", "joint"], row: str) -> None:
         raise InputError(f"supernet.ranks is {plan.ranks}: compute.engine must be ray, not {compute.engine}")
     start = weights(row, "block.safetensors") if phase == "joint" else None
     with stage_run(stage, plan) as checkpoints:
-        from tamnas.data.loader import load_split
         from tamnas.networks.trained import supernet_tensors
-        from tamnas.pipeline import checkpoint, device
+        from tamnas.pipeline import checkpoint
         from tamnas.training.loop import Resume
         from tamnas.training.parallel import PhaseTask, train_on_cluster
         from tamnas.training.phases import train_phase
 
-        runtime = device.start(plan.numerics, compute)
-        split = load_split(prepared(plan.dataset), "train", runtime.device)
         resume = Resume(checkpoints / "state.safetensors", compute.checkpoint_seconds)
+        task = PhaseTask(plan, stage, start, resume, compute)
+        runtime, split = task.context()
         if compute.engine == "ray":
-            train_on_cluster(PhaseTask(plan, stage, start, resume, compute))
+            train_on_cluster(task)
         # What a cluster trained, or an earlier run, is only taken up.
         trained, outcome = train_phase(plan, stage, split, start, runtime, resume)
         checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})

@@ -5,16 +5,15 @@ seed) and shares the rest with what it controls, its random keys included: where
 initial weights, batches and noise; another architecture draws its own, as another seed would. Nothing here needs torch.
 """
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tamnas.config.plan import ControlsStagePlan, PooledControlsStagePlan, RowControlsStagePlan
-from tamnas.config.sections import LegoControlsParams, TrainingPlan
-from tamnas.files import FORMAT, read_json, write_json
+from tamnas.config.sections import TrainingPlan
+from tamnas.files import read_json
 from tamnas.pipeline.deadline import require_complete
-from tamnas.pipeline.paths import results, seeded, weights
+from tamnas.pipeline.paths import results, seeded, validation, weights
 from tamnas.pipeline.store import key_of
 from tamnas.records import Job, Label, NetworkSpec, Start, best, read_records
 from tamnas.seeding import numpy_generator
@@ -43,17 +42,13 @@ def row_jobs(
         for of, arch in zip(archs, drawn, strict=True):
             label = Label("random_networks", "scratch", of, seed)
             jobs.append(_job(f"random-{of}", label, arch, plan.training, scratch_key))
-    jobs += _lego_jobs(space, controls.legonet, lego, plan, "legonet")
+    jobs += _lego_jobs(space, lego, plan, "legonet")
     for variant in controls.finetune:
         if not same_training(variant.training, plan.finetune):
             for of, arch in archs.items():
                 label = Label(variant.control, "finetune", of, seed)
                 jobs.append(_job(f"{variant.control}-{of}", label, arch, variant.training, finetune_key, inherited))
-    if controls.common_attack and not same_training(controls.common_attack, plan.training):
-        for of, arch in archs.items():
-            label = Label("common_attack", "scratch", of, seed)
-            job = _job(f"common_attack-{of}", label, arch, controls.common_attack, scratch_key)
-            jobs.append(replace(job, folder=key_of(controls.common_attack.plain())))
+    jobs += _common_jobs(plan, "scratch", archs, scratch_key)
     for again in plan.seeds:
         for kind, of, arch, training, stage in (
             ("scratch", chosen, archs[chosen], plan.training, "retrain_scratch"),
@@ -70,7 +65,7 @@ def pooled_jobs(plan: PooledControlsStagePlan, lego: Architecture | None) -> lis
     """As `row_jobs`, of a dataset's pooled Lego-Net, if it has one, and hand-made networks."""
     dataset, jobs = plan.name, []
     if lego:
-        jobs += _lego_jobs(SearchSpace.from_params(plan), plan.controls.legonet, lego, plan, "legonet_pooled")
+        jobs += _lego_jobs(SearchSpace.from_params(plan), lego, plan, "legonet_pooled")
     for seed in plan.seeds:
         if lego:
             label = Label("seeds", "legonet_pooled", "lego", seed)
@@ -81,10 +76,19 @@ def pooled_jobs(plan: PooledControlsStagePlan, lego: Architecture | None) -> lis
     return jobs
 
 
-def _lego_jobs(
-    space: SearchSpace, controls: LegoControlsParams, lego: Architecture, plan: ControlsStagePlan, kind: str
-) -> list[Job]:
-    key, jobs = (plan.seed, "legonet", plan.name), []
+def _common_jobs(plan: ControlsStagePlan, kind: str, archs: Mapping[str, Architecture], key: tuple) -> list[Job]:
+    """Networks of a `kind`, by id, trained under the common attack; none where that is their own."""
+    common = plan.controls.common_attack
+    if common is None or same_training(common, plan.training):
+        return []
+    labels = {of: Label("common_attack", kind, of, plan.seed) for of in archs}
+    jobs = [_job(f"common_attack-{of}", labels[of], arch, common, key) for of, arch in archs.items()]
+    return [replace(job, folder=key_of(common.plain())) for job in jobs]
+
+
+def _lego_jobs(space: SearchSpace, lego: Architecture, plan: ControlsStagePlan, kind: str) -> list[Job]:
+    key, controls = (plan.seed, "legonet", plan.name), plan.controls.legonet
+    jobs = _common_jobs(plan, kind, {"lego": lego}, key)
     if controls.reversed:
         label = Label("lego_reversed", kind, "lego", plan.seed)
         jobs.append(_job("lego-reversed", label, reversed_order(space, lego), plan.training, key))
@@ -109,8 +113,8 @@ def same_training(a: TrainingPlan, b: TrainingPlan) -> bool:
     return a.recipe == b.recipe and a.attack.essence == b.attack.essence
 
 
-def status(plan: ControlsStagePlan) -> dict:
-    """For each control whether it was run, JSON-able; `OWN` where the row itself has its setting."""
+def status(plan: ControlsStagePlan) -> dict[str, str]:
+    """For each control whether it is run; `OWN` where the row itself has its setting."""
     statuses = {
         "lego_reversed": RUN if plan.controls.legonet.reversed else NOT_RUN,
         "lego_uniform": RUN if plan.controls.legonet.uniform else NOT_RUN,
@@ -118,21 +122,13 @@ def status(plan: ControlsStagePlan) -> dict:
         "seeds": RUN if plan.seeds else NOT_RUN,
     }
     if isinstance(plan, RowControlsStagePlan):
-        controls = plan.controls
-        statuses["random_networks"] = RUN if controls.random_networks else NOT_RUN
-        statuses["common_attack"] = NOT_RUN
-        if controls.common_attack:
-            statuses["common_attack"] = OWN if same_training(controls.common_attack, plan.training) else RUN
-        for variant in controls.finetune:
+        statuses["random_networks"] = RUN if plan.controls.random_networks else NOT_RUN
+    common = plan.controls.common_attack
+    statuses["common_attack"] = NOT_RUN if common is None else OWN if same_training(common, plan.training) else RUN
+    if isinstance(plan, RowControlsStagePlan):
+        for variant in plan.controls.finetune:
             statuses[variant.control] = OWN if same_training(variant.training, plan.finetune) else RUN
-    return {"format": FORMAT, "controls": statuses}
-
-
-def renew(plan: ControlsStagePlan, trained: Path, small: Path) -> None:
-    """Say what is run; what an earlier run left is removed, also where the stage is started by hand."""
-    for folder in (trained, small):
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / "controls.json", status(plan))
+    return statuses
 
 
 def train_controls(
@@ -144,11 +140,10 @@ def train_controls(
     """
     from tamnas.training.networks import TrainingTask, train_networks, write_trained  # torch, for seconds
 
-    is_row = isinstance(plan, RowControlsStagePlan)
-    source = results(plan.dataset, "legonet" if is_row else "legonet_pooled", plan.name if is_row else None)
+    source = results(plan.dataset, "legonet" if plan.row else "legonet_pooled", plan.row)
     designed = read_json(source / "statistics.json").get("architecture")
     lego = designed and Architecture.from_plain(designed)
-    jobs = _jobs_of_row(plan, lego) if is_row else pooled_jobs(plan, lego)
+    jobs = _jobs_of_row(plan, lego) if plan.row else pooled_jobs(plan, lego)
     trainings = train_networks(TrainingTask.of(plan, folder), jobs, f"controls {plan.name}")
     for seed in sorted({record.label.seed for record in trainings.records}):
         records = [record for record in trainings.records if record.label.seed == seed]
@@ -160,6 +155,6 @@ def train_controls(
 def _jobs_of_row(plan: RowControlsStagePlan, lego: Architecture) -> list[Job]:
     row = plan.name
     selected = map(NetworkSpec.from_plain, read_json(weights(row, "start-scratch.json"))["networks"])
-    records = read_records(seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json")
+    records = read_records(validation(plan.dataset, "retrain_scratch", row, plan.seed))
     chosen = best(records, plan.weights).id
     return row_jobs(plan, list(selected), chosen, lego, weights(row, "start-finetune.safetensors"))

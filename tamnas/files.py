@@ -1,10 +1,11 @@
 """Reading and writing files so that a kill, a full disk or a power cut leaves the old file or the new one, whole."""
 
+import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -50,11 +51,16 @@ def opened(path: Path) -> BinaryIO:
     return io.BytesIO(_held[path]) if path in _held else path.open("rb")
 
 
+def previous(path: Path) -> Path:
+    """Where the file is kept that was there before."""
+    return path.with_name(path.name + ".previous")
+
+
 @contextmanager
-def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(path: Path, keep: bool = False) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well; nothing is left of it otherwise.
 
-    What was there before is kept as `previous`, if that is given.
+    `keep` what was there before, as `previous`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{token_hex(4)}.tmp")  # others may write the same file
@@ -63,8 +69,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # a full disk may show only here
-        if previous and path.exists():
-            os.replace(path, previous)
+        if keep and path.exists():
+            os.replace(path, previous(path))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -96,6 +102,36 @@ def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
+
+
+def read_csv(path: Path, needed: Collection[str]) -> list[dict]:
+    """Rows of a file that `write_csv` wrote, with numbers as int or float, empty cells as None.
+
+    Raises InputError if the file is missing or lacks a `needed` column or a cell.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
+    for column in sorted({*needed} - columns):
+        raise InputError(f"{path}: has no column {column!r}: another version wrote it; `dvc repro` makes it again")
+    for number, row in enumerate(rows, 2):
+        if "" in row or None in row.values():
+            raise InputError(f"{path}: line {number} is cut short or too long; `dvc repro` makes it again")
+    return [{key: _value(text) for key, text in row.items()} for row in rows]
+
+
+def _value(text: str | None) -> str | int | float | None:
+    if not text:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def read_json(path: Path) -> dict:

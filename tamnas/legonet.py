@@ -1,6 +1,5 @@
 """Lego-Net: from the validation accuracies of trained networks to one architecture."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from tamnas.config.plan import LegonetStagePlan
 from tamnas.errors import InputError
 from tamnas.files import FORMAT, write_csv, write_json
-from tamnas.pipeline.paths import results, seeded
+from tamnas.pipeline.paths import seeded, validation
 from tamnas.records import Job, NetworkSpec, Record, read_records
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -34,13 +33,6 @@ def design_and_train(plan: LegonetStagePlan, checkpoints: Path, trained: Path, s
     write_json(small / "statistics.json", statistics)
 
 
-def write_none(trained: Path, small: Path) -> None:
-    """The outputs of a stage instance that trains nothing."""
-    for folder in (trained, small):
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / "statistics.json", {"format": FORMAT, "voters": []})
-
-
 @dataclass(frozen=True)
 class Voter:
     """A network trained from scratch that may vote, with its row."""
@@ -53,7 +45,7 @@ def candidates(dataset: str, rows: Sequence[str], seed: int) -> list[Voter]:
     """All networks that `rows` trained from scratch. Raises InputError."""
     voters = []
     for row in rows:
-        records = read_records(seeded(results(dataset, "retrain_scratch", row), seed) / "validation.json")
+        records = read_records(validation(dataset, "retrain_scratch", row, seed))
         voters += [Voter(row, record) for record in records]
     return voters
 

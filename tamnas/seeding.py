@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # architectures are drawn without torch
 
 
 def derived_seed(*parts) -> int:
-    """63 bits of sha256 over the parts' text: e.g. (seed, "search", row, "pymoo")."""
+    """63 bits of sha256 over the parts' text: e.g. (seed, "search", row, "nsga2")."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

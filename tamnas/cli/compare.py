@@ -58,8 +58,15 @@ def _comparison(first: "Card", second: "Card") -> dict:
         for figure, other, difference in _differences(first, second)
     ]
     sizes = {size: {"a": getattr(first, size), "b": getattr(second, size)} for size in ("parameters", "macs")}
-    same = {"same_images": _same_images(first, second), "same_setting": first.setting == second.setting}
+    same_setting = _setting(first, second) == _setting(second, first)
+    same = {"same_images": _same_images(first, second), "same_setting": same_setting}
     return {"a": first.name, "b": second.name, **sizes, **same, "accuracies": differences}
+
+
+def _setting(card: "Card", other: "Card") -> list[str]:
+    """Without the lines of attacks that the other network was not measured under."""
+    alone = card.by_attack.keys() - other.by_attack.keys()
+    return [line for line in card.setting if not any(attack.startswith(line.partition(":")[0]) for attack in alone)]
 
 
 def _same_images(first: "Card", second: "Card") -> bool:
@@ -90,8 +97,9 @@ def _table(first: "Card", second: "Card", a: str, b: str) -> "Table":
     notes = [
         f"A: {a}, {first.title}. B: {b}, {second.title}. n = {first.images['test']:,} and {second.images['test']:,}."
     ]
-    for name, card, other in (("A", first, second), ("B", second, first)):
-        notes += [f"{name} alone: {line}" for line in card.setting if line not in other.setting]
+    of_a, of_b = _setting(first, second), _setting(second, first)
+    notes += [f"A alone: {line}" for line in of_a if line not in of_b]
+    notes += [f"B alone: {line}" for line in of_b if line not in of_a]
     if not _same_images(first, second):
         notes.append("The two were measured on different test images.")
     return Table.of("comparison", f"{first.name} and {second.name}", lines, notes)

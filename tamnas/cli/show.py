@@ -40,7 +40,7 @@ def show(what: str, as_json: bool) -> None:
 
 def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:
     """Validation accuracies of the subnets with inherited weights."""
-    from tamnas.report.intervals import wilson
+    from tamnas.report.accuracy import share_value
     from tamnas.report.tables.table import Column, Table, Value
 
     n, attack = dataset.images["validation"], row.plan.search.attack.text
@@ -51,7 +51,7 @@ def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:
         )
 
     def cell(share: float) -> Value:
-        return Value(share, interval=wilson(share, n))
+        return share_value(share, n)
 
     lines = [
         {

@@ -168,7 +168,7 @@ def _front(evaluated: "Evaluated") -> list[RenderableType]:
     for column in ("Parameters", "Clean (%)", "Robust (%)"):
         grid.add_column(column, justify="right")
     grid.add_column("0 to 100%")
-    front = sorted(evaluated.front, key=lambda row: row["parameters"])
+    front = evaluated.front
     count = min(FRONT, len(front))
     for index in range(count):  # evenly spread, both ends included
         row = front[index * (len(front) - 1) // max(count - 1, 1)]

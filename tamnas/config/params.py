@@ -293,14 +293,10 @@ class Params(BaseParams):
         self._require_no_lam("controls.common_attack", self.controls.common_attack)
         return self
 
-    def row(self, name: str) -> BaseParams:
-        """The parameters of one row: its mode merged over the base. Raises InputError."""
-        return self.mode(self.run.rows[name].mode)
-
     def mode(self, mode: str) -> BaseParams:
         """The mode's patch merged over the base. Raises InputError."""
         raw = {key: value for key, value in self.plain().items() if key not in ("run", "modes")}
-        return validated(BaseParams, merge(raw, self.modes[mode]), f"params.yaml: modes.{mode}")
+        return validated(BaseParams, merge(raw, self.modes[mode]), f"modes.{mode}")
 
 
 def merge(base: dict, patch: dict) -> dict:

@@ -66,6 +66,8 @@ class PooledPlan(Section):
 class DatasetPlan(OfDataset):
     """All that the stages of one dataset need: pooled Lego-Net, baselines, evaluation."""
 
+    row: ClassVar[None] = None  # of no row
+
     format: Literal[1] = FORMAT
     dataset: Name
     seed: Count
@@ -97,6 +99,11 @@ class StagePlan(Section):
     format: Literal[1] = FORMAT
     name: Name
     dataset: Name
+
+    @property
+    def row(self) -> str | None:
+        """None: a stage of a dataset."""
+        return None if self.name == self.dataset else self.name
 
     @classmethod
     def load(cls, name: str, stage: str) -> Self:

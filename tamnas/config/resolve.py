@@ -27,49 +27,54 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 
 def parse_params(raw: dict, source: str = "params.yaml") -> Params:
-    """As `load_params`, from a mapping."""
+    """As `load_params`, from a mapping. `source`: what errors call it."""
     params = validated(Params, raw, source)
-    for dataset in params.run.datasets:
-        if dataset not in params.data:
-            raise InputError(f"{source}: run.datasets: {dataset!r} is not in data ({_names(params.data)})")
-    for name, row in params.run.rows.items():
-        if row.dataset not in params.run.datasets:
-            raise InputError(
-                f"{source}: run.rows.{name}.dataset is {row.dataset!r}; allowed: {_names(params.run.datasets)}"
-            )
-        if row.mode not in params.modes:
-            raise InputError(f"{source}: run.rows.{name}.mode is {row.mode!r}; allowed: {_names(params.modes)}")
-        if name in RESERVED:
-            raise InputError(f"{source}: run.rows.{name}: reports have an entry of that name; choose another")
-    _refuse_like_names(params, source)
-    for dataset, mode in params.legonet.pooled_mode.items():
-        if dataset not in params.data:
-            raise InputError(f"{source}: legonet.pooled_mode.{dataset}: is not in data ({_names(params.data)})")
-        if mode not in params.modes:
-            raise InputError(f"{source}: legonet.pooled_mode.{dataset} is {mode!r}; allowed: {_names(params.modes)}")
-    for dataset in params.run.datasets:
-        if not any(row.dataset == dataset for row in params.run.rows.values()):
-            raise InputError(f"{source}: run.rows: no row uses the dataset {dataset!r} of run.datasets")
-    if len(set(params.run.datasets)) != len(params.run.datasets):
-        raise InputError(f"{source}: run.datasets: {_names(params.run.datasets)}: must not repeat")
-    resolve_study(params, source)
+    try:
+        _require_names(params)
+        resolve_study(params)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return params
 
 
-def _refuse_like_names(params: Params, source: str) -> None:
+def _require_names(params: Params) -> None:
+    for dataset in params.run.datasets:
+        if dataset not in params.data:
+            raise InputError(f"run.datasets: {dataset!r} is not in data ({_names(params.data)})")
+    for name, row in params.run.rows.items():
+        if row.dataset not in params.run.datasets:
+            raise InputError(f"run.rows.{name}.dataset is {row.dataset!r}; allowed: {_names(params.run.datasets)}")
+        if row.mode not in params.modes:
+            raise InputError(f"run.rows.{name}.mode is {row.mode!r}; allowed: {_names(params.modes)}")
+        if name in RESERVED:
+            raise InputError(f"run.rows.{name}: reports have an entry of that name; choose another")
+    _refuse_like_names(params)
+    for dataset, mode in params.legonet.pooled_mode.items():
+        if dataset not in params.data:
+            raise InputError(f"legonet.pooled_mode.{dataset}: is not in data ({_names(params.data)})")
+        if mode not in params.modes:
+            raise InputError(f"legonet.pooled_mode.{dataset} is {mode!r}; allowed: {_names(params.modes)}")
+    for dataset in params.run.datasets:
+        if not any(row.dataset == dataset for row in params.run.rows.values()):
+            raise InputError(f"run.rows: no row uses the dataset {dataset!r} of run.datasets")
+    if len(set(params.run.datasets)) != len(params.run.datasets):
+        raise InputError(f"run.datasets: {_names(params.run.datasets)}: must not repeat")
+
+
+def _refuse_like_names(params: Params) -> None:
     """Rows and datasets become folders beside each other, also where `A` and `a` are one folder."""
     seen: dict[str, str] = {}
     for kind, names in (("datasets", dict.fromkeys(params.run.datasets)), ("rows", params.run.rows)):
         for name in names:
             other = seen.setdefault(name.lower(), f"{kind}: {name!r}")
             if other != f"{kind}: {name!r}":
-                raise InputError(f"{source}: run.{kind}: {name!r} may not be named like run.{other}")
+                raise InputError(f"run.{kind}: {name!r} may not be named like run.{other}")
 
 
-def resolve_study(params: Params, source: str = "params.yaml") -> StudyPlan:
+def resolve_study(params: Params) -> StudyPlan:
     """Everything resolved, by row and by dataset. Raises InputError."""
     rows = {name: resolve_row(params, name) for name in params.run.rows}
-    _refuse_twins(rows, source)
+    _refuse_twins(rows)
     datasets = {dataset: _resolve_dataset(params, dataset, rows) for dataset in params.run.datasets}
     return StudyPlan(rows=rows, datasets=datasets)
 
@@ -82,7 +87,7 @@ def resolve_row(params: Params, name: str) -> RowPlan:
 
 
 def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan:
-    base, source = params.mode(mode), f"params.yaml: modes.{mode}"
+    base, place = params.mode(mode), f"modes.{mode}"
     supernet = base.supernet.resolve_phases()
     attack = supernet["attack"] | {"bn": "eval"}  # of standalone networks
     raw = {"row": name, "dataset": dataset, "mode": mode, "seed": base.seed, "seeds": base.seeds}
@@ -94,10 +99,13 @@ def _resolve_mode(params: Params, name: str, dataset: str, mode: str) -> RowPlan
         "retrain": base.retrain.resolve(attack, base.search.front),
         "controls": base.controls.resolve(base.retrain, attack, params.supernet.resolve_phases()["attack"]),
     }
-    plan = validated(RowPlan, raw, source)
-    _require_budgets(plan, source)
-    _refuse_near_miss(plan.eval, plan.retrain.validation, source)
-    _require_attackable(plan, source)
+    plan = validated(RowPlan, raw, place)
+    try:
+        _require_budgets(plan)
+        _refuse_near_miss(plan.eval, plan.retrain.validation)
+        _require_attackable(plan)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     return plan
 
 
@@ -113,7 +121,7 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
     trained = len(own) > 1 or model not in own.values()
     if trained and model.data != params.data[dataset]:
         raise InputError(
-            f"params.yaml: modes.{mode}: data.{dataset}.augment: the mode of the pooled Lego-Net cannot have its own; "
+            f"modes.{mode}: data.{dataset}.augment: the mode of the pooled Lego-Net cannot have its own; "
             f"set legonet.pooled_mode.{dataset} to another mode"
         )
     raw = {
@@ -124,25 +132,25 @@ def _resolve_dataset(params: Params, dataset: str, rows: dict[str, RowPlan]) -> 
         "space": model.space.plain(),
         "pooled": {"rows": list(own), "trained": trained, "mode": mode, "network": network, "training": training},
         "legonet": params.legonet.plain(),
-        "controls": {"legonet": params.controls.legonet.plain() if trained else {}},
+        "controls": model.controls.model_dump(mode="json", include={"legonet", "common_attack"}) if trained else {},
         "validation": params.retrain.validation.resolve(),
         "baselines": params.baselines.resolve(),
         "eval": params.eval.plain(),
         "numerics": params.numerics.plain(),
     }
-    plan = validated(DatasetPlan, raw, "params.yaml")
-    _refuse_near_miss(plan.eval, plan.validation, "params.yaml")
-    _require_attackable(plan, "params.yaml")
+    plan = validated(DatasetPlan, raw, "")
+    _refuse_near_miss(plan.eval, plan.validation)
+    _require_attackable(plan)
     for name, row in own.items():
         for gene in ("blocks", "ratios"):
             if not set(getattr(row.space, gene)) & set(getattr(model.space, gene)):
                 raise InputError(
-                    f"params.yaml: space.{gene}: row {name} has none of those of the mode {mode}, which shapes the "
+                    f"space.{gene}: row {name} has none of those of the mode {mode}, which shapes the "
                     f"pooled Lego-Net of {dataset}"
                 )
     depths = {name: sum(row.network.repeats) for name, row in own.items()}
     if len({*depths.values(), sum(model.network.repeats)}) > 1:
-        raise InputError(f"params.yaml: network.repeats: rows of one dataset must have equal depth, found {depths}")
+        raise InputError(f"network.repeats: rows of one dataset must have equal depth, found {depths}")
     return plan
 
 
@@ -157,18 +165,15 @@ def _require_shared(params: Params, mode: str) -> None:
         shared[f"data.{dataset} (other than augment)"] = (patched, data)
     for section, (patched, own) in shared.items():
         if patched != own:
-            raise InputError(f"params.yaml: modes.{mode}: {section}: cannot differ between modes; set it in the base")
+            raise InputError(f"modes.{mode}: {section}: cannot differ between modes; set it in the base")
 
 
-def _require_budgets(plan: RowPlan, source: str) -> None:
-    try:
-        space = SearchSpace.from_params(plan)
-        if "macs" in plan.search.objectives or plan.search.max_macs:
-            space.mac_sums  # noqa: B018 - raises where a block counts none
-        if plan.controls.legonet.uniform:
-            uniform(space, size=0)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+def _require_budgets(plan: RowPlan) -> None:
+    space = SearchSpace.from_params(plan)
+    if "macs" in plan.search.objectives or plan.search.max_macs:
+        space.mac_sums  # noqa: B018 - raises where a block counts none
+    if plan.controls.legonet.uniform:
+        uniform(space, size=0)
     first = min(plan.supernet.joint.open_ratios.first, len(space.ratios))
     searched = replace(space, max_macs=plan.search.max_macs)
     for section, drawn, count, budget, ratios in (
@@ -179,24 +184,24 @@ def _require_budgets(plan: RowPlan, source: str) -> None:
         try:
             drawn.sample_genes(np.random.default_rng(0), count, budget, ratios)
         except InputError as error:  # it begins with "budget"
-            raise InputError(f"{source}: {section}.{error}") from None
+            raise InputError(f"{section}.{error}") from None
 
 
-def _refuse_near_miss(grid: EvalParams, validation: ValidationParams, source: str) -> None:
+def _refuse_near_miss(grid: EvalParams, validation: ValidationParams) -> None:
     """0.031 stands for 8/255 in many places, and is another radius: the reports' main columns would lose it."""
     eps = validation.attack.eps
     for near in () if eps in grid.eps else grid.eps:
         if abs(eps / near - 1) < NEAR:
             raise InputError(
-                f"{source}: retrain.validation.attack.eps is {float(eps):.4g}, and eval.eps has "
+                f"retrain.validation.attack.eps is {float(eps):.4g}, and eval.eps has "
                 f"{format_fraction(near)}, {float(near):.4g}: write one of them in both places"
             )
 
 
-def _require_attackable(plan: RowPlan | DatasetPlan, source: str) -> None:
+def _require_attackable(plan: RowPlan | DatasetPlan) -> None:
     """How many test images a source's own split has, `data.test` null, is known when it is prepared."""
     for index, attack in enumerate(plan.eval.attacks):
-        place, data = f"{source}: eval.attacks.{index}", plan.data
+        place, data = f"eval.attacks.{index}", plan.data
         if data.classes < attack.least_classes:
             raise InputError(
                 f"{place}: {attack.kind} needs {attack.least_classes} classes, {plan.dataset} has {data.classes}"
@@ -205,7 +210,7 @@ def _require_attackable(plan: RowPlan | DatasetPlan, source: str) -> None:
             raise InputError(f"{place}.images is {attack.images}: data.{plan.dataset}.test is {data.test}")
 
 
-def _refuse_twins(rows: dict[str, RowPlan], source: str) -> None:
+def _refuse_twins(rows: dict[str, RowPlan]) -> None:
     """Only m and n * step_size of an attack matter: equal ones are one experiment, whatever stands beside it."""
     seen: dict[str, str] = {}
     for name, plan in rows.items():
@@ -213,11 +218,11 @@ def _refuse_twins(rows: dict[str, RowPlan], source: str) -> None:
         for key in ("row", "mode", "controls"):
             del raw[key]
         for part in (raw["supernet"], raw["retrain"]["scratch"], raw["retrain"]["finetune"]):
-            part["attack"] = str(validated(TrainingAttackPlan, part["attack"], source).essence)
+            part["attack"] = str(validated(TrainingAttackPlan, part["attack"], "").essence)
         key = repr(raw)
         if key in seen:
             raise InputError(
-                f"{source}: run.rows.{name} is the same experiment as {seen[key]}: "
+                f"run.rows.{name} is the same experiment as {seen[key]}: "
                 "same dataset, eps, m, n * step_size, width and all else"
             )
         seen[key] = name

@@ -1,4 +1,4 @@
-"""Sections of parameters that are the same before and after they are resolved, and what the others resolve to.
+"""Sections of parameters, mostly the same before and after they are resolved, and what others resolve to.
 
 Nothing here needs torch.
 """
@@ -268,7 +268,7 @@ class EvalParams(Section):
     @model_validator(mode="after")
     def _check(self):
         distinct(eps=self.eps, steps=self.steps)
-        keys = [attack.key for attack in self.planned(final=True)]
+        keys = [attack.key for attack in self.planned()]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"final and attacks: {', '.join(twice)}: must differ from each other and from the grid")
         return self
@@ -283,8 +283,9 @@ class EvalParams(Section):
         """Those of `attacks` that a network gets."""
         return [attack for attack in self.attacks if final or attack.networks == "all"]
 
-    def planned(self, final: bool) -> list[Attack]:
-        return [*self.pgd(final), *self.listed(final)]
+    def planned(self) -> list[Attack]:
+        """All that a final network gets."""
+        return [*self.pgd(final=True), *self.attacks]
 
 
 class NumericsParams(Section):
@@ -312,27 +313,27 @@ class VariantPlan(Section):
 
 
 class PooledControlsPlan(Section):
-    """What stands beside a pooled Lego-Net."""
+    """What stands beside a pooled Lego-Net. `common_attack` is training from scratch under that attack."""
 
     legonet: LegoControlsParams = LegoControlsParams()
-
-    @property
-    def training(self) -> bool:
-        """Whether any control trains networks."""
-        return self.legonet.reversed or self.legonet.uniform or self.legonet.random > 0
-
-
-class ControlsPlan(PooledControlsPlan):
-    """What stands beside a row's results. `common_attack` is training from scratch under that attack."""
-
-    random_networks: bool = False
-    random_search: bool = False
-    finetune: tuple[VariantPlan, ...] = ()
     common_attack: TrainingPlan | None = None
 
     @property
     def training(self) -> bool:
-        return bool(super().training or self.random_networks or self.finetune or self.common_attack)
+        """Whether any control trains networks."""
+        return bool(self.legonet.reversed or self.legonet.uniform or self.legonet.random or self.common_attack)
+
+
+class ControlsPlan(PooledControlsPlan):
+    """What stands beside a row's results."""
+
+    random_networks: bool = False
+    random_search: bool = False
+    finetune: tuple[VariantPlan, ...] = ()
+
+    @property
+    def training(self) -> bool:
+        return bool(super().training or self.random_networks or self.finetune)
 
 
 class BaselinesPlan(Section):

@@ -43,15 +43,17 @@ def read_npz(path: Path, where: str, classes: int) -> tuple[Arrays, tuple[str, .
     return splits, tuple(map(str, names)), notes
 
 
-def load_arrays(path: Path, where: str, needed: str = "train"):
+def load_arrays(path: Path, where: str, only: str | None = None):
     """(split -> (key, array) of its images and of its labels, names of the classes, other arrays' keys).
 
-    Raises InputError that begins with `where`, if there is no `needed` split too.
+    `only`: the one split to read. Raises InputError that begins with `where`, if that (else training images) is missing
+    too.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            used = _used(file.files, where, needed)
-            pairs = {split: tuple((key, file[key]) for key in pair) for split, pair in used.items()}
+            used = _used(file.files, where, only or "train")
+            read = {split: pair for split, pair in used.items() if only in (None, split)}
+            pairs = {split: tuple((key, file[key]) for key in pair) for split, pair in read.items()}
             names = file["classes"] if "classes" in file.files else None
             known = {"classes", *(key for pair in used.values() for key in pair)}
             return pairs, names, [key for key in file.files if key not in known]

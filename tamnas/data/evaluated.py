@@ -13,6 +13,7 @@ from tamnas.data.pictures import read_pictures
 from tamnas.data.prepare import IN_PROCESS
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
+from tamnas.files import require_format
 from tamnas.pipeline.paths import prepared
 
 # Images (N, C, H, W) float32 in [0, 1], labels (N,), a line for each thing that was left out or changed
@@ -50,6 +51,7 @@ def _of_npz(path: Path, known: Sequence[str]) -> Evaluated:
     (image_key, images), (label_key, labels) = pairs["test"]
     if "levels" in others:  # a prepared file
         with np.load(path, allow_pickle=False) as file:
+            require_format(path, int(file["format"]) if "format" in others else None, "run the prepare stage again")
             return _scaled(images, int(file["levels"])), labels, []
     notes = []
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from tamnas.networks.batchnorm import modes_kept
 from tamnas.networks.folding import Folded
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.trained import build, load_network, trained_record
@@ -31,12 +32,10 @@ def macs(model: nn.Module, size: int) -> int:
     Convolutions, linear layers and the products of attention count; BatchNorm (which folds into
     convolutions), activations, gates and pooling do not. The model's mode is left as found.
     """
-    training = model.training
     counter = FlopCounterMode(display=False)
     # torch's counter knows the products inside fused attention on CUDA only
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+    with modes_kept(model), torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
         model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    model.train(training)
     return counter.get_total_flops() // 2
 
 

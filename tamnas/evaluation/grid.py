@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -56,24 +55,13 @@ def _compared(pgd_grid: Sequence[dict], pgd: Sequence[Hits], outcomes: Sequence[
     return {"grid": grid, "attacks": attacks}
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Of the networks of one training seed: rows of every attack, of what each of `eval.attacks` did (`attack_rows`),
-    of every check and of every step of one attack; metrics per network.
-    """
-
-    grid: list[dict]
-    attacks: list[dict]
-    checks: list[dict]
-    attack: list[dict]
-    metrics: dict
-
-
+# Rows of every attack, of what each of `eval.attacks` did (`attack_rows`), of every check, of every step of one attack.
 PARTS = ("grid", "attacks", "checks", "attack")
 
 
-def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, Evaluation]:
-    """All networks in the folder `trained`, by training seed; `seed` is that of files in the folder itself.
+def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str) -> dict[int, dict]:
+    """`PARTS` and metrics of all networks in the folder `trained`, by training seed; `seed` is that of files in the
+    folder itself.
 
     After a deadline those that are evaluated, the metrics with `unfinished_marks`. Raises
     DeadlineError if there is none.
@@ -83,7 +71,9 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
         paths = sorted(folder.glob("*.safetensors"))
         records = [trained_record(path) for path in paths]
         final = final_networks(kind, records, task.plan.weights)
-        networks += [Network(path, record.id in final, own) for path, record in zip(paths, records, strict=True)]
+        networks += [
+            Network(path, record, record.id in final, own) for path, record in zip(paths, records, strict=True)
+        ]
     by_index = _all_attacked(task, networks, what)
     if networks and not by_index:
         raise DeadlineError(f"{what}: stopped at the deadline before a network was evaluated")
@@ -93,7 +83,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
         mine = [by_index[index] for index in planned if index in by_index]
         parts = {part: [row for rows in mine for row in rows[part]] for part in PARTS}
         metrics = _metrics(parts["grid"], unfinished_marks(len(mine), len(planned)))
-        evaluated[own] = Evaluation(**parts, metrics=metrics)
+        evaluated[own] = parts | {"metrics": metrics}
     return evaluated
 
 
@@ -179,22 +169,22 @@ def evaluate_and_write(
     evaluations = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
     networks = seed_folders(kind, trained, plan.seed)
     for seed, evaluation in evaluations.items():
-        if not evaluation.grid:
+        if not evaluation["grid"]:
             continue  # the deadline came before its first network
         out = seeded(results, seed)
-        write_csv(out / "grid.csv", evaluation.grid)
+        write_csv(out / "grid.csv", evaluation["grid"])
         for name in ("attacks", "checks"):
             (out / f"{name}.csv").unlink(missing_ok=True)
-            if rows := getattr(evaluation, name):
+            if rows := evaluation[name]:
                 write_csv(out / f"{name}.csv", rows)
-        write_csv(out / "attack.csv", evaluation.attack)
-        write_json(out / "metrics.json", evaluation.metrics)
+        write_csv(out / "attack.csv", evaluation["attack"])
+        write_json(out / "metrics.json", evaluation["metrics"])
         write_csv(out / "costs.csv", cost_rows(networks[seed], space, size))
         (out / "latency.csv").unlink(missing_ok=True)
-        final = {row["network"] for row in evaluation.grid if row["final"]}
+        final = {row["network"] for row in evaluation["grid"] if row["final"]}
         if plan.eval.latency and final:
             write_csv(out / "latency.csv", latency_rows(networks[seed], final, space, plan.eval.weights, size))
-    return {seed: evaluation.metrics for seed, evaluation in evaluations.items()}
+    return {seed: evaluation["metrics"] for seed, evaluation in evaluations.items()}
 
 
 def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[str]:
@@ -204,9 +194,10 @@ def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[st
             return {record.id for record in records}
         case "best":
             return {best(records, weights).id}
-        case "beside":  # repeats with further seeds, and what stands beside a Lego-Net
+        case "beside":  # repeats with further seeds, and what stands beside a Lego-Net with its training
             labels = {record.id: record.label for record in records if record.label.kind != "finetune"}
-            return {id_ for id_, label in labels.items() if label.control == "seeds" or "legonet" in label.kind}
+            beside = {"seeds", "lego_reversed", "lego_uniform", "lego_random"}
+            return {id_ for id_, label in labels.items() if label.control in beside}
     return set()
 
 

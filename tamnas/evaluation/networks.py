@@ -19,7 +19,7 @@ from tamnas.errors import DeadlineError
 from tamnas.evaluation.accuracy import correct, evaluate_pgd, fast_copy, share, survivals
 from tamnas.evaluation.attacked import Attacked, to_bits
 from tamnas.files import file_digest
-from tamnas.networks.trained import load_network, trained_record
+from tamnas.networks.trained import load_network
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace
 from tamnas.pipeline.store import kept, key_of
@@ -46,15 +46,17 @@ class GridTask:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network to evaluate: the file of its weights, whether it is final, the seed it was trained with."""
+    """A trained network to evaluate: the file of its weights, its record, whether it is final, its training seed."""
 
     weights: Path
+    record: Record
     final: bool
     seed: int
 
-    def key(self, record: Record) -> tuple:
+    @property
+    def key(self) -> tuple:
         """Of the noise that it is attacked with."""
-        return self.seed, "evaluate", record.network.identity
+        return self.seed, "evaluate", self.record.network.identity
 
     def kept_as(self) -> str:
         """Named by the weights themselves: when one more network is trained, the others are not evaluated again."""
@@ -96,7 +98,7 @@ def attack_with_pgd(network: Network, context: GridContext) -> dict | None:
 
     def rows() -> dict:
         context.require_time(network, "PGD")
-        return pgd_rows(context.load(network), trained_record(network.weights), context.test, plan, network)
+        return pgd_rows(context.load(network), context.test, plan, network)
 
     asked = key_of({name: plan.plain()[name] for name in ("final", "checks")}) if network.final else "grid"
     path = context.task.folder / f"{network.kept_as()}-{asked}.json"
@@ -113,7 +115,7 @@ def attack_batch(batch: Batch, context: GridContext) -> list[bool] | None:
         partial(context.load, network),
         context.images,
         test.labels,
-        network.key(trained_record(network.weights)),
+        network.key,
         context.task.folder / network.kept_as(),
         partial(context.require_time, network),
     )
@@ -127,11 +129,11 @@ def attack_batch(batch: Batch, context: GridContext) -> list[bool] | None:
 ABOUT = ("network", "parameters", "weights", "epoch", "final")  # what every row of grid.csv says of its network
 
 
-def pgd_rows(model: nn.Module, record: Record, test: Split, plan: EvalParams, network: Network) -> dict:
+def pgd_rows(model: nn.Module, test: Split, plan: EvalParams, network: Network) -> dict:
     """Rows of one network under all of PGD, and `masks`: which images are classified correctly without attack and under
     each of `plan.pgd`, as text.
     """
-    key, final = network.key(record), network.final
+    record, key, final = network.record, network.key, network.final
     masks = {None: correct(model, test)} | evaluate_pgd(model, test, plan, plan.pgd(final), key)
     score = record.score(plan.weights)
     about = dict(zip(ABOUT, (record.id, record.parameters, plan.weights, score.epoch, final), strict=True))

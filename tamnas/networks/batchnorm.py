@@ -73,10 +73,10 @@ class Narrow(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         rows, pixels = _rows(x), x.numel() // x.shape[1]
-        mean = _channel_sums(rows, weight) / pixels
+        mean = _channel_sums(rows) / pixels
         centred = rows - _tiled(mean)
         y = centred * centred
-        variance = _channel_sums(y, weight) / pixels
+        variance = _channel_sums(y) / pixels
         inverse = (variance + eps).rsqrt()
         torch.addcmul(_tiled(bias), centred, _tiled(inverse * weight), out=y)
         ctx.save_for_backward(centred, weight, inverse)
@@ -90,8 +90,8 @@ class Narrow(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         rows, pixels = _rows(gradient), gradient.numel() // gradient.shape[1]
         of_x = rows * centred
-        of_bias = _channel_sums(rows, weight)
-        of_weight = _channel_sums(of_x, weight) * inverse
+        of_bias = _channel_sums(rows)
+        of_weight = _channel_sums(of_x) * inverse
         # dL/dx = s (dL/dy - mean(dL/dy) - xhat mean(dL/dy xhat)), s = weight / sigma, xhat = centred / sigma
         scale = inverse * weight
         shift, slope = -scale * of_bias / pixels, -scale * of_weight * inverse / pixels
@@ -110,8 +110,8 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
 
 
-def _channel_sums(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.sum(0).view(Narrow.PIXELS, len(like)).sum(0)
+def _channel_sums(rows: Tensor) -> Tensor:
+    return rows.sum(0).view(Narrow.PIXELS, -1).sum(0)
 
 
 def _tiled(channels: Tensor) -> Tensor:

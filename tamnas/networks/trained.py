@@ -28,9 +28,7 @@ def load_network(space: SearchSpace, path: Path, weights: str, runtime: Runtime)
     tensors, meta = checkpoint.load(path)
     record = _record(path, meta)
     model = build(record.network, space)
-    chosen = with_prefix(tensors, f"{weights}.")
-    checkpoint.require_match(path, chosen, model.state_dict())
-    model.load_state_dict(chosen)
+    checkpoint.fill(model, with_prefix(tensors, f"{weights}."), path)
     return model.to(runtime.device, memory_format=MEMORY_FORMAT).eval(), record
 
 

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from tamnas.errors import InputError
-from tamnas.files import FORMAT, opened, replacing, require_format
+from tamnas.files import FORMAT, opened, previous, replacing, require_format, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     `meta` must be JSON-able. The previous file is kept beside it as `<name>.previous`.
     """
     blob = to_bytes(tensors, meta)
-    with replacing(path, previous(path)) as file:
+    with replacing(path, keep=True) as file:
         file.write(blob)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping) -> None:
     """As `save`, for a stage's output: no previous version is kept beside it."""
-    save(path, tensors, meta)
-    previous(path).unlink(missing_ok=True)
+    write_bytes(path, to_bytes(tensors, meta))
 
 
 def to_bytes(tensors: Mapping[str, Tensor], meta: Mapping) -> bytes:
@@ -44,10 +43,6 @@ def to_bytes(tensors: Mapping[str, Tensor], meta: Mapping) -> bytes:
     header = {"format": FORMAT, "meta": payload, "sha256": _digest(plain, payload)}
     # One key alone: safetensors writes several in an order that changes from run to run.
     return to_safetensors(plain, {"tamnas": json.dumps(header)})
-
-
-def previous(path: Path) -> Path:
-    return path.with_name(path.name + ".previous")
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -101,6 +96,12 @@ def require_match(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[s
         shapes = [tuple(side[name].shape) if name in side else None for side in (tensors, expected)]
         if shapes[0] != shapes[1]:
             raise InputError(f"{path}: {name} has shape {shapes[0]}; this network's has {shapes[1]}: another space?")
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give `model` the weights and buffers that were read from `path`. Raises InputError as `require_match`."""
+    require_match(path, tensors, model.state_dict())
+    model.load_state_dict(tensors)
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tamnas.files import FORMAT
+from tamnas.files import FORMAT, previous
 from tamnas.pipeline.paths import TIMES
 from tamnas.pipeline.progress import NETWORK
 from tamnas.pipeline.store import LOCKS, unseal
@@ -86,13 +86,13 @@ class Ended:
     seconds: float
 
 
-def works(root: Path = LOCKS) -> list[Work]:
-    """All stage instances below `root` that are at work or were killed, in the order in which they started."""
-    return sorted(_works(root), key=lambda work: work.started)
+def works() -> list[Work]:
+    """All stage instances that are at work or were killed, in the order in which they started."""
+    return sorted(_works(), key=lambda work: work.started)
 
 
-def _works(root: Path) -> Iterator[Work]:
-    for path in root.glob("*/*.json"):
+def _works() -> Iterator[Work]:
+    for path in LOCKS.glob("*/*.json"):
         alive = _is_held(path.with_suffix(".lock"))
         with suppress(OSError, ValueError, KeyError, TypeError):  # it ended meanwhile, or a power cut damaged its file
             record = json.loads(path.read_text())
@@ -169,7 +169,7 @@ def _curves(folder: Path) -> dict[str, list[dict]]:
 
 def _history(path: Path) -> list[dict]:
     """Of a checkpoint's header, or of the one before it: between two renames the file is not there."""
-    for candidate in (path, path.with_name(path.name + ".previous")):
+    for candidate in (path, previous(path)):
         with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(candidate, "numpy") as file:
             return json.loads(json.loads(file.metadata()["tamnas"])["meta"])["history"]
     return []
@@ -190,16 +190,16 @@ def _evaluated(path: Path) -> Evaluated | None:
     rows, costs = zip(*known.values(), strict=True)
     first = NonDominatedSorting().do(np.array(costs), only_non_dominated_front=True)
     archs = list(known)
-    order = sorted(first, key=lambda index: (*costs[index][::-1], archs[index]))  # as tamnas.search.front
+    order = sorted(first, key=lambda index: (rows[index]["parameters"], *costs[index][::-1], archs[index]))  # as there
     best = np.maximum.accumulate([row["robust"] for row in rows]).tolist()
     return Evaluated(len(known), best, [{"architecture": archs[index], **rows[index]} for index in order])
 
 
-def ended(path: Path = TIMES) -> list[Ended]:
+def ended() -> list[Ended]:
     """The stage instances that ended, the last one last; a half-written line is left out."""
     lines = []
     with suppress(OSError):
-        for line in path.read_text().splitlines():
+        for line in TIMES.read_text().splitlines():
             with suppress(ValueError):
                 at, stage, instance, seconds = line.split(",")
                 lines.append(Ended(at, stage, instance, float(seconds)))

@@ -28,3 +28,8 @@ def results(dataset: str, stage: str, row: str | None = None) -> Path:
 def seeded(folder: Path, seed: int) -> Path:
     """Results that depend on a training seed have a folder for each."""
     return folder / f"seed-{seed}"
+
+
+def validation(dataset: str, stage: str, row: str | None, seed: int) -> Path:
+    """The records of what a stage trained with a seed (`tamnas.records.read_records`)."""
+    return seeded(results(dataset, stage, row), seed) / "validation.json"

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import click
 
+from tamnas.config.plan import STUDY
 from tamnas.config.resolve import load_params
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
 from tamnas.pipeline.code import code_digest
@@ -49,8 +50,10 @@ class Limits:
     end: float
     reserve: float
 
-    def of(self, stage: str) -> float:
-        return self.end - (self.reserve / 4 if stage.startswith("evaluate") else self.reserve)
+    def of(self, stage: str, training_is_over: bool = False) -> float:
+        if stage.startswith("evaluate"):
+            return self.end - self.reserve / 4
+        return time.time() if training_is_over else self.end - self.reserve
 
 
 @dataclass
@@ -126,7 +129,7 @@ def run(until: str | None = None, only: Collection[str] = (), limits: Limits | N
                     order.done(instance)
                     continue
                 log.info("stage %s", instance.name)
-                moment = _deadline(instance, limits, fates.training_is_over)
+                moment = limits and limits.of(instance.stage.name, fates.training_is_over)
                 code = codes[instance.stage.name]
                 running[executor.submit(_call_until, instance.name, instance, code, moment)] = instance
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -142,14 +145,6 @@ def _remove_outputs(instance: Instance) -> None:
     for out in instance.outs:
         if out.parts[0] in ("results", "runs", "data"):
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-
-
-def _deadline(instance: Instance, limits: Limits | None, training_is_over: bool) -> float | None:
-    """Of a stage instance, in seconds since 1970."""
-    if limits is None:
-        return None
-    is_training = not instance.stage.name.startswith("evaluate")
-    return time.time() if is_training and training_is_over else limits.of(instance.stage.name)
 
 
 def _call_until(instance: Instance, code: str, moment: float | None) -> None:
@@ -224,7 +219,7 @@ def main(until, only, parallel, deadline, reserve, checkpoints, folder, pack_che
         fates = run(until=until, only=only, limits=limits, parallel=parallel)
         unfinished = fates.unfinished
     finally:
-        if folder:
+        if folder and STUDY.is_file():  # else nothing has been planned
             from tamnas.pipeline.pack import about, pack
 
             pack(Path(folder), about(unfinished, time.time() - started, commit), pack_mib, pack_checkpoints)

@@ -1,10 +1,12 @@
 """What every stage does around its work: lock, checkpoints, wall time, what a divergence leaves."""
 
 import logging
+import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tamnas.config.plan import StagePlan
 from tamnas.errors import DeadlineError, DivergenceError
@@ -80,3 +82,12 @@ def timed(stage: str, name: str) -> Iterator[None]:
     log.info("%s %s: %.1f s", stage, name, seconds)
     if stopped is not None:
         raise stopped
+
+
+def renewed(folders: Iterable[Path], name: str, plain: dict[str, Any]) -> None:
+    """Each folder anew, with a JSON file alone: what an earlier run left goes, also where a stage
+    was started by hand.
+    """
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / name, {"format": FORMAT, **plain})

@@ -86,19 +86,13 @@ def instance(stage: str, name: str | None, dataset: str | None = None) -> Instan
     )
 
 
-def instances(rows: Mapping[str, str], datasets: Mapping | tuple[str, ...]) -> list[Instance]:
-    """Every stage instance of a run, inputs first, otherwise in dvc.yaml's order; `rows` maps them to datasets."""
+def instances(rows: Mapping[str, str], datasets: Sequence[str]) -> list[Instance]:
+    """Every stage instance of a run in dvc.yaml's order, where inputs come first; `rows` maps them to datasets."""
     nodes = []
     for stage in stages().values():
         names = {"run": {None: None}, "row": rows, "dataset": {dataset: dataset for dataset in datasets}}[stage.per]
         nodes += [instance(stage.name, name, dataset) for name, dataset in names.items()]
-    sorter = order_of(nodes)
-    order, ready = [], []
-    while sorter.is_active():
-        ready = sorted([*ready, *sorter.get_ready()], key=nodes.index)
-        order.append(ready[0])
-        sorter.done(ready.pop(0))
-    return order
+    return nodes
 
 
 def order_of(chosen: Sequence[Instance]) -> TopologicalSorter:

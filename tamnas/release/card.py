@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tamnas.config.fields import Section, validated
 from tamnas.config.images import DataParams
 from tamnas.config.sections import NetworkParams, Positive, SpaceParams, TrainingPlan
-from tamnas.data.sources import SOURCES
+from tamnas.data.sources import SOURCES, Source
 from tamnas.errors import InputError
 from tamnas.files import require_format, shown
 from tamnas.pipeline.code import ROOT
@@ -111,7 +111,8 @@ class Card(Section):
     def terms(self) -> str:
         """Under which the images it learnt from may be used."""
         whose = self.data.get("images") or self.data["source"]
-        return SOURCES[whose.removesuffix("-subset")].terms
+        known = SOURCES.get(whose.removesuffix("-subset"))  # not where a plugin of another checkout read them
+        return known.terms if known else Source.terms
 
     def json(self) -> dict:
         """All of it, with intervals and terms."""

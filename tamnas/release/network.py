@@ -37,8 +37,7 @@ def read(path: Path) -> tuple[nn.Module, Card]:
         model = Subnet(card.search_space, spec.architecture)
     else:
         model = baseline(spec.baseline, len(card.classes))
-    checkpoint.require_match(path, tensors, model.state_dict())
-    model.load_state_dict(tensors)
+    checkpoint.fill(model, tensors, path)
     return model.to(memory_format=MEMORY_FORMAT).eval(), card
 
 
@@ -56,7 +55,8 @@ def images(card: Card, *splits: str) -> list[Split]:
     path = prepared(card.dataset)
     if path.is_file():
         return _checked(path, card, splits)
-    if SOURCES[card.data["source"]].needs_path or SOURCES[card.data["source"]].downloads:
+    source = SOURCES.get(card.data["source"])  # none: of a plugin
+    if source is None or source.needs_path or source.downloads:
         raise InputError(
             f"{path}: is missing: {card.name} is checked on {card.dataset}, which "
             "`dvc repro prepare` makes where params.yaml has it"

@@ -20,6 +20,11 @@ def shares(network: TrainedNetwork, attack: Attack | None) -> dict[int | None, f
     return {} if accuracies[None] is None else {seed: share for seed, share in accuracies.items() if share is not None}
 
 
+def share_value(share: float | None, n: int) -> Value:
+    """Of a share of n images, with its 95% Wilson interval; none where it is None."""
+    return Value(share, interval=None if share is None else wilson(share, n))
+
+
 def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float | None = None) -> Value:
     """The mean over seeds, its sample standard deviation, and the 95% Wilson interval over test images."""
     accuracies = [*shares(network, attack).values()]

@@ -4,10 +4,10 @@ Which rows and datasets exist is what the plans say, never what lies in results/
 removed leaves its files behind.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tamnas import files
 from tamnas.config.plan import DatasetPlan, RowPlan, StudyPlan, load_study
 from tamnas.config.sections import EvalParams
 from tamnas.controls import RUN
@@ -42,19 +42,17 @@ def collect(study: StudyPlan | None = None) -> list[Dataset]:
 
 
 def _dataset(plan: DatasetPlan, plans: Sequence[RowPlan]) -> Dataset:
-    evaluated = {row.row: _evaluated(plan.dataset, "scratch", row.row, plan.seed) for row in plans}
+    evaluated = {row.row: _evaluated(row, "scratch") for row in plans}
     # Without one of its rows the pooled Lego-Net is either absent or left over from another run.
-    complete = (
-        plan.pooled.trained and all(evaluated.values()) and _evaluated(plan.dataset, "legonet_pooled", None, plan.seed)
-    )
-    controls, run = _read_controls(plan, None), [row for row in plans if evaluated[row.row]]
+    complete = plan.pooled.trained and all(evaluated.values()) and _evaluated(plan, "legonet_pooled")
+    controls, run = _read_controls(plan), [row for row in plans if evaluated[row.row]]
     return Dataset(
         plan=plan,
         space=SearchSpace.from_params(plan),
         card=_card(plan.dataset),
         rows=[_read_row(row) for row in run],
         missing=[row for row in plans if not evaluated[row.row]],
-        pooled=_read_lego(plan, None, controls) if complete else None,
+        pooled=_read_lego(plan, controls) if complete else None,
         baselines=controls.attach(_read_baselines(plan), "baselines"),
         controls=controls,
         unfinished=_unfinished(plan, run),
@@ -73,49 +71,58 @@ def _chance(dataset: str, split: str) -> float:
 
 def _read_baselines(plan: DatasetPlan) -> list[TrainedNetwork]:
     """Those that the plan names, in its order, and that have been run."""
-    if not _evaluated(plan.dataset, "baselines", None, plan.seed):
+    if not _evaluated(plan, "baselines"):
         return []
-    networks = {network.id: network for network in _read_trained(plan, "baselines", "evaluate_baselines", None)}
+    networks = {network.id: network for network in _read_trained(plan, "baselines")}
     return [networks[name] for name in plan.baselines.names if name in networks]
 
 
-def _evaluated(dataset: str, kind: str, row: str | None, seed: int) -> bool:
+def _evaluated(plan: RowPlan | DatasetPlan, kind: str, seed: int | None = None) -> bool:
     """Whether networks of a kind were tested; a run that stopped at its deadline has no folder for those it did not."""
-    return not void(dataset, kind, row) and seeded(results(dataset, f"evaluate_{kind}", row), seed).exists()
+    return not void(plan.dataset, kind, plan.row) and _tested(plan, kind, seed).exists()
 
 
-def _wanted(plan: DatasetPlan, rows: Sequence[RowPlan]) -> Iterator[tuple[str, str | None, int]]:
-    """(kind, row, training seed) of all networks that `rows` and what pools them ask for."""
+def _trained(plan: RowPlan | DatasetPlan, kind: str, seed: int | None = None) -> Path:
+    """The results of training networks of a kind with a seed, the run's own if none is given."""
+    return seeded(results(plan.dataset, KINDS[kind].trained_by, plan.row), plan.seed if seed is None else seed)
+
+
+def _tested(plan: RowPlan | DatasetPlan, kind: str, seed: int | None = None) -> Path:
+    return seeded(results(plan.dataset, f"evaluate_{kind}", plan.row), plan.seed if seed is None else seed)
+
+
+def _wanted(plan: DatasetPlan, rows: Sequence[RowPlan]) -> Iterator[tuple[RowPlan | DatasetPlan, str, int]]:
+    """(plan, kind, training seed) of all networks that `rows` and what pools them ask for."""
     for row in rows:
-        yield from ((kind, row.row, plan.seed) for kind in ("scratch", "finetune", "legonet"))
-        yield from (("controls", row.row, seed) for seed in _control_seeds(row, row.row))
+        yield from ((row, kind, plan.seed) for kind in ("scratch", "finetune", "legonet"))
+        yield from ((row, "controls", seed) for seed in _control_seeds(row))
     if plan.baselines.names:
-        yield "baselines", None, plan.seed
+        yield plan, "baselines", plan.seed
     if len(rows) == len(plan.pooled.rows):
         if plan.pooled.trained:
-            yield "legonet_pooled", None, plan.seed
+            yield plan, "legonet_pooled", plan.seed
         if plan.pooled.trained or plan.baselines.names:
-            yield from (("controls_pooled", None, seed) for seed in _control_seeds(plan, None))
+            yield from ((plan, "controls_pooled", seed) for seed in _control_seeds(plan))
 
 
-def _control_seeds(plan: RowPlan | DatasetPlan, row: str | None) -> list[int]:
+def _control_seeds(plan: RowPlan | DatasetPlan) -> list[int]:
     """Training seeds of the controls; a control that is as the row's own trains nothing."""
-    status = _control_status(plan.dataset, row)
+    status = _control_status(plan)
     run = RUN in [said for name, said in status.items() if name != "seeds"] if status else plan.controls.training
     return [plan.seed] * run + list(plan.seeds)
 
 
 def _unfinished(plan: DatasetPlan, rows: Sequence[RowPlan]) -> list[str]:
     lines = []
-    for kind, row, seed in _wanted(plan, rows):
-        name = f"{row or plan.dataset}: {KINDS[kind].text}" + (f", seed {seed}" if seed != plan.seed else "")
-        if void(plan.dataset, kind, row):
+    for own, kind, seed in _wanted(plan, rows):
+        name = f"{own.row or own.dataset}: {KINDS[kind].text}" + (f", seed {seed}" if seed != plan.seed else "")
+        if void(own.dataset, kind, own.row):
             continue  # `divergences` tells more
-        if not _evaluated(plan.dataset, kind, row, seed):
+        if not _evaluated(own, kind, seed):
             lines.append(f"{name}: not run.")
             continue
-        trained = read_json(seeded(results(plan.dataset, KINDS[kind].trained_by, row), seed) / "validation.json")
-        grid = read_csv(seeded(results(plan.dataset, f"evaluate_{kind}", row), seed) / "grid.csv")
+        trained = read_json(_trained(own, kind, seed) / "validation.json")
+        grid = read_csv(_tested(own, kind, seed) / "grid.csv")
         done, planned = len({line["network"] for line in grid}), trained.get("planned", len(trained["networks"]))
         if done < planned:
             lines.append(f"{name}: {done} of {planned} networks: the run was stopped at its deadline.")
@@ -127,10 +134,9 @@ def _read_row(plan: RowPlan) -> RowResults:
         return results(plan.dataset, stage, plan.row)
 
     fronts, timed = read_json(folder("search") / "fronts.json"), "latency" in plan.search.objectives
-    controls, random = _read_controls(plan, plan.row), folder("random_search") / "hypervolume.csv"
-    scratch = _read_trained(plan, "retrain_scratch", "evaluate_scratch", plan.row)
-    tuned = _evaluated(plan.dataset, "finetune", plan.row, plan.seed)
-    finetune = _read_trained(plan, "retrain_finetune", "evaluate_finetune", plan.row) if tuned else []
+    controls, random = _read_controls(plan), folder("random_search") / "hypervolume.csv"
+    finetune = _read_trained(plan, "finetune") if _evaluated(plan, "finetune") else []
+    chance = _chance(plan.dataset, "validation")
     for name in ("archive", "population"):
         if name not in fronts:
             path = folder("search") / "fronts.json"
@@ -145,32 +151,35 @@ def _read_row(plan: RowPlan) -> RowResults:
         selected=_read_searched(read_json(folder("select") / "selected.json")["networks"]),
         block_curve=read_csv(folder("supernet_block") / "curve.csv"),
         joint_curve=read_csv(folder("supernet_joint") / "curve.csv"),
-        scratch=controls.attach(scratch, "scratch"),
+        scratch=controls.attach(_read_trained(plan, "scratch"), "scratch"),
         finetune=controls.attach(finetune, "finetune"),
-        lego=_read_lego(plan, plan.row, controls) if _evaluated(plan.dataset, "legonet", plan.row, plan.seed) else None,
+        lego=_read_lego(plan, controls) if _evaluated(plan, "legonet") else None,
         controls=controls,
         random_search=_read_if_there(random) if plan.controls.random_search else [],
         ranking=_read_ranking(folder("ranking") / "inherited.csv"),
         timed_on=read_json(folder("search") / "latencies.json")["processor"] if timed else None,
-        at_chance=all(subnet.clean <= _chance(plan.dataset, "validation") for subnet in fronts[plan.retrain.front]),
+        at_chance=all(subnet.clean <= chance for subnet in fronts[plan.retrain.front]),
     )
 
 
-def _control_status(dataset: str, row: str | None) -> dict[str, str]:
-    """Of a row, or of the dataset itself; what has never been run has no status."""
-    path = results(dataset, "controls" if row else "controls_pooled", row) / "controls.json"
+def _control_status(plan: RowPlan | DatasetPlan) -> dict[str, str]:
+    """What has never been run has no status."""
+    path = results(plan.dataset, _controls_of(plan), plan.row) / "controls.json"
     return read_json(path)["controls"] if path.exists() else {}
 
 
-def _read_controls(plan: RowPlan | DatasetPlan, row: str | None) -> ControlResults:
-    stage, status = "controls" if row else "controls_pooled", _control_status(plan.dataset, row)
-    if void(plan.dataset, stage, row):
+def _controls_of(plan: RowPlan | DatasetPlan) -> str:
+    return "controls" if plan.row else "controls_pooled"
+
+
+def _read_controls(plan: RowPlan | DatasetPlan) -> ControlResults:
+    kind, status = _controls_of(plan), _control_status(plan)
+    if void(plan.dataset, kind, plan.row):
         return ControlResults({name: "diverged" if said == RUN else said for name, said in status.items()}, [])
     networks = []
     for seed in (plan.seed, *plan.seeds):
-        trained = seeded(results(plan.dataset, stage, row), seed).exists()
-        if trained and _evaluated(plan.dataset, stage, row, seed):
-            networks += _read_trained(plan, stage, f"evaluate_{stage}", row, seed)
+        if _trained(plan, kind, seed).exists() and _evaluated(plan, kind, seed):
+            networks += _read_trained(plan, kind, seed)
     return ControlResults(status, networks)
 
 
@@ -195,20 +204,16 @@ def _read_ranking(path: Path) -> list[Ranked]:
     return list(networks.values())
 
 
-def _read_lego(plan: RowPlan | DatasetPlan, row: str | None, controls: ControlResults) -> LegoNet:
-    kind = "legonet" if row else "legonet_pooled"
-    statistics = read_json(results(plan.dataset, kind, row) / "statistics.json")
-    (network,) = controls.attach(_read_trained(plan, kind, f"evaluate_{kind}", row), kind)
-    counts = read_csv(results(plan.dataset, kind, row) / "counts.csv")
-    return LegoNet(network, counts, statistics["voters"])
+def _read_lego(plan: RowPlan | DatasetPlan, controls: ControlResults) -> LegoNet:
+    kind = "legonet" if plan.row else "legonet_pooled"
+    folder = results(plan.dataset, kind, plan.row)
+    (network,) = controls.attach(_read_trained(plan, kind), kind)
+    return LegoNet(network, read_csv(folder / "counts.csv"), read_json(folder / "statistics.json")["voters"])
 
 
-def _read_trained(
-    plan: RowPlan | DatasetPlan, training: str, evaluation: str, row: str | None, seed: int | None = None
-) -> list[TrainedNetwork]:
-    """Networks of a training seed, the run's own if none is given."""
-    seed = plan.seed if seed is None else seed
-    trained, tested = (seeded(results(plan.dataset, stage, row), seed) for stage in (training, evaluation))
+def _read_trained(plan: RowPlan | DatasetPlan, kind: str, seed: int | None = None) -> list[TrainedNetwork]:
+    """Networks of a kind, of a training seed or the run's own."""
+    trained, tested = _trained(plan, kind, seed), _tested(plan, kind, seed)
     curves = read_csv(trained / "curves.csv")
     grid = read_csv(tested / "grid.csv")
     costs, chance = _read_costs(tested), _chance(plan.dataset, "test")
@@ -242,7 +247,7 @@ def _read_test(lines: Sequence[dict], attacked: Sequence[dict], plan: EvalParams
     run.
     """
     clean = next(line for line in lines if line["attack"] == "clean")
-    planned = {attack.key: attack for attack in plan.planned(final=True)}
+    planned = {attack.key: attack for attack in plan.planned()}
     own = {planned[line["attack"]]: line for line in lines if line["attack"] in planned}
     rows = {attack: [row for row in attacked if row["attack"] == attack.key] for attack in plan.attacks}
     parts = {attack: own_rows for attack, own_rows in rows.items() if own_rows}
@@ -251,7 +256,7 @@ def _read_test(lines: Sequence[dict], attacked: Sequence[dict], plan: EvalParams
         (worst,) = WorstCase.beside([attack])
         grid[worst] = next(row["accuracy"] for row in own_rows if row["role"] == "worst")
     missed = {attack: line["missed"] for attack, line in own.items() if line["missed"]}
-    return Test(clean["accuracy"], grid, clean["images"], clean["weights"], clean["success"], missed, parts)
+    return Test(clean["accuracy"], grid, clean["images"], clean["weights"], missed, parts)
 
 
 def _read_costs(folder: Path) -> dict[str, Costs]:
@@ -295,30 +300,5 @@ COLUMNS = {
 
 
 def read_csv(path: Path) -> list[dict]:
-    """Rows with numbers as int or float, empty cells as None.
-
-    Raises InputError if the file is missing or lacks a column (`COLUMNS`) or a cell.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
-            rows, columns = list(reader), set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); `dvc repro` makes it") from None
-    for column in sorted(COLUMNS.get(path.name, set()) - columns):
-        raise InputError(f"{path}: has no column {column!r}: another version wrote it; `dvc repro` makes it again")
-    for number, row in enumerate(rows, 2):
-        if "" in row or None in row.values():
-            raise InputError(f"{path}: line {number} is cut short or too long; `dvc repro` makes it again")
-    return [{key: _value(text) for key, text in row.items()} for row in rows]
-
-
-def _value(text: str | None) -> str | int | float | None:
-    if not text:
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """With the columns that a file of this name must have. Raises InputError."""
+    return files.read_csv(path, COLUMNS.get(path.name, ()))

@@ -52,5 +52,5 @@ def divergences(dataset: str, rows: Sequence[str]) -> list[Divergence]:
             where = ", ".join(places) + (f" of {facts['steps']}" if "steps" in facts else "")
             network = f", {facts['network']}" if "network" in facts else ""
             text = f"{what}{network}: training diverged: {facts['reason']}" + (f" ({where})" if where else "")
-            diverged.append(Divergence(row or dataset, stage, f"{text}. Nothing that needs this stage has results."))
+            diverged.append(Divergence(row or dataset, f"{text}. Nothing that needs this stage has results."))
     return diverged

@@ -45,7 +45,6 @@ class Test:
     grid: Mapping[Attack, float]
     images: int
     weights: str  # "best" or "last"
-    success: str  # "any" or "last", of PGD
     missed: Mapping[Attack, int] = field(default_factory=dict)
     parts: Mapping[EvalAttack, Sequence[Mapping]] = field(default_factory=dict)
 
@@ -259,7 +258,6 @@ class Divergence:
     """A stage whose training ended with NaN or infinite losses or weights; `name` of the row or dataset."""
 
     name: str
-    stage: str  # as in dvc.yaml
     text: str
 
 
@@ -363,7 +361,9 @@ class Dataset:
             yield from row.tested_controls()
         for network in self.controls.networks:
             plan = self.plan.baselines if network.label.kind == "baselines" else self.plan.pooled
-            yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, plan.training)
+            is_common = network.label.control == "common_attack"
+            training = self.plan.controls.common_attack if is_common else plan.training
+            yield Tested(f"{self.name}/{network.id} (control)", CONTROL, network, self.plan, training)
 
 
 def best_of(networks: Sequence[TrainedNetwork], weights: str) -> TrainedNetwork:

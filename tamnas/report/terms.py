@@ -39,7 +39,7 @@ WORST = (
 OFFICIAL = {
     "cifar10": ("CIFAR-10", 50_000, 10_000),
     "svhn": ("SVHN", 73_257, 26_032),
-    "svhn-subset": ("a subset of SVHN, not comparable with published figures",),
+    "svhn-subset": ("a subset of SVHN",),
 }
 
 
@@ -184,7 +184,8 @@ def images_text(dataset: Dataset) -> str | None:
         for count, total, split in zip(used, official, ("training", "test"), strict=False)
         if count < total
     ]
-    return ", ".join([title + (f" at {size}x{size} pixels" if size != 32 else ""), *parts])
+    beside = ["not comparable with published figures"] if whose.endswith("-subset") else []
+    return ", ".join([title + (f" at {size}x{size} pixels" if size != 32 else ""), *parts, *beside])
 
 
 def data_text(dataset: Dataset) -> str:

@@ -127,11 +127,11 @@ class SearchSpace:
     @cached_property
     def table(self) -> np.ndarray:
         """Parameters of each (layer, block, ratio), int64; -1 where the block is not legal."""
-        return self.tabled(lambda kind, layer, ratio, size: kind.parameters(layer, ratio), np.int64)
+        return self.tabled(lambda kind, layer, ratio, size: kind.parameters(layer, ratio))
 
-    def tabled(self, figure: Callable[[BlockKind, Layer, float, int], float], dtype: type) -> np.ndarray:
+    def tabled(self, figure: Callable[[BlockKind, Layer, float, int], int]) -> np.ndarray:
         """`figure` of each (layer, block, ratio), given the side of the map in front of it; -1 where not legal."""
-        table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, dtype=dtype)
+        table = np.full((len(self.layers), len(self.blocks), len(self.ratios)), -1, np.int64)
         for i, (layer, size) in enumerate(zip(self.layers, self.sizes[:-1], strict=True)):
             for j, block in enumerate(self.blocks):
                 if BLOCKS[block].allowed(layer):
@@ -166,7 +166,7 @@ class SearchSpace:
             conv, hidden, out = self.head
             head = last * conv * self.sizes[-1] ** 2 + conv * hidden + se_macs(hidden)
             head += hidden * out + out * self.num_classes
-        return Sums(stem + head, self.tabled(lambda kind, *place: kind.macs(*place), np.int64))
+        return Sums(stem + head, self.tabled(lambda kind, *place: kind.macs(*place)))
 
     @cached_property
     def head_parameters(self) -> int:

@@ -63,7 +63,7 @@ class Single:
 
     def __init__(self, model: nn.Module, recipe: RecipePlan):
         self.model = model.train()
-        self.optimiser = sgd(recipe)(list(model.parameters()))
+        self.optimiser = sgd(recipe, list(model.parameters()))
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
 
     @property
@@ -99,20 +99,16 @@ class Single:
             self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensor)
 
 
-def sgd(recipe: RecipePlan) -> Callable[[list[nn.Parameter]], torch.optim.SGD]:
-    """A factory of the recipe's optimiser; the loop sets the learning rate.
+def sgd(recipe: RecipePlan, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    """The recipe's optimiser; the loop sets the learning rate.
 
     On CUDA one fused kernel, its learning rate a tensor that a captured step can read.
     """
-
-    def make(parameters: list[nn.Parameter]) -> torch.optim.SGD:
-        where, cuda = parameters[0].device, parameters[0].is_cuda
-        lr = torch.tensor(recipe.lr, device=where) if cuda else recipe.lr
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=cuda or None
-        )
-
-    return make
+    where, cuda = parameters[0].device, parameters[0].is_cuda
+    lr = torch.tensor(recipe.lr, device=where) if cuda else recipe.lr
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=cuda or None
+    )
 
 
 def learning_rate(recipe: RecipePlan, epoch: float) -> float:

@@ -1,4 +1,4 @@
-"""Training standalone networks, many at a time: retraining, Lego-Net, baselines.
+"""Training standalone networks, many at a time: retraining, Lego-Net, baselines, controls.
 
 A job trains one network and leaves its weights in the stage's checkpoint folder, so that a finished one is never
 trained twice.
@@ -110,8 +110,7 @@ def train_network(job: Job, context: TrainingContext, show: bool = False) -> Rec
     model = build(network, task.space, torch_generator(*key, "weights"))
     if job.start is not None:
         stored = with_prefix(checkpoint.load(job.start.path)[0], f"{job.start.id}.")
-        checkpoint.require_match(job.start.path, stored, model.state_dict())
-        model.load_state_dict(stored)
+        checkpoint.fill(model, stored, job.start.path)
     trainee = Single(model.to(context.runtime.device, memory_format=device.MEMORY_FORMAT), recipe)
     with (
         recorded(finished.with_name(f"{network.id}{NETWORK}")),

@@ -30,7 +30,6 @@ class SampledPaths:
     def __init__(self, supernet: Supernet, plan: PhaseStagePlan, steps: int, key: tuple):
         self.supernet, self.space, self.key = supernet.train(), supernet.space, key
         self.plan, self.every, self.steps = plan, plan.resample_every, steps
-        self.make_optimiser = sgd(plan.recipe)
         self._draw = self.network = self._optimiser = None
 
     def stepped(self) -> None:
@@ -45,7 +44,7 @@ class SampledPaths:
             archs = [self.architecture(draw, path) for path in range(self.plan.paths)]
             subnets = [self.supernet.extract(arch, MEMORY_FORMAT) for arch in archs]
             self.network = subnets[0] if len(subnets) == 1 else Paths(self.supernet, subnets)
-            self._optimiser = self.make_optimiser(list(self.network.parameters()))
+            self._optimiser = sgd(self.plan.recipe, list(self.network.parameters()))
             for subnet in subnets:
                 self.supernet.lend_momentum(subnet, self._optimiser)
         return self.network, self._optimiser

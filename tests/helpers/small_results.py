@@ -227,7 +227,7 @@ def write_trained(plan, training: str, evaluation: str, row: str | None, trained
     for one in trained:
         clean = round(one["best"]["clean"] * 360 - int(random.integers(4))) / 360
         shares = {None: clean}
-        for attack in plan.eval.planned(final=True):
+        for attack in plan.eval.planned():
             shares[attack] = round(360 * (clean - 0.012 * float(attack.eps * 255))) / 360
         rows += [
             {

@@ -88,14 +88,14 @@ def test_all_controls_are_trained_and_tested(finished):
     told = read(finished, "controls", ROW, "controls.json")["controls"]
     assert set(told.values()) == {RUN}
     by_seed = {seed: read(finished, "controls", ROW, f"seed-{seed}", "validation.json")["networks"] for seed in (0, 1)}
-    assert len(by_seed[0]) == 2 + 1 + 1 + 1 + 2 + 2 + 2
+    assert len(by_seed[0]) == 2 + 1 + 1 + 1 + 2 + 2 + 3
     assert {one["control"] for one in by_seed[1]} == {"seeds"}
     own = {one["id"]: one for one in read(finished, "retrain_scratch", ROW, "seed-0", "validation.json")["networks"]}
     for one in by_seed[0]:
         if one["control"] == "random_networks":
             assert abs(one["parameters"] - own[one["of"]]["parameters"]) < 0.05 * one["parameters"]
             assert one["architecture"] not in [other["architecture"] for other in own.values()]
-        if one["control"] in ("common_attack", "finetune_lr_0.01"):
+        if one["control"] in ("common_attack", "finetune_lr_0.01") and one["of"] != "lego":
             assert one["architecture"] == own[one["of"]]["architecture"]
         if one["control"] == "finetune_equal_budget":
             assert one["epochs"] == own[one["of"]]["epochs"] == 2
@@ -106,7 +106,7 @@ def test_all_controls_are_trained_and_tested(finished):
             {
                 one["id"]
                 for one in networks
-                if (one["control"] == "seeds" and one["kind"] != "finetune") or one["of"] == "lego"
+                if (one["control"] == "seeds" and one["kind"] != "finetune") or one["control"].startswith("lego")
             }
         )
         curves = read(finished, "controls", ROW, f"seed-{seed}", "curves.csv")
@@ -162,6 +162,9 @@ def test_reports_show_controls_and_say_what_was_not_run(finished):
     attacked = {(line["row"], line["beside"]) for line in after if line["apgdce_8_255_n8"]}
     assert attacked == {(ROW, "Lego-Net"), ("pooled", "Lego-Net")}
 
+    names = [line["network"] for line in table("benchmark")]
+    for scope in (ROW, "the pooled one"):
+        assert {f"lego-{kind} (control of {scope})" for kind in ("reversed", "uniform", "random-1")} <= {*names}
     (lego,) = [line for line in table("benchmark") if line["network"] == f"Lego-Net of {ROW}"]
     first = read(finished, "evaluate_legonet", ROW, "seed-0", "metrics.json")["networks"]["lego"]["clean"]
     second = read(finished, "evaluate_controls", ROW, "seed-1", "metrics.json")["networks"]["seed-1-lego"]["clean"]

@@ -16,7 +16,7 @@ from tamnas.config.plan import StagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.config.sections import NumericsParams
 from tamnas.evaluation.networks import GridTask, Network, attack_with_pgd
-from tamnas.networks.trained import supernet_tensors
+from tamnas.networks.trained import supernet_tensors, trained_record
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.jobs import Jobs
 from tamnas.records import Job, NetworkSpec
@@ -115,7 +115,8 @@ def test_order_of_evaluation_does_not_matter(data, networks, tmp_path):
         context = GridTask(SPACE, data, plan.eval, plan.numerics, COMPUTE, folder).context()
         found = {}
         for index in order:
-            found[index] = attack_with_pgd(Network(networks / f"n{index}.safetensors", False, plan.seed), context)
+            path = networks / f"n{index}.safetensors"
+            found[index] = attack_with_pgd(Network(path, trained_record(path), False, plan.seed), context)
         records = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         return found, records
 

@@ -1,5 +1,6 @@
 """The whole pipeline in one process on tiny settings, and that it honours dvc.yaml."""
 
+import errno
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,19 @@ def test_a_divergence_is_the_exit_code(tmp_path, monkeypatch):
         fates = runner.Fates(unfinished=["search@row: ..."], diverged=diverged)
         monkeypatch.setattr(runner, "run", lambda fates=fates, **_: fates)
         assert CliRunner().invoke(runner.main, []).exit_code == int(diverged)
+
+
+def test_a_run_that_breaks_off_before_its_plan_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "run", full)
+    result = CliRunner().invoke(runner.main, ["--pack", "pack"])
+    assert result.exit_code == 1
+    assert "no space left on device; make room" in result.output
 
 
 def test_prepared_images_go_before_they_are_made_again(tmp_path, monkeypatch):

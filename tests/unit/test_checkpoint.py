@@ -82,8 +82,13 @@ def test_saving_again_keeps_the_previous_version(path):
         save(path, {"epoch": torch.tensor(epoch)}, {"epoch": epoch})
     assert load(path)[1] == {"epoch": 2}
     assert load(previous(path))[1] == {"epoch": 1}
-    write_weights(path, TENSORS, META)
+
+
+def test_of_weights_no_previous_version_is_kept(path):
+    for epoch in range(2):
+        write_weights(path, TENSORS, {"epoch": epoch})
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert load(path)[1] == {"epoch": 1}
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from tamnas.report.claims import judges
+from tamnas.records import Label
+from tamnas.report.claims import lego
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from tamnas.report.study import ControlResults
 from tests.helpers.planted import another, four_modes, verdict, with_tests
 
 
@@ -41,52 +43,71 @@ def test_lego_net_against_others(several, parameters, clean, robust, expected):
     (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
     names = ("resnet18", "shufflenetv2", "mobilenetv3")
     dataset = replace(dataset, rows=rows, baselines=[another(other, id=name, parameters=5_000_000) for name in names])
-    for judge in (judges.lego_beats_searched, judges.lego_beats_resnet18, judges.lego_beats_hand_made):
+    for judge in (lego.lego_beats_searched, lego.lego_beats_resnet18):
         assert verdict(judge, dataset) == expected
+    # A smaller network that is not better decides nothing.
+    assert verdict(lego.lego_beats_hand_made, dataset) == (UNDECIDED if parameters > 5_000_000 else expected)
 
 
 def test_lego_net_is_judged_by_the_mean_over_seeds(several):
     """The first seed alone would say that it holds, the second that it does not."""
     dataset = with_pooled(several, 1_000_000, 0.95, 0.60)
     (other,) = with_tests(dataset.baselines[:1], [0.90], [0.50])
-    lego = dataset.pooled.network
-    (again,) = with_tests([lego], [0.87], [0.42])
+    network = dataset.pooled.network
+    (again,) = with_tests([network], [0.87], [0.42])
     dataset = replace(
         dataset,
-        pooled=replace(dataset.pooled, network=replace(lego, repeats={7: again.test})),
+        pooled=replace(dataset.pooled, network=replace(network, repeats={7: again.test})),
         baselines=[another(replace(other, repeats={7: other.test}), id="resnet18", parameters=5_000_000)],
     )
-    finding = judges.lego_beats_resnet18(dataset)
+    finding = lego.lego_beats_resnet18(dataset)
     assert finding.verdict == UNDECIDED
     assert "clean +1.00 (" in finding.numbers
     assert "in the mean of 2 trainings" in finding.numbers
     for repeats in ({}, {8: other.test}):
         first = replace(dataset, baselines=[replace(dataset.baselines[0], repeats=repeats)])  # the seed that both have
-        assert judges.lego_beats_resnet18(first).verdict == HOLDS
+        assert lego.lego_beats_resnet18(first).verdict == HOLDS
 
 
-def test_another_training_attack_and_common_choices_are_said(several):
-    finding = judges.lego_beats_searched(several)
+def test_common_choices_are_said(several):
+    finding = lego.lego_beats_searched(several)
     best = next(row for row in several.rows if row.plan.mode == several.plan.pooled.mode).best.architecture
-    lego = several.pooled.network.architecture
-    genes = [(*arch.blocks, *arch.ratios) for arch in (lego, best)]
+    own = several.pooled.network.architecture
+    genes = [(*arch.blocks, *arch.ratios) for arch in (own, best)]
     same = sum(a == b for a, b in zip(*genes, strict=True))
     assert finding.numbers.endswith(f"; {same} of {len(genes[0])} blocks and ratios are the same")
     assert "trained by" not in finding.numbers
-    own = several.plan.pooled.training.attack
-    plan = several.plan.baselines
-    other = own.model_copy(update={"m": 7})
-    training = plan.training.model_copy(update={"attack": other})
-    plan = several.plan.model_copy(update={"baselines": plan.model_copy(update={"training": training})})
-    found = judges.lego_beats_hand_made(replace(several, plan=plan))
-    assert f"trained by TRADES-YOPO-7-{own.n}, Lego-Net by {own.name}" in found.numbers
+
+
+def test_another_training_attack_decides_nothing_without_a_control(several):
+    """Better by far, but only the control was trained as the hand-made network was."""
+    dataset, pooled = with_pooled(several, 1_000_000, 0.95, 0.60), several.plan.pooled.training
+    (other,) = with_tests(dataset.baselines[:1], [0.9], [0.5])
+    training = pooled.model_copy(update={"attack": pooled.attack.model_copy(update={"m": 7})})
+    baselines = several.plan.baselines.model_copy(update={"training": training})
+    controls = several.plan.controls.model_copy(update={"common_attack": training})
+    dataset = replace(
+        dataset,
+        plan=several.plan.model_copy(update={"baselines": baselines, "controls": controls}),
+        baselines=[another(other, id="mobilenetv3", parameters=4_000_000)],
+    )
+    finding = lego.lego_beats_hand_made(dataset)
+    assert finding.verdict == UNDECIDED
+    assert f"trained by TRADES-YOPO-7-{pooled.attack.n}, Lego-Net by {pooled.attack.name}" in finding.numbers
+    for clean, expected in ((0.95, HOLDS), (0.5, FAILS)):
+        label = Label("common_attack", "legonet_pooled", "lego", several.plan.seed)
+        (network,) = with_tests([another(dataset.pooled.network, label=label)], [clean], [0.60])
+        controlled = replace(dataset, controls=ControlResults({"common_attack": "run"}, [network]))
+        finding = lego.lego_beats_hand_made(controlled)
+        assert finding.verdict == expected
+        assert "Lego-Net trained by the common attack" in finding.numbers
 
 
 def test_a_lego_net_of_one_voter_differs_in_the_seed_alone(several):
     best = several.best_row.best
     network = another(several.pooled.network, architecture=best.architecture)
     dataset = replace(several, rows=[several.best_row], pooled=replace(several.pooled, network=network))
-    finding = judges.lego_beats_searched(dataset)
+    finding = lego.lego_beats_searched(dataset)
     assert finding.verdict == UNDECIDED
     assert "they differ in the seed alone" in finding.numbers
 
@@ -99,7 +120,7 @@ def test_which_hand_made_networks_count_as_tiny(several):
     networks = {name: another(other, id=name, parameters=size) for name, size in sizes.items()}
 
     def judge(**changed):
-        return judges.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
+        return lego.lego_beats_hand_made(replace(dataset, baselines=[*(networks | changed).values()]))
 
     finding = judge()
     assert finding.verdict == HOLDS
@@ -108,7 +129,12 @@ def test_which_hand_made_networks_count_as_tiny(several):
     assert "not run" not in finding.numbers
     (strong,) = with_tests([networks["wrn34_2"]], [0.9], [0.7])
     assert judge(wrn34_2=strong).verdict == FAILS
-    assert judge(resnet20=another(networks["resnet20"], parameters=100_000)).verdict == FAILS  # smaller than Lego-Net
+    small = another(networks["resnet20"], parameters=100_000)  # smaller than Lego-Net
+    assert judge(resnet20=small).verdict == HOLDS
+    (small_and_strong,) = with_tests([small], [0.99], [0.7])
+    assert judge(resnet20=small_and_strong).verdict == FAILS
+    equal = another(networks["resnet20"], parameters=199_000)
+    assert judge(resnet20=equal).verdict == HOLDS
 
     for name in ("shufflenetv2", "mobilenetv3", "resnet32"):
         del networks[name]
@@ -118,4 +144,4 @@ def test_which_hand_made_networks_count_as_tiny(several):
         "; judged on ResNet-20, WRN-34-2 alone, not run: ShuffleNetV2, MobileNetV3, ResNet-32"
     )
     large = replace(dataset, baselines=[networks["resnet18"]])
-    assert judges.lego_beats_hand_made(large).verdict == NOT_RUN
+    assert lego.lego_beats_hand_made(large).verdict == NOT_RUN

@@ -170,9 +170,9 @@ def test_the_grid_and_the_final_attacks_are_merged():
         final=({"eps": "8/255", "steps": 20}, {"eps": "8/255", "steps": 10}, {"eps": "16/255", "steps": 100}),
     )  # fmt: skip
     small = ("2/255", 10), ("2/255", 30)
-    assert setting.planned(final=False) == pgds(*small, ("8/255", 10), ("8/255", 30))
+    assert setting.pgd(final=False) == pgds(*small, ("8/255", 10), ("8/255", 30))
     final = pgds(*small, ("8/255", 10), ("8/255", 20), ("8/255", 30), ("16/255", 100))
-    assert setting.planned(final=True) == final
+    assert setting.planned() == final
 
 
 @pytest.mark.parametrize("success", ["any", "last"])
@@ -262,15 +262,15 @@ def evaluated(space, split, networks: dict, folder, monkeypatch, kind="scratch",
         compute=ComputeParams(engine="inline", workers=1, device="cpu"), folder=folder / "finished",
     )  # fmt: skip
     (found,) = evaluate_kind(task, kind, folder / "weights", 0, "test").values()
-    metrics = found.metrics
+    metrics = found["metrics"]
     assert set(metrics["networks"]) == set(networks)
-    for row in found.grid:
+    for row in found["grid"]:
         name = f"pgd{row['steps']}_{row['eps'].replace('/', '_')}" if row["steps"] else "clean"
         assert metrics["networks"][row["network"]][row["attack"]] == row["accuracy"]
         assert row["attack"] == name or row["steps"] is None
     return tuple(
         {name: [row for row in rows if row["network"] == name] for name in networks}
-        for rows in (found.grid, found.checks)
+        for rows in (found["grid"], found["checks"])
     )
 
 

@@ -220,6 +220,16 @@ def test_a_prepared_dataset_is_one_by_its_bare_name(tmp_path, monkeypatch):
         read_images("photos")
 
 
+def test_of_a_prepared_file_the_test_split_alone_is_read(tmp_path):
+    path, unreadable = tmp_path / "photos.npz", np.array([None])  # would need pickle
+    arrays = {"x_test": IMAGES, "y_test": np.arange(4), "x_train": unreadable, "y_train": unreadable, "levels": 255}
+    np.savez(path, **arrays, format=1)
+    assert len(read_images(str(path))[1]) == 4
+    np.savez(path, **arrays, format=99)
+    with pytest.raises(InputError, match="format 99 is of a newer tamnas"):
+        read_images(str(path))
+
+
 def test_names_of_an_npz_are_those_of_the_model(tmp_path):
     np.savez(tmp_path / "images.npz", x_test=IMAGES, y_test=[0, 1, 1, 0], classes=["dog", "cat"])
     assert read_images(str(tmp_path / "images.npz"), ("cat", "cow", "dog"))[1].tolist() == [2, 0, 0, 2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated
+from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
 from tamnas.config.params import merge
 from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, parse_params, resolve_study
@@ -228,6 +228,19 @@ def test_malformed_files_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(InputError, match=r"^.*params\.yaml: .*$"):
         load_params(path)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "other.yaml"
+    for changes, words in (
+        ({"search.budget": [1, 2]}, f"modes.{MODE}: search.budget"),
+        ({"run.datasets": ["none"]}, "run.datasets: 'none' is not in data"),
+        ({f"modes.{MODE}": {"seed": 7}}, f"modes.{MODE}: seed: cannot differ"),
+        ({f"modes.{MODE}": {"nothing": 7}}, f"modes.{MODE}: nothing: no such parameter"),
+    ):
+        write_yaml(path, edited(changes))
+        with pytest.raises(InputError, match=f"^{re.escape(f'{path}: {words}')}"):
+            load_params(path)
 
 
 def test_missing_file_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from tamnas.config.fields import validated
 from tamnas.config.images import DataParams
 from tamnas.data.loader import load_split
 from tamnas.data.prepare import prepare
+from tamnas.data.sources import Source
 from tamnas.errors import InputError
 from tamnas.evaluation.accuracy import accuracy
 from tamnas.networks.trained import load_network
@@ -93,6 +94,26 @@ def test_any_network_of_the_run_can_be_released(finished_run, tmp_path, monkeypa
     assert card.network_spec.architecture == subnet.architecture
     assert card.figures[0].accuracy == subnet.test.clean
     assert f"{ROW}/n99: is no network of this run; there are: " in refusal("release", f"{ROW}/n99")
+
+
+def test_a_card_says_what_its_network_has_and_no_more(models, lego):
+    hand_made, searched = (read_card(models / "digits" / f"{name}.safetensors") for name in ("resnet8", "searched"))
+    assert (hand_made.network, hand_made.space) == (None, None)
+    assert searched.search_space.blocks
+    pages = {name: (models / "digits" / f"{name}.md").read_text(encoding="utf-8") for name in FINAL}
+    assert {name for name, page in pages.items() if "- Activation: relu" in page} == FINAL - {"resnet8"}
+    assert "fine-tuned with the supernet's weights" in pages["finetuned"]
+    assert {name for name, page in pages.items() if "Worst case:" in page} == FINAL - {"finetuned"}
+
+
+def test_the_images_of_a_plugins_source_have_their_owners_terms(lego, monkeypatch, tmp_path):
+    """Who loads the network may not have the plugin."""
+    monkeypatch.chdir(tmp_path)
+    card = read_card(lego)
+    card = card.model_copy(update={"data": card.data | {"source": "stripes"}})
+    assert card.terms == Source.terms
+    with pytest.raises(InputError, match=r"data/digits\.npz: is missing"):
+        images(card, "test")
 
 
 def test_weights_of_another_run_than_the_results_are_not_released(finished_run, tmp_path, monkeypatch):

@@ -252,9 +252,9 @@ def test_without_plans(folder):
         collect.collect()
 
 
-def test_the_page_escapes_and_shortens(folder):
+def test_the_page_escapes_and_shortens(folder, monkeypatch):
+    from tamnas.report.page import words
     from tamnas.report.page.page import html, readme
-    from tamnas.report.page.words import shortened
 
     write_run(params(), folder)
     datasets = collect.collect()
@@ -265,7 +265,8 @@ def test_the_page_escapes_and_shortens(folder):
     assert "None: no accuracy under attack" in page
     assert "dvc repro --single-item tables" in page
     assert "### Warnings" not in readme(datasets, [table], [])
-    assert shortened(["x"] * 32)[-1] == "… and 2 more like these."
+    monkeypatch.setattr(words, "warnings", lambda dataset: ["x"] * 32)
+    assert words.warning_lines(datasets[0])[-1] == "… and 2 more like these."
 
 
 def test_the_page_says_what_of_a_training_is_not_the_papers(folder):

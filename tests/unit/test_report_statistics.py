@@ -55,13 +55,13 @@ def share_grid(**cells: float) -> dict:
     ],
 )
 def test_suspicious_accuracies(grid, sign):
-    test = study.Test(0.8, share_grid(**grid), 1000, "best", "any")
+    test = study.Test(0.8, share_grid(**grid), 1000, "best")
     assert any(sign in line for line in suspicious(test))
 
 
 def test_noise_and_sound_results_are_not_suspicious():
     grid = share_grid(e2s10=0.7, e4s10=0.702, e8s10=0.5, e8s30=0.501)
-    assert suspicious(study.Test(0.8, grid, 1000, "best", "any")) == []
+    assert suspicious(study.Test(0.8, grid, 1000, "best")) == []
 
 
 def test_planted_masking_and_merged_validation_are_reported(folder):
@@ -84,7 +84,7 @@ def test_planted_masking_and_merged_validation_are_reported(folder):
 
 def network(clean: float, robust: float, images: int = 360, repeats: tuple[float, ...] = ()) -> study.TrainedNetwork:
     def test(share: float) -> study.Test:
-        return study.Test(share, {ATTACK: robust}, images, "best", "any")
+        return study.Test(share, {ATTACK: robust}, images, "best")
 
     costs, score = study.Costs(100, 900, 5000), Score(0, 0.5, 0.5)
     record = Record(NetworkSpec("n"), 1000, 1, score, score)

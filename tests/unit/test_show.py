@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tamnas.cli.compare import _comparison, _table
 from tamnas.files import read_json
-from tamnas.release.card import released
+from tamnas.release.card import read_card, released
 from tamnas.report.collect import collect
 from tamnas.report.intervals import newcombe
 from tests.helpers.command import answer, output, refusal
@@ -100,8 +101,17 @@ def test_networks_of_other_images_are_told_apart(here):
     (pair,) = answer("compare", "digits/lego", f"{ROW}/{best}")
     text = output("compare", "digits/lego", f"{ROW}/{best}")
     assert "different test images" in text
-    assert "A alone: AutoAttack at 8/255" in text
-    assert (pair["same_images"], pair["same_setting"]) == (False, False)
+    assert "alone:" not in text  # an attack that only one got makes no other setting of what both got
+    assert (pair["same_images"], pair["same_setting"]) == (False, True)
+
+
+def test_another_setting_is_told():
+    card = read_card(released()["digits/lego"])
+    weights, *others = card.setting
+    other = card.model_copy(update={"setting": ("Weights: others.", *others)})
+    assert not _comparison(card, other)["same_setting"]
+    notes = _table(card, other, "a", "b").notes
+    assert notes[1:] == [f"A alone: {weights}", "B alone: Weights: others."]
 
 
 def test_what_is_nothing_is_one_line(here):

@@ -261,7 +261,7 @@ def write_controls(raw: dict) -> None:
         ("digits", pooled_jobs(told["digits"], lego)),
     ):
         stage, of_row = ("controls", name) if name != "digits" else ("controls_pooled", None)
-        write_json(results("digits", stage, of_row) / "controls.json", status(told[name]))
+        write_json(results("digits", stage, of_row) / "controls.json", {"format": 1, "controls": status(told[name])})
         for seed in (0, 1):
             trained = [
                 small_results.train(random, job.network.id, None, 9000, 0.9) | job.network.plain() | vars(job.label)

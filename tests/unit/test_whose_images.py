@@ -29,7 +29,10 @@ def test_claims_say_whose_images_and_how_many_of_them(folder):
     for data, caveat in (
         ({}, "source digits"),
         ({"source": "npz", "images": "cifar10", "size": 16}, "CIFAR-10 at 16x16 pixels"),
-        ({"source": "npz", "images": "svhn-subset"}, "a subset of SVHN, not comparable with published figures"),
+        (
+            {"source": "npz", "images": "svhn-subset"},
+            "a subset of SVHN at 8x8 pixels, not comparable with published figures",
+        ),
         ({"source": "cifar10", "size": 32}, "CIFAR-10, 1,437 of its 50,000 training images"),
     ):
         plan = dataset.plan.model_copy(update={"data": dataset.plan.data.model_copy(update=data)})

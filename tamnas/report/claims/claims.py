@@ -1,7 +1,7 @@
 """The paper's conclusions, each with the test that decides it from this run's results: reports/claims.md.
 
 A claim is judged on each dataset apart. Every test is stated before its result is known: claims.yaml says in words
-what `judges` computes.
+what `judges` and `lego` compute.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tamnas.config.fields import read_yaml
-from tamnas.report.claims import judges
+from tamnas.report.claims import judges, lego
 from tamnas.report.claims.judges import Judge
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding
 from tamnas.report.study import Dataset
@@ -28,7 +28,7 @@ class Claim:
 
     @property
     def judge(self) -> Judge:
-        return getattr(judges, self.key)
+        return (vars(judges) | vars(lego))[self.key]
 
 
 CLAIMS = [Claim(key, **texts) for key, texts in read_yaml(Path(__file__).with_name("claims.yaml")).items()]

@@ -13,8 +13,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.config.sections import PAPER_BASELINES, TrainingPlan
-from tamnas.report.accuracy import mean_difference, shares
+from tamnas.report.accuracy import mean_difference
 from tamnas.report.claims.transfer import Retrained, retrained
 from tamnas.report.claims.verdicts import (
     FAILS,
@@ -28,9 +27,9 @@ from tamnas.report.claims.verdicts import (
     by_sides,
     within,
 )
-from tamnas.report.intervals import Interval, correlation, mean_interval, newcombe, welch, wilson
+from tamnas.report.intervals import Interval, correlation, mean_interval, welch, wilson
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
-from tamnas.report.terms import activations_apart, counted, name_of
+from tamnas.report.terms import counted
 from tamnas.space.blocks import BLOCKS
 
 Judge = Callable[[Dataset], Finding]
@@ -159,12 +158,11 @@ def tiny_networks_gain(dataset: Dataset) -> Finding:
     if not gains:
         return Finding(NOT_RUN, "needs subnets trained from scratch")
     count = sum(gain >= GAIN for gain in gains)
-    low, high = wilson(count / len(gains), len(gains))
-    verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
+    share = _share(count, len(gains))
     return Finding(
-        verdict,
-        f"{counted(count, 'subnet')} of {len(gains)}, the smaller half of each mode's ({100 * low:.0f}% to "
-        f"{100 * high:.0f}%)" + ("; a verdict takes 4" if len(gains) < 4 else ""),
+        above(share, 0.5),
+        f"{counted(count, 'subnet')} of {len(gains)}, the smaller half of each mode's ({100 * share.low:.0f}% to "
+        f"{100 * share.high:.0f}%)" + ("; a verdict takes 4" if len(gains) < 4 else ""),
     )
 
 
@@ -188,27 +186,24 @@ def hypervolume_converged(dataset: Dataset) -> Finding:
 
 
 def training_converged(dataset: Dataset) -> Finding:
-    changes = {"clean": [], "robust": []}
-    for row in dataset.rows:
-        for network in row.scratch:
-            if len(network.curve) <= 40:
-                continue
-            for which, values in changes.items():
-                middle, last = (network.curve[at][f"validation_{which}"] for at in (39, -1))
-                if None not in (middle, last):
-                    values.append(last - middle)
-    intervals = {which: mean_interval(values) for which, values in changes.items() if len(values) > 1}
-    if not intervals:
-        epochs = max((len(network.curve) for row in dataset.rows for network in row.scratch), default=0)
+    curves = [network.curve for row in dataset.rows for network in row.scratch]
+    long = [curve for curve in curves if len(curve) > 40]
+    if not long:
+        epochs = max(map(len, curves), default=0)
         return Finding(NOT_RUN, f"needs retraining of more than 40 epochs; here it has {epochs}")
-    verdicts = [within(intervals[which], SETTLED) if which in intervals else UNDECIDED for which in changes]
-    numbers = [
-        f"{which} {intervals[which].points} over {len(values)} subnets"
-        if which in intervals
-        else f"{which} not measured at epoch 40"
-        for which, values in changes.items()
-    ]
-    return Finding(all_of(verdicts), f"last epoch minus epoch 40: {', '.join(numbers)}")
+    verdicts, numbers = [], []
+    for which in ("clean", "robust"):
+        ends = [[curve[at][f"validation_{which}"] for at in (39, -1)] for curve in long]
+        changes = [abs(last - middle) for middle, last in ends if None not in (middle, last)]
+        settled = sum(change <= SETTLED for change in changes)
+        if not changes:
+            verdicts.append(UNDECIDED)
+            numbers.append(f"{which} not measured at epoch 40")
+            continue
+        share = _share(settled, len(changes))
+        verdicts.append(above(share, 0.5))
+        numbers.append(f"{which} {settled} of {len(changes)} ({100 * share.low:.0f}% to {100 * share.high:.0f}%)")
+    return Finding(all_of(verdicts), f"subnets that change by at most 1 point after it: {', '.join(numbers)}")
 
 
 def robust_blocks_first(dataset: Dataset) -> Finding:
@@ -261,68 +256,8 @@ def _larger(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, float]
     return by_sides(greater, less), min(greater, less)
 
 
-def lego_beats_searched(dataset: Dataset) -> Finding:
-    if dataset.lego is None or not dataset.rows:
-        return Finding(NOT_RUN, "needs the Lego-Net over all rows")
-    # The paper compares with the subnet of the Lego-Net's own mode where there is one.
-    row = next((row for row in dataset.rows if row.plan.mode == dataset.plan.pooled.mode), dataset.best_row)
-    name, ours, theirs = f"the best subnet, {row.name} {row.best.id}", dataset.lego.network, row.best
-    if ours.architecture == theirs.architecture:
-        return Finding(UNDECIDED, f"Lego-Net has the architecture of {name}: they differ in the seed alone")
-    finding = _beats(dataset, [(name, theirs, row.plan.retrain.scratch)])
-    genes = [(*network.architecture.blocks, *network.architecture.ratios) for network in (ours, theirs)]
-    same = sum(a == b for a, b in zip(*genes, strict=True))
-    return Finding(finding.verdict, f"{finding.numbers}; {same} of {len(genes[0])} blocks and ratios are the same")
-
-
-def lego_beats_resnet18(dataset: Dataset) -> Finding:
-    resnet18 = next((network for network in dataset.baselines if network.id == LARGE), None)
-    if dataset.lego is None or resnet18 is None:
-        return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.lego else 'the Lego-Net over all rows'}")
-    return _beats(dataset, [(name_of(LARGE), resnet18, dataset.plan.baselines.training)])
-
-
-def lego_beats_hand_made(dataset: Dataset) -> Finding:
-    tiny = [network for network in dataset.baselines if network.parameters <= TINY_NETWORK]
-    if dataset.lego is None or not tiny:
-        need = "a hand-made network of at most 5 million parameters" if dataset.lego else "the Lego-Net over all rows"
-        return Finding(NOT_RUN, f"needs {need}")
-    finding = _beats(dataset, [(name_of(network.id), network, dataset.plan.baselines.training) for network in tiny])
-    trained = {network.id for network in dataset.baselines}
-    absent = [name_of(name) for name in PAPER_BASELINES if name not in trained and name != LARGE]
-    shown = ", ".join(name_of(network.id) for network in tiny)
-    left_out = f"; judged on {shown} alone, not run: {', '.join(absent)}" if absent else ""
-    return Finding(finding.verdict, finding.numbers + left_out)
-
-
-def _beats(dataset: Dataset, others: Sequence[tuple[str, TrainedNetwork, TrainingPlan]]) -> Finding:
-    """Lego-Net smaller, and more accurate clean and under attack, than each of `others`, by the means over the seeds
-    that both have.
-    """
-    lego, attack, verdicts, numbers = dataset.lego.network, dataset.key_attack, [], []
-    images, own = lego.test.images, dataset.plan.pooled.training.attack
-    for name, other, training in others:
-        judged = {"size": HOLDS if lego.parameters < other.parameters else FAILS}
-        parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
-        for which, under in (("clean", None), (attack.text, attack)):
-            theirs = shares(other, under)
-            pairs = [(share, theirs[seed]) for seed, share in shares(lego, under).items() if seed in theirs]
-            if not pairs:
-                judged[which] = UNDECIDED
-                continue
-            difference = newcombe(*map(fmean, zip(*pairs, strict=True)), images, other.test.images)
-            judged[which] = above(difference)
-            seeds = f" in the mean of {len(pairs)} trainings" if len(pairs) > 1 else ""
-            parts.append(f"{which} {difference.points}{seeds}")
-        if training.attack.essence != own.essence:
-            parts.append(f"trained by {training.attack.name}, Lego-Net by {own.name}")
-        if other.architecture is None:
-            parts += activations_apart(dataset)
-        if fails := [what for what, verdict in judged.items() if verdict == FAILS]:
-            parts.append(f"fails in {' and '.join(fails)}")
-        verdicts += judged.values()
-        numbers.append(f"minus {name}: {', '.join(parts)}")
-    return Finding(all_of(verdicts), f"Lego-Net {'; '.join(numbers)}; n = {images:,} images")
+def _share(count: int, n: int) -> Interval:
+    return Interval(count / n, *wilson(count / n, n))
 
 
 def _steps(row: RowResults) -> int:

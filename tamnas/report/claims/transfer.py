@@ -37,4 +37,6 @@ def retrained(rows: Sequence[RowResults]) -> Retrained:
 
 def common_attack(row: RowResults) -> Sequence[TrainedNetwork]:
     """The row's subnets after retraining at the common attack; none where that was not run."""
-    return row.scratch if row.controls.status.get(CONTROL) == OWN else row.controls.of(CONTROL)
+    if row.controls.status.get(CONTROL) == OWN:
+        return row.scratch
+    return [network for network in row.controls.of(CONTROL) if network.label.kind == "scratch"]

@@ -23,8 +23,8 @@ def above(interval: Interval | None, bar: float = 0.0) -> str:
     return HOLDS if interval.low > bar else FAILS if interval.high < bar else UNDECIDED
 
 
-def below(interval: Interval, bar: float = 0.0) -> str:
-    return HOLDS if interval.high < bar else FAILS if interval.low > bar else UNDECIDED
+def below(interval: Interval) -> str:
+    return HOLDS if interval.high < 0 else FAILS if interval.low > 0 else UNDECIDED
 
 
 def within(interval: Interval, bar: float) -> str:

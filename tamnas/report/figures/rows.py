@@ -17,7 +17,7 @@ from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.report.agreement import as_searched, searched
 from tamnas.report.figures import style
-from tamnas.report.study import RowResults, TrainedNetwork
+from tamnas.report.study import RowResults
 from tamnas.report.terms import tau_text
 from tamnas.search.objectives import OBJECTIVES, Objective
 
@@ -190,7 +190,8 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
             searched = {network.id: network.measured for network in row.selected}
             weights = row.plan.eval.weights
             costs_of = {
-                network.id: _costs(row, searched[network.id], **_shares(network, weights)) for network in row.scratch
+                network.id: _costs(row, searched[network.id], **vars(network.record.score(weights)))
+                for network in row.scratch
             }
             axes.set_title("after training from scratch")
         y, x = _errors_first(row)[0], _errors_first(row)[other]
@@ -215,11 +216,6 @@ def draw_fronts(rows: Sequence[RowResults]) -> Figure:
     for label in labels:
         style.label_points(*label)
     return figure
-
-
-def _shares(network: TrainedNetwork, weights: str) -> dict[str, float]:
-    score = network.record.score(weights)
-    return {"clean": score.clean, "robust": score.robust}
 
 
 def draw_ranks(rows: Sequence[RowResults]) -> Figure:

@@ -140,9 +140,9 @@ def freeze(figure: Figure) -> None:
         axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
 
 
-def whole_numbers(bins: int | str = "auto") -> MaxNLocator:
+def whole_numbers() -> MaxNLocator:
     """Ticks at integers alone, be there only one in view."""
-    return MaxNLocator(bins, integer=True, min_n_ticks=1)
+    return MaxNLocator("auto", integer=True, min_n_ticks=1)
 
 
 def label_points(axes, points: Sequence[tuple[float, float]], texts: Sequence[str], radii: Sequence[float]) -> None:

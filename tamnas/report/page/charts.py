@@ -56,7 +56,7 @@ class View:
 
 @dataclass(frozen=True)
 class Axis:
-    """A field of a data set; `low` and `high` name the ends of its interval where it has one."""
+    """A field of a data set; where it has an interval, the data hold `<field>_low` and `<field>_high`."""
 
     field: str
     title: str
@@ -188,7 +188,7 @@ def _networks(index: int, pairs: Sequence[tuple[Axis, Axis]], size: int) -> alt.
     )
     picked = base.transform_filter("datum.key == picked")
     rule = picked.mark_rule(color=TEXT, strokeWidth=1.3)
-    rules = [rule.encode(x=x.x("clean_low"), x2="clean_high")] if x.has_interval else []
+    rules = [rule.encode(x=x.x(f"{x.field}_low"), x2=f"{x.field}_high")] if x.has_interval else []
     rules += [rule.encode(y=y.y(f"{y.field}_low"), y2=f"{y.field}_high")]
     ring = (
         picked.mark_point(size=3.5 * size, filled=False, color=TEXT, strokeWidth=1.6)

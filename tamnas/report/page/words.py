@@ -103,11 +103,8 @@ def accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
     return f"{show(value, 'percent')} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def warning_lines(dataset: Dataset) -> list[str]:
-    return shortened(warnings(dataset))
-
-
-def shortened(lines: Sequence[str], most: int = 30) -> list[str]:
+def warning_lines(dataset: Dataset, most: int = 30) -> list[str]:
+    lines = warnings(dataset)
     return [*lines[:most], *([f"… and {len(lines) - most:,} more like these."] if len(lines) > most else [])]
 
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import EvalAttack, Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.report.accuracy import accuracy_value
-from tamnas.report.intervals import wilson
+from tamnas.report.accuracy import accuracy_value, share_value
 from tamnas.report.study import Dataset, Test, TrainedNetwork
 from tamnas.report.tables.controls import NOT_RUN
 from tamnas.report.tables.table import Column, Table, Value
@@ -42,8 +41,7 @@ def _added(test: Test, attack: EvalAttack, names: Sequence[str]) -> dict[Column,
     shares["pgd"] = next((row["accuracy"] for row in rows if longest and row["name"] == longest.key), None)
 
     def accuracy(key: str, title: str) -> dict[Column, Value]:
-        share = shares[key]
-        return {Column(key, title, "percent"): Value(share, interval=None if share is None else wilson(share, images))}
+        return {Column(key, title, "percent"): share_value(shares[key], images)}
 
     added, before = dict.fromkeys(names), shares["clean"]
     for row in rows:
@@ -87,4 +85,4 @@ def _checks(network: TrainedNetwork, columns: Mapping[str, Column]) -> dict[Colu
     if not network.checks:
         return dict.fromkeys(columns.values()) | {columns["any"]: Value(text=f"{NOT_RUN} (eval.checks)")}
     shares = {column: network.checks[key] for key, column in columns.items()}
-    return {column: Value(share, interval=wilson(share, network.test.images)) for column, share in shares.items()}
+    return {column: share_value(share, network.test.images) for column, share in shares.items()}

@@ -7,14 +7,15 @@ from statistics import fmean
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.controls import RUN
+from tamnas.config.sections import PooledControlsPlan
+from tamnas.controls import NOT_RUN, RUN
 from tamnas.report.accuracy import mean_difference, test_accuracy
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import setting
 
-NOT_RUN, UNFINISHED = "not run", "not finished"
+UNFINISHED = "not finished"
 NEITHER = (None, None)
 
 
@@ -38,9 +39,9 @@ def comparisons(dataset: Dataset) -> Iterator[Comparison]:
     """Every control of every row, of the pooled Lego-Net and of the study; those that were not run too."""
     for row in dataset.rows:
         yield from _of_subnets(row)
-        yield from _of_lego(row.name, row.controls, row.lego)
+        yield from _of_lego(row.name, row.plan.controls, row.controls, row.lego)
     if dataset.pooled:
-        yield from _of_lego("pooled", dataset.controls, dataset.pooled)
+        yield from _of_lego("pooled", dataset.plan.controls, dataset.controls, dataset.pooled)
     yield from map(_random_search, dataset.rows)
     trained = {network.label.seed for network in dataset.controls_of("seeds")}
     text = f"{1 + len(trained)} seeds: mean and standard deviation in the tables"
@@ -65,9 +66,7 @@ def _of_subnets(row: RowResults) -> Iterator[Comparison]:
     yield compare(equal, title, finetune, row.finetune)
     if row.controls.of(equal):
         yield compare(equal, title, scratch, row.scratch)
-    common, title = row.plan.controls.common_attack, "the same subnets, from scratch under a common attack"
-    if common:
-        title += f": eps {format_fraction(common.attack.eps)}, {common.attack.name}"
+    title = f"the same subnets, from scratch under a common attack{_attack(row.plan.controls)}"
     yield compare("common_attack", title, scratch, row.scratch)
 
 
@@ -76,14 +75,24 @@ def _lr(control: str) -> str:
     return f"lr {rate}" if rate else "another lr"
 
 
-def _of_lego(scope: str, controls: ControlResults, lego: LegoNet | None) -> Iterator[Comparison]:
+def _attack(plan: PooledControlsPlan) -> str:
+    common = plan.common_attack
+    return f": eps {format_fraction(common.attack.eps)}, {common.attack.name}" if common else ""
+
+
+def _of_lego(
+    scope: str, plan: PooledControlsPlan, controls: ControlResults, lego: LegoNet | None
+) -> Iterator[Comparison]:
+    networks = [lego.network] if lego else []
+    title = f"Lego-Net under a common attack{_attack(plan)}"
+    yield _comparison(scope, controls, "common_attack", title, "Lego-Net", networks)
     for control, title in (
         ("lego_reversed", "Lego-Net with its layers reversed"),
         ("lego_uniform", "block 0 in every layer, of about Lego-Net's size"),
         ("lego_random", "random networks of Lego-Net's size"),
     ):
         switch = f"legonet.{control.removeprefix('lego_')}"
-        yield _comparison(scope, controls, control, title, "Lego-Net", [lego.network] if lego else [], switch)
+        yield _comparison(scope, controls, control, title, "Lego-Net", networks, switch)
 
 
 def _comparison(
@@ -96,7 +105,8 @@ def _comparison(
     switch: str = "",
 ) -> Comparison:
     by_id = {network.id: network for network in networks}
-    own = controls.of(control)
+    of_lego = beside == "Lego-Net"
+    own = [network for network in controls.of(control) if (network.label.of == "lego") == of_lego]
     pairs = [(network, by_id[network.label.of]) for network in own if network.label.of in by_id]
     if pairs:
         return Comparison(scope, title, beside, count=len(pairs), pairs=pairs)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import Attack, Pgd
 from tamnas.paper import Published, published
-from tamnas.report.accuracy import accuracy_value
-from tamnas.report.intervals import wilson
+from tamnas.report.accuracy import accuracy_value, share_value
 from tamnas.report.study import Dataset, RowResults, TrainedNetwork
 from tamnas.report.tables.search import votes
 from tamnas.report.tables.table import Column, Table, Value
@@ -206,9 +205,7 @@ def _subnet(dataset: Dataset, row: RowResults, network: TrainedNetwork) -> dict[
     for key, title, shares in stages:
         for which in ("clean", "robust"):
             column = Column(f"validation_{key}_{which}", f"Validation, {title}: {which} (%)", "percent", "max")
-            share = shares.get(which)
-            interval = None if share is None else wilson(share, dataset.images["validation"])
-            line[column] = Value(share, interval=interval)
+            line[column] = share_value(shares.get(which), dataset.images["validation"])
     for key, title, retrained in trained:
         for which, name, under in (("clean", "clean", None), (attack.key, attack.text, attack)):
             column = Column(f"test_{key}_{which}", f"Test, {title}: {name} (%)", "percent", "max")
