@@ -196,7 +196,7 @@ def data_text(dataset: Dataset) -> str:
 def setting(dataset: Dataset, attack: Attack | None = None) -> list[str]:
     """Notes of a table of test accuracies, with the interval of the best subnet under `attack` as an example."""
     n, plan, row = dataset.images["test"], dataset.plan, dataset.best_row
-    widest = f"of all test images at most {100 * max_half_width(n):.1f} points to a side"
+    widest = f"over all test images at most {100 * max_half_width(n):.1f} points to a side"
     interval = f"In square brackets: 95% Wilson intervals, {widest}"
     if attack and row and attack in row.best.test.grid:
         value = accuracy_value(row.best, attack)
