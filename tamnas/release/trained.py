@@ -72,7 +72,8 @@ def _title(name: str, tested: Tested, dataset: Dataset) -> str:
         return name_of(tested.network.id)
     if name == tested.name:
         return f"a subnet of {tested.plan.row}, {tested.kind}"
-    of = {SCRATCH: dataset.best_row.scratch, FINETUNED: dataset.best_row.finetune}[tested.kind]
+    searched = [network for row in dataset.rows for network in row.scratch]
+    of = {SCRATCH: searched, FINETUNED: dataset.best_row.finetune}[tested.kind]
     how = " with the supernet's weights" if tested.kind == FINETUNED else ""
     return f"by validation the best of {counted(len(of), 'searched subnet')}, {tested.kind}{how}"
 
