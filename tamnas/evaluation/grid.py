@@ -196,8 +196,7 @@ def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[st
             return {best(records, weights).id}
         case "beside":  # repeats with further seeds, and what stands beside a Lego-Net with its training
             labels = {record.id: record.label for record in records if record.label.kind != "finetune"}
-            beside = {"seeds", "lego_reversed", "lego_uniform", "lego_random"}
-            return {id_ for id_, label in labels.items() if label.control in beside}
+            return {id_ for id_, label in labels.items() if label.control.startswith(("seeds", "lego_"))}
     return set()
 
 

@@ -228,10 +228,9 @@ def _run(number: int, load_context: Callable[[], Any], function, spec, deadline:
     try:
         return function(spec, _worker[1])
     except Exception as error:
+        # One that cannot be made anew of its arguments, a plugin's perhaps, would end the pool: its words are sent.
         try:
             copy.copy(error)
-        except (
-            Exception
-        ):  # cannot be made anew of its arguments, a plugin's perhaps: sent as it is, it would end the pool
+        except Exception:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         raise

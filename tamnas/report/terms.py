@@ -84,12 +84,11 @@ def final_networks(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
 def lego_controls(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
     """(name, network) of what stands beside a Lego-Net, which gets every attack, too."""
     scopes = [*((row.name, row.controls) for row in dataset.rows), ("the pooled one", dataset.controls)]
-    names = "lego_reversed", "lego_uniform", "lego_random"
     return [
         (f"{network.id} (control of {scope})", network)
         for scope, controls in scopes
-        for name in names
-        for network in controls.of(name)
+        for network in controls.networks
+        if network.label.control.startswith("lego_")
     ]
 
 

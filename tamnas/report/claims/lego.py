@@ -1,6 +1,5 @@
 """The paper's conclusions about Lego-Net, as `judges` has the others."""
 
-from dataclasses import dataclass
 from statistics import fmean
 
 from tamnas.config.sections import PAPER_BASELINES, TrainingAttackPlan
@@ -22,19 +21,19 @@ def lego_beats_searched(dataset: Dataset) -> Finding:
     name, ours, theirs = f"the best subnet, {row.name} {row.best.id}", dataset.lego.network, row.best
     if ours.architecture == theirs.architecture:
         return Finding(UNDECIDED, f"Lego-Net has the architecture of {name}: they differ in the seed alone")
-    compared = _compared(dataset, name, theirs, row.plan.retrain.scratch.attack)
+    verdicts, text = _compared(dataset, name, theirs, row.plan.retrain.scratch.attack)
     genes = [(*network.architecture.blocks, *network.architecture.ratios) for network in (ours, theirs)]
     same = sum(a == b for a, b in zip(*genes, strict=True))
     alike = f"{same} of {len(genes[0])} blocks and ratios are the same"
-    return Finding(all_of(compared.verdicts), f"Lego-Net {compared.text(dataset)}; {alike}")
+    return Finding(all_of(verdicts), f"Lego-Net {text}; {alike}")
 
 
 def lego_beats_resnet18(dataset: Dataset) -> Finding:
     resnet18 = next((network for network in dataset.baselines if network.id == LARGE), None)
     if dataset.lego is None or resnet18 is None:
         return Finding(NOT_RUN, f"needs {name_of(LARGE) if dataset.lego else 'the Lego-Net over all rows'}")
-    compared = _compared(dataset, name_of(LARGE), resnet18, dataset.plan.baselines.training.attack)
-    return Finding(all_of(compared.verdicts), f"Lego-Net {compared.text(dataset)}")
+    verdicts, text = _compared(dataset, name_of(LARGE), resnet18, dataset.plan.baselines.training.attack)
+    return Finding(all_of(verdicts), f"Lego-Net {text}")
 
 
 def lego_beats_hand_made(dataset: Dataset) -> Finding:
@@ -44,14 +43,13 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, f"needs {need}")
     attack, verdicts, texts = dataset.plan.baselines.training.attack, [], []
     for other in tiny:
-        compared = _compared(dataset, name_of(other.id), other, attack)
+        (size, *accuracies), text = _compared(dataset, name_of(other.id), other, attack)
         larger = dataset.lego.network.parameters / other.parameters - 1
-        size, *accuracies = compared.verdicts
         if larger > EQUAL:
             verdicts += [verdict for verdict in accuracies if verdict == FAILS]  # in size there is nothing to win
         else:
             verdicts += accuracies if abs(larger) <= EQUAL else [size, *accuracies]
-        texts.append(compared.text(dataset))
+        texts.append(text)
     trained = {network.id for network in dataset.baselines}
     absent = [name_of(name) for name in PAPER_BASELINES if name not in trained and name != LARGE]
     shown = ", ".join(name_of(network.id) for network in tiny)
@@ -59,20 +57,13 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
     return Finding(all_of(verdicts), f"Lego-Net {'; '.join(texts)}{left_out}")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Is Lego-Net smaller, more accurate, more robust than another network? The numbers, and what sets them apart."""
+def _compared(
+    dataset: Dataset, name: str, other: TrainedNetwork, trained_by: TrainingAttackPlan
+) -> tuple[list[str], str]:
+    """(is Lego-Net smaller, more accurate, more robust than the other network; the numbers, and what sets them apart).
 
-    name: str
-    verdicts: list[str]
-    parts: list[str]
-
-    def text(self, dataset: Dataset) -> str:
-        return f"minus {self.name}: {', '.join(self.parts)}; n = {dataset.images['test']:,} images"
-
-
-def _compared(dataset: Dataset, name: str, other: TrainedNetwork, trained_by: TrainingAttackPlan) -> Compared:
-    """By the means over the seeds that both have. Accuracies decide nothing where training attacks differ."""
+    By the means over the seeds that both have. Accuracies decide nothing where training attacks differ.
+    """
     lego, alike = _lego_trained_by(dataset, trained_by)
     verdicts = [HOLDS if lego.parameters < other.parameters else FAILS]
     parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
@@ -93,7 +84,7 @@ def _compared(dataset: Dataset, name: str, other: TrainedNetwork, trained_by: Tr
         parts.append(f"Lego-Net trained by the common attack, {trained_by.name}, as it was")
     if other.architecture is None:
         parts += activations_apart(dataset)
-    return Compared(name, verdicts, parts)
+    return verdicts, f"minus {name}: {', '.join(parts)}; n = {dataset.images['test']:,} images"
 
 
 def _lego_trained_by(dataset: Dataset, attack: TrainingAttackPlan) -> tuple[TrainedNetwork, bool]:
