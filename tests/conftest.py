@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 # that its worker does not wait for the first one's.
 SLOW = (
     "test_faults", "test_docs", "test_dvc", "test_dvc_real", "test_smoke", "test_resume", "test_deadline",
-    "test_controls", "test_extending",
+    "test_controls_run", "test_extending",
 )  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from functools import cache
 
+import pytest
 import torch
+from pyautoattack.square import SquareAttack
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +25,16 @@ def first_wrong(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     x, y = samples(n, seed)
     y[0] = (y[0] + 1) % CLASSES
     return x, y
+
+
+def fewer_queries(patch: pytest.MonkeyPatch, queries: int) -> None:
+    """Of the Square Attack within AutoAttack, for time's sake: the standard version has 5,000."""
+
+    def square(*args, n_queries, **more):
+        assert n_queries == 5000
+        return SquareAttack(*args, n_queries=queries, **more)
+
+    patch.setattr("pyautoattack.autoattack.SquareAttack", square)
 
 
 @cache

@@ -39,24 +39,17 @@ def edited(changes: dict) -> dict:
     return raw
 
 
-# (key, value): every parameter of the wrong type, out of its range, misspelt, or at odds with another.
+# (key, value): out of its range by little, or at odds with another parameter.
 BAD = [
-    ("seed", -1),
     ("seed", 1.5),
-    ("seed", True),
-    ("nope", 1),
     ("network", None),
     ("network.channels", [24, 48]),
     ("network.channels", [25, 48, 96]),
     ("network.channels", [24, 24, 96]),
     ("network.strides", [1, 2, 3]),
     ("network.repeats", [1, 0, 1]),
-    ("network.activation", "gelu"),
     ("network.width", 0),
-    ("network.width", INF),
     ("network.head.hidden", 3),
-    (f"data.{DATASET}.images", "mnist"),
-    ("network.head.nope", 3),
     ("space.blocks", []),
     ("space.blocks", 0),
     ("space.blocks", [22]),
@@ -66,34 +59,22 @@ BAD = [
     ("space.ratios", [0.0]),
     ("space.ratios", [1, 1.0]),
     ("space.ratios", [9.0]),
-    ("space.ratios", [NAN]),
-    ("supernet.eps", "eight"),
     ("supernet.eps", 0),
-    ("supernet.eps", "8"),
     ("supernet.eps", "8/255/2"),
     ("supernet.eps", None),
     ("supernet.attack_steps", 3),
     ("supernet.attack_steps", None),
     ("supernet.yopo", {"m": 1, "n": 2}),
     ("supernet.loss", "pgd_at"),  # lam is given
-    ("supernet.loss", "mart"),
     ("supernet.lam", 0),
-    ("supernet.lam", NAN),
-    ("supernet.lam", INF),
-    ("supernet.lr", "0.1"),
-    ("supernet.lr", INF),
     ("supernet.momentum", 1.0),
-    ("supernet.weight_decay", -1e-4),
     ("supernet.batch_size", 1),
     ("supernet.clip_norm", 0),
     ("supernet.resample_every", {}),
     ("supernet.resample_every", {"epochs": 1, "steps": 1}),
-    ("supernet.schedule.kind", "step"),
     ("supernet.schedule.warmup", 10_000),
-    ("supernet.draw", "strict"),
     ("supernet.block.epochs", 0),
     ("supernet.block.clean_epochs", 17),
-    ("supernet.joint.clean_epochs", -1),
     ("supernet.block.milestones", [3]),  # with a cosine schedule
     ("supernet.block.budget", [1, 2]),
     ("supernet.block.budget", [None]),
@@ -103,11 +84,7 @@ BAD = [
     ("search.budget", [None, 10]),
     ("search.population", 1),
     ("search.tournament", 10_000),
-    ("search.generations", True),
     ("search.mutation_probability", 1.5),
-    ("search.mutation_unit", "layer"),
-    ("search.predictor", "random_forest"),
-    ("search.front", "n01"),
     ("search.attack.steps", 0),
     ("search.attack.step_size", 0),
     ("retrain.max_subnets", 0),
@@ -115,7 +92,6 @@ BAD = [
     ("retrain.validation.attack.eps", None),
     ("retrain.scratch.attack", {"eps": "8/255"}),
     ("retrain.scratch.schedule.warmup", 10_000),
-    ("retrain.finetune.lr", -1),
     ("retrain.scratch.label_smoothing", 1.0),
     ("retrain.scratch.ema", 1.0),
     ("retrain.finetune.awp", 0),
@@ -125,31 +101,19 @@ BAD = [
     ("search.bn_calibration_images", 1),
     ("search.budget", [127_082, 127_082]),  # within the range of the space, which has no such network
     ("eval.eps", []),
-    ("eval.eps", ["8"]),
     ("eval.steps", [0]),
     ("eval.final", [{"eps": "8/255"}]),
     ("eval.step_divisor", 0),
-    ("eval.step_divisor", INF),  # a step size of zero
-    ("eval.success", "all"),
-    ("eval.weights", "final"),
     ("legonet.top", 0),
     ("legonet.pooled_mode", {DATASET: "nope"}),
     ("legonet.pooled_mode", {"nope": MODE}),
     ("baselines.names", ["resnet999"]),
     ("baselines.training.attack", None),
     ("baselines.training.schedule.warmup", 10_000),
-    ("seeds", 1),
-    ("seeds", [-1]),
     ("seeds", [1, 1]),
     ("seeds", [0]),  # the seed itself
     (f"modes.{MODE}.seeds", [1]),
     (f"modes.{MODE}.retrain.validation", {"attack": {"eps": "2/255", "steps": 10}}),
-    ("controls.nope", True),
-    ("controls.random_networks", 1),
-    ("controls.random_search", "yes"),
-    ("controls.legonet.random", -1),
-    ("controls.legonet.reversed", 1),
-    ("controls.finetune_lr", 0.01),
     ("controls.finetune_lr", [0]),
     ("controls.finetune_lr", [0.01, 0.01]),
     ("controls.common_attack", {"eps": "8/255"}),
@@ -158,12 +122,9 @@ BAD = [
     ("eval.checks.restarts", 1),
     ("eval.checks.large_eps", "256/255"),
     ("eval.checks.attack", {"eps": "8/255"}),
-    ("numerics.precision", "fp16"),
     ("numerics.threads", 0),
-    ("numerics.deterministic", 1),
     ("compute.device", "tpu"),
     ("compute.workers", 0),
-    ("compute.engine", "slurm"),
     ("compute.address", "ray://head:10001"),
     ("compute.address", "head"),
     ("compute.gpus_per_job", 2),
@@ -196,7 +157,6 @@ BAD = [
     (f"data.{DATASET}.test", None),
     (f"data.{DATASET}.classes", 1),
     (f"data.{DATASET}.augment.pad", 17),
-    (f"data.{DATASET}.augment.flip", "yes"),
     # inconsistent
     ("space.ratios", [0.5, -1.0]),
     ("network.repeats", [1, 2]),
@@ -208,11 +168,6 @@ BAD = [
     ("run.datasets", [DATASET, DATASET]),
     (f"data.{DATASET}", {"source": "cifar10", "images": "cifar10", "validation": 5000}),
     (f"data.{DATASET}", {"source": "npz", "path": "x.npz", "images": "cifar10", "classes": 2}),
-    # misspelt
-    ("retrain.scratch.epochz", 3),
-    ("supernet.block.epoch", 3),
-    ("eval.sucess", "any"),
-    (f"data.{DATASET}.split_sed", 0),
     # too much: memory, overflow, hang
     ("supernet.eps", "1e-999999999"),
     ("supernet.eps", "1e999999999/255"),
@@ -223,7 +178,6 @@ BAD = [
     ("search.population", 10**12),
     ("search.budget", [0, 10**400]),
     ("supernet.block.epochs", 2**31),
-    ("supernet.lr", 10**400),
     ("space.ratios", [0.01 * i for i in range(1, 102)]),
     (f"data.{DATASET}.split_seed", 2**32),
     (f"data.{DATASET}.classes", 10**9),
@@ -248,24 +202,8 @@ TEXTS = {
 }
 
 
-def _without_population() -> dict:
-    raw = edited({})
-    del raw["search"]["population"]
-    return raw
-
-
-def _dotted_row() -> dict:
-    raw = edited({})
-    raw["run"]["rows"]["a.b"] = {"dataset": DATASET, "mode": MODE}
-    return raw
-
-
 # Name -> what makes a params.yaml as plain data: writing and reading them all takes seconds, naming them none.
-PLAIN = {
-    **{f"{index} {key} {value!r:.40}": partial(edited, {key: value}) for index, (key, value) in enumerate(BAD)},
-    "missing search.population": _without_population,
-    "dotted run.rows.a.b": _dotted_row,
-}
+PLAIN = {f"{index} {key} {value!r:.40}": partial(edited, {key: value}) for index, (key, value) in enumerate(BAD)}
 NAMES = [*PLAIN, *(f"text: {name}" for name in TEXTS)]
 
 

@@ -13,16 +13,6 @@ from tests.helpers.tiny import ROOT, ROW, stage, tiny_params, write_params
 COMMANDS = {
     "plan without params.yaml": (lambda raw: None, ("plan",), "params.yaml: cannot be read"),
     "plan with eps 0": (lambda raw: raw["supernet"].update(eps=0), ("plan",), "supernet.eps"),
-    "plan with a tournament above the population": (
-        lambda raw: raw["search"].update(tournament=7), ("plan",), "tournament: 7 is larger than the population, 6",
-    ),
-    "plan with a budget that no network meets": (
-        lambda raw: raw["search"].update(budget=[1, 2]), ("plan",), "no architecture has 1 to 2 parameters",
-    ),
-    "plan with a misspelt key": (
-        lambda raw: raw["retrain"]["scratch"].update(epochz=raw["retrain"]["scratch"].pop("epochs")),
-        ("plan",), "retrain.scratch.epochz: no such parameter; did you mean 'epochs'?",
-    ),
     "plan with a mode with a dot": (lambda raw: raw["modes"].update({"a.b": {}}), ("plan",), "modes.a.b"),
     "prepare without a plan": (lambda raw: raw, ("prepare", "digits"), "no such plan"),
     "search without a plan": (lambda raw: raw, ("search", ROW), "no such plan"),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tamnas.config.plan import StagePlan
 from tamnas.pipeline.stages import stages
 from tests.helpers.tiny import ROOT, ROW, copy_of, invoke, planned, stage, tiny_params, write_params
 
@@ -134,12 +133,6 @@ def test_an_unknown_row_from_a_real_process(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_parameter_file(folder):
-    result = invoke("plan")
-    assert result.exit_code == 2
-    assert one_line(result.stderr)
-
-
 INSPECT = """
 import json, runpy, sys
 try:
@@ -165,27 +158,6 @@ def test_parameters_are_checked_without_torch(tmp_path, good):
     assert found == {"code": 0 if good else 2, "heavy": []}, done.stderr
     assert done.stderr.startswith("plan run: ") if good else one_line(done.stderr)
     assert (tmp_path / "plan").exists() == good
-
-
-def test_a_damaged_plan_is_one_line(folder):
-    write_params(folder, tiny_params())
-    assert invoke("plan").exit_code == 0
-    path = folder / "plan" / ROW / "search.yaml"
-    for text in (path.read_text()[:-30], path.read_text().replace("format: 1", "format: 2"), "", "[]"):
-        path.write_text(text)
-        result = invoke("search", ROW)
-        assert result.exit_code == 2
-        assert one_line(result.stderr)
-        assert f"plan/{ROW}/search.yaml" in result.stderr
-
-
-def test_a_damaged_data_file_is_one_line(prepared):
-    path = prepared / "data" / "digits.npz"
-    path.write_bytes(path.read_bytes()[:1000])
-    result = invoke("supernet", "block", ROW)
-    assert result.exit_code == 2
-    assert one_line(result.stderr)
-    assert "data/digits.npz" in result.stderr
 
 
 def test_divergence_exits_with_1_and_leaves_only_word_of_it(folder):
@@ -234,25 +206,6 @@ def test_another_users_checkout_is_one_line_in_every_stage(not_ours, monkeypatch
     assert result.exit_code == 1
     assert one_line(result.stderr)
     assert "permission denied; is it another user's?" in result.stderr
-
-
-def test_ctrl_c_exits_with_130(folder, monkeypatch):
-    def interrupt(row, stage):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(StagePlan, "load", interrupt)
-    result = invoke("search", ROW)
-    assert result.exit_code == 130
-    assert result.stderr == "interrupted; the next run goes on from the last checkpoint\n"
-
-
-def test_a_bug_keeps_its_traceback(folder, monkeypatch):
-    def break_down(row, stage):
-        raise AttributeError("a bug")
-
-    monkeypatch.setattr(StagePlan, "load", break_down)
-    result = invoke("search", ROW)
-    assert isinstance(result.exception, AttributeError)
 
 
 def test_bad_input_found_by_a_worker_exits_with_2(prepared):

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from pyautoattack.square import SquareAttack
 from torch import nn
 
 import tamnas
@@ -16,20 +15,15 @@ from tamnas.attacks.registry import EvalAttack, parse_attack, register
 from tamnas.errors import InputError
 from tamnas.evaluation import any_model
 from tamnas.evaluation.attacked import attack_model
-from tests.helpers.attacked import CLASSES, Scaled, first_wrong, trained_network
+from tests.helpers.attacked import CLASSES, Scaled, fewer_queries, first_wrong, trained_network
 
-EPS, QUERIES = Fraction(16, 255), 100
+EPS = Fraction(16, 255)
 X, Y = first_wrong(24, 1000)
 
 
 @pytest.fixture(autouse=True)
-def fewer_queries(monkeypatch):
-    """Of the Square Attack, for time's sake."""
-
-    def square(*args, n_queries, **more):
-        return SquareAttack(*args, n_queries=QUERIES, **more)
-
-    monkeypatch.setattr("pyautoattack.autoattack.SquareAttack", square)
+def fewer(monkeypatch):
+    fewer_queries(monkeypatch, 100)
 
 
 @register
@@ -188,7 +182,11 @@ class Function(nn.Module):
 @pytest.mark.parametrize(
     ("model", "attacks", "words"),
     [
-        (Scaled(trained_network(), 1e4), ["autoattack:16/255"], ["the gradient is zero for", "APGD-CE leaves"]),
+        (
+            Scaled(trained_network(), 1e4),
+            ["pgd:16/255:steps=20", "autoattack:16/255"],
+            ["the gradient is zero for", "PGD-20 at 16/255 leaves"],
+        ),
         (Rounded(), ["pgd:16/255:steps=2"], ["the loss of the attack does not grow"]),
         (Softmax(trained_network()), ["pgd_cw:16/255:steps=2"], ["probabilities, no logits"]),
     ],
@@ -197,7 +195,7 @@ class Function(nn.Module):
 def test_models_that_mislead_attacks_raise_alarms(model, attacks, words):
     alarms = tamnas.evaluate(model, X, Y, attacks).alarms
     assert len(alarms) == len(words)
-    assert all(alarm.startswith(word) or word in alarm for alarm, word in zip(alarms, words, strict=True))
+    assert all(word in alarm for alarm, word in zip(alarms, words, strict=True))
 
 
 def test_a_model_without_gradients_meets_square_alone():

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import struct
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import save as to_safetensors
 
 from tamnas.config.fields import read_yaml, write_yaml
@@ -19,28 +18,36 @@ from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint
 from tamnas.space.space import SearchSpace
-from tests.helpers import archives
 from tests.helpers.refusals import refused
-from tests.helpers.tiny import ROW, invoke, tiny_params, write_params
+from tests.helpers.tiny import ROW, invoke, run_here, tiny_params, write_params
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Plans, data, untrained weights and a front: what the middle stages need, in a moment."""
+    folder = tmp_path_factory.mktemp("made")
+    write_params(folder, tiny_params())
+    run_here(folder, "plan", "prepare")
+    with chdir(folder):
+        plan = SearchStagePlan.load(ROW, "search")
+        space = SearchSpace.from_params(plan)
+        archs = [space.sample(np.random.default_rng(seed)) for seed in range(2)]
+        shares = {"clean": 0.5, "robust": 0.4}
+        front = [
+            {"id": f"n{i}", "architecture": arch.plain(), "parameters": space.parameters(arch), **shares}
+            for i, arch in enumerate(archs)
+        ]
+        write_json(Path(FRONTS), {"format": 1, "archive": front, "population": []})
+        checkpoint.write_weights(Path(JOINT), supernet_tensors(Supernet(space)), {"row": ROW})
+        assert invoke("select", ROW).exit_code == 0
+    return folder
 
 
 @pytest.fixture
-def project(folder) -> Path:
-    """Plans, data, untrained weights and a front: what the middle stages need, in a moment."""
-    write_params(folder, tiny_params())
-    for arguments in (("plan",), ("prepare", "digits")):
-        assert invoke(*arguments).exit_code == 0
-    plan = SearchStagePlan.load(ROW, "search")
-    space = SearchSpace.from_params(plan)
-    archs = [space.sample(np.random.default_rng(seed)) for seed in range(2)]
-    front = [
-        {"id": f"n{i}", "architecture": arch.plain(), "parameters": space.parameters(arch), "clean": 0.5, "robust": 0.4}
-        for i, arch in enumerate(archs)
-    ]
-    write_json(folder / f"results/digits/search/{ROW}/fronts.json", {"format": 1, "archive": front, "population": []})
-    checkpoint.write_weights(folder / f"runs/{ROW}/joint.safetensors", supernet_tensors(Supernet(space)), {"row": ROW})
-    assert invoke("select", ROW).exit_code == 0
-    return folder
+def project(made, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 JOINT, PLAN, DATA_FILE = f"runs/{ROW}/joint.safetensors", f"plan/{ROW}/search.yaml", "data/digits.npz"
@@ -131,10 +138,7 @@ FILES = {
     "weights of a newer version": (JOINT, format_of(2), SEARCH, "format 2 is of a newer tamnas"),
     "weights of an unknown version": (JOINT, format_of(0), SEARCH, "use the version that wrote it"),
     "weights of another space": (JOINT, of_another_space, SEARCH, "another space?"),
-    "weights altered": (JOINT, archives.damage, SEARCH, "damaged"),
     "weights cut short": (JOINT, lambda path: os.truncate(path, 1000), SEARCH, "damaged"),
-    "weights that are text": (JOINT, lambda path: path.write_text("weights"), SELECT, "damaged"),
-    "weights with a huge header": (JOINT, lambda path: path.write_bytes(struct.pack("<Q", 2**62)), SELECT, "damaged"),
     "weights missing": (JOINT, Path.unlink, SEARCH, "is missing"),
     "front of a newer version": (FRONTS, format_of(2), SELECT, "format 2 is of a newer tamnas"),
     "front without a version": (FRONTS, format_of(None), SELECT, "no format"),
@@ -183,11 +187,11 @@ def test_files(project, name):
     refused(project, words, *command)
 
 
-def test_a_csv_without_its_columns(project):
+def test_a_damaged_csv(tmp_path):
     from tamnas.errors import InputError
     from tamnas.report.collect import read_csv
 
-    path = project / "results" / "grid.csv"
+    path = tmp_path / "grid.csv"
     good = {"network": "a", "weights": "best", "attack": "pgd1_8_255", "eps": "8/255", "steps": 1, "success": "any",
             "images": 1, "accuracy": 1, "missed": None}  # fmt: skip
     write_csv(path, [good])
@@ -202,17 +206,3 @@ def test_a_csv_without_its_columns(project):
         path.write_text(damage(path.read_text()))
         with pytest.raises(InputError, match=words):
             read_csv(path)
-
-
-def test_a_malicious_file_is_not_run(project):
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(project / "executed"),)
-
-    for save in (torch.save, lambda bomb, path: np.save(path.open("wb"), np.array(bomb), allow_pickle=True)):
-        for file, command in ((JOINT, SEARCH), (DATA_FILE, SCRATCH)):
-            kept = (project / file).read_bytes()
-            save(Bomb(), project / file)
-            refused(project, file, *command)
-            (project / file).write_bytes(kept)
-    assert not (project / "executed").exists()

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pyautoattack.square
 import pytest
 import torch
 from torch import nn
@@ -16,12 +15,12 @@ from torch import nn
 from tamnas.errors import InputError
 from tamnas.export import check, formats
 from tamnas.release.network import images, read
+from tests.helpers.attacked import fewer_queries
 from tests.helpers.command import answer, refusal, tamnas
 from tests.helpers.tiny import ROW, copy_of
 
 # An environment of its own has it, as it wants older test tools than requirements.lock has (docs/tutorials/export.md).
 needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="needs ExecuTorch")
-QUERIES = 50  # of Square, instead of 5,000
 WITHOUT_TORCH = """
 import json, sys
 import numpy as np
@@ -46,13 +45,7 @@ def run(finished_run, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def here(run, monkeypatch):
     monkeypatch.chdir(run)
-    perturb = pyautoattack.square.SquareAttack.perturb
-
-    def quick(self, *args, **kwargs):
-        self.n_queries = QUERIES
-        return perturb(self, *args, **kwargs)
-
-    monkeypatch.setattr(pyautoattack.square.SquareAttack, "perturb", quick)
+    fewer_queries(monkeypatch, 50)
 
 
 def released(name: str) -> Path:
@@ -156,8 +149,7 @@ def test_square_attacks_the_exported_network_itself():
     network = Pixel()
     network.level, network.label = test.scaled(test.images)[:1, :, 0, 0].sum(), test.labels[:1]
     done = check.check(model, network, released("lego"), test, 10, exact=False)
-    _, (_, square) = done.figures[0], done.figures[2]
-    clean = done.figures[0][1]
+    clean, square = (done.figures[index][1] for index in (0, 2))
     assert clean.accuracy > square.accuracy == 0
 
 
@@ -180,6 +172,6 @@ def test_wrong_usage_is_one_line(monkeypatch):
     assert "onnxruntime is not installed; `pip install '.[export]'`" in said
 
 
-def test_without_its_images_a_network_is_not_exported(tmp_path, monkeypatch):
+def test_without_its_images_a_network_is_not_exported():
     """The committed networks' digits are another draw than those of data/ here."""
     assert "data/digits.npz: holds other test images" in refusal("export", "digits/lego", "--format", "pt2")

@@ -162,25 +162,3 @@ class TestAugmented:
         assert result.dtype == torch.uint8
         assert result.is_contiguous()
         assert torch.equal(images, before)
-
-    def test_nothing_to_do(self):
-        images = numbered(10).images
-        assert torch.equal(augmented(images, PLAIN, generator()), images)
-
-    def test_offsets_cover_the_square_evenly(self):
-        pad, count = 2, 5000
-        images = torch.zeros((count, 3, 5, 5), dtype=torch.uint8)
-        images[:, :, 2, 2] = 200
-        result = augmented(images, AugmentParams(pad=pad), generator())
-        places = result[:, 0].flatten(1).argmax(1)  # the centre ends in each of the 5x5 places
-        counts = torch.bincount(places, minlength=25)
-        assert (result.flatten(2).amax(2) == 200).all()
-        assert ((counts - count / 25).abs() < 5 * (count / 25) ** 0.5).all()
-
-    def test_half_are_flipped(self):
-        images = torch.zeros((4000, 3, 4, 4), dtype=torch.uint8)
-        images[..., 0] = 1
-        result = augmented(images, AugmentParams(flip=True), generator())
-        kept, flipped = ((result[..., column] == 1).all((1, 2)) for column in (0, 3))
-        assert (kept ^ flipped).all()
-        assert abs(flipped.sum().item() - 2000) < 5 * 1000**0.5

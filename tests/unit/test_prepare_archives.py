@@ -150,13 +150,6 @@ class TestCifar10:
         refused(data.model_copy(update={"path": str(other)}), out, words)
         assert downloads == []
 
-    def test_a_smaller_size(self, data, folder, out, monkeypatch):
-        _, test = archives.cifar10(folder, monkeypatch)
-        card, splits = prepared(data.model_copy(update={"size": 16}), out)
-        means = test.images.reshape(50, 16, 2, 16, 2, 3).astype(float).mean(axis=(2, 4))
-        np.testing.assert_array_equal(splits["test"][0], np.floor(means + 0.5))
-        assert card["notes"] == ["32x32 pixels averaged to 16x16 (box filter)"]
-
     def test_half_unpacked_archive_is_not_used(self, data, folder, out, monkeypatch):
         train, _ = archives.cifar10(folder, monkeypatch, packed=True)
         (folder / "cifar-10-batches-py").mkdir()
@@ -174,14 +167,6 @@ class TestCifar10:
     def test_missing_without_network(self, data, folder, out, downloads):
         refused(data, out, "data.set", str(folder), "URLError", "cifar-10-python.tar.gz", "put")
         assert downloads
-
-    def test_a_packed_archive_is_left_as_it_is(self, data, folder, out, monkeypatch):
-        archives.cifar10(folder, monkeypatch, packed=True)
-        before = (folder / "cifar-10-python.tar.gz").read_bytes()
-        folder.chmod(0o555)
-        prepare("set", data, out)
-        assert [path.name for path in folder.iterdir()] == ["cifar-10-python.tar.gz"]
-        assert (folder / "cifar-10-python.tar.gz").read_bytes() == before
 
     @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
     def test_damaged_batch(self, data, folder, out, monkeypatch, file):
@@ -201,10 +186,6 @@ class TestCifar10:
         (folder / "cifar-10-batches-py" / "data_batch_1").write_bytes(f"cos\nmkdir\n(S'{trap}'\ntR.".encode())
         refused(data, out, "no intact cifar10")
         assert not trap.exists()
-
-    def test_wrong_classes(self, data, folder, out, monkeypatch):
-        archives.cifar10(folder, monkeypatch)
-        refused(data.model_copy(update={"classes": 2}), out, "data.set.classes is 2", "10", "airplane")
 
 
 class TestSvhn:

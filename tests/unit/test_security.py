@@ -1,14 +1,11 @@
 """Nothing read can execute, nothing is written outside, and no connection is opened unasked."""
 
 import ast
-import io
 import os
 import re
 import subprocess
 import sys
-import tarfile
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,37 +67,14 @@ def test_shipped_files_hold_no_pickle():
     assert [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|joblib|bin|npy)$", name)] == []
 
 
-def test_an_archive_cannot_write_outside_its_folder(tmp_path, monkeypatch):
-    """CIFAR-10 is a tar of pickles: nothing of one is unpacked or read before its checksum is right."""
-    from tamnas.config.images import DataParams
-    from tamnas.data.prepare import prepare
-    from tamnas.errors import InputError
-
-    def no_network(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
-    home = tmp_path / "raw"
-    archives.cifar10(home, monkeypatch, packed=True)
-    with tarfile.open(home / "cifar-10-python.tar.gz", "w:gz") as tar:
-        for name in ("../escaped", "cifar-10-batches-py/../../escaped", str(tmp_path / "escaped")):
-            entry = tarfile.TarInfo(name)
-            entry.size = 4
-            tar.addfile(entry, io.BytesIO(b"gone"))
-    with pytest.raises(InputError, match="no intact cifar10 archive"):
-        prepare("set", DataParams(source="cifar10", path=str(home), validation=20), tmp_path / "out" / "set.npz")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
-    assert [path.name for path in home.iterdir()] == ["cifar-10-python.tar.gz"]
-
-
-@pytest.mark.parametrize("row", ["../../escaped", "/tmp/escaped", "a/b", "..", ""])
-def test_names_cannot_leave_their_folder(tmp_path, row):
+@pytest.mark.parametrize("row", ["../../escaped", "/tmp/escaped", "a/b", "a.b", "..", ""])
+def test_names_cannot_leave_their_folder(row):
     from tamnas.config.resolve import parse_params
     from tamnas.errors import InputError
 
     raw = tiny_params()
     raw["run"]["rows"] = {row: {"dataset": "digits", "mode": "base"}}
-    with pytest.raises(InputError, match=r"run\.rows"):
+    with pytest.raises(InputError, match=rf"run\.rows\.{re.escape(row)}"):
         parse_params(raw)
 
 
@@ -157,18 +131,6 @@ def test_the_block_on_connections_works(tmp_path):
 def test_every_dependency_is_pinned():
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s]+( ; .+)?", line)] == []
-
-
-def test_a_link_in_an_image_folder_is_not_followed(tmp_path):
-    from tamnas.config.images import DataParams
-    from tamnas.data.prepare import prepare
-    from tamnas.errors import InputError
-
-    archives.image_folder(tmp_path / "set", 10)
-    (tmp_path / "set" / "a" / "link.png").symlink_to(Path("/etc/passwd"))
-    data = DataParams(source="imagefolder", path=str(tmp_path / "set"), size=8, classes=3, validation=6, test=9)
-    with pytest.raises(InputError, match="is a link out of the dataset's folder"):
-        prepare("set", data, tmp_path / "out.npz")
 
 
 def test_npz_objects_are_not_loaded(tmp_path):
