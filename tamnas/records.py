@@ -114,11 +114,13 @@ class Record:
 
     @classmethod
     def from_plain(cls, plain: Mapping, source: Path | str) -> Self:
-        """The inverse of `plain`. Raises InputError naming its `source` and what is missing."""
+        """The inverse of `plain`. Raises InputError naming its `source` and what is missing or wrong."""
         try:
             label = _taken(Label, plain) if "control" in plain else None
             last, best = (_taken(Score, plain[name]) for name in ("last", "best"))
             return cls(NetworkSpec.from_plain(plain), plain["parameters"], plain["epochs"], last, best, label)
+        except InputError as error:
+            raise InputError(f"{source}: record of a trained network: {error}") from None
         except (KeyError, TypeError) as error:
             raise InputError(f"{source}: record of a trained network: {error}: missing or of a wrong type") from None
 

@@ -1,8 +1,6 @@
 """The transcription of the paper against checksums computed from its text, and the docs built on it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
@@ -235,11 +233,6 @@ def test_table_vii_is_the_block_table_but_for_its_misprints():
     }
     assert list(paper.TABLE_VII) == list(expected)
     assert wrong == paper.TABLE_VII_MISPRINTS
-
-
-def test_needs_no_torch():
-    code = "import sys, tamnas.paper; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_reading_md_names_parameters_that_exist():

@@ -205,12 +205,12 @@ def test_a_rank_panel_of_a_single_network_has_whole_ranks(folder):
                 assert high - low >= 1
 
 
-def test_tables_alone_need_no_matplotlib_and_no_torch_networks(folder):
+def test_tables_alone_need_neither_torch_nor_matplotlib(folder):
     write_run(params(), folder)
     code = (
         "import sys; from tamnas.report import collect, metrics; from tamnas.report.tables.contents import all_tables;"
         "found = collect.collect(); all_tables(found); metrics.metrics(found);"
-        "assert 'matplotlib' not in sys.modules and 'torchvision' not in sys.modules"
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -274,6 +274,7 @@ def test_a_resumed_joint_phase_does_not_lose_its_momentum(split, tmp_path):
         patch.setattr(supernet.Progress, "step", StopAfter(1).step)
         with pytest.raises(StopError):
             train_phase(plan, "supernet_joint", split, start, CPU, resume)
+    checkpoint.write_weights(start, supernet_tensors(supernet_with(8)), {})  # what began anew would not be `whole`
     resumed, outcome = train_phase(plan, "supernet_joint", split, start, CPU, resume)
     assert equal(supernet_tensors(resumed), supernet_tensors(whole))
     assert len(outcome.history) == 4
