@@ -23,12 +23,6 @@ COMPUTING = [stage for stage in stages() if stage != "tables"]
 # -- the mechanism -----------------------------------------------------------------------------
 
 
-def test_without_a_deadline_nothing_stops():
-    pace = Pace()
-    for _ in range(3):
-        pace.require_time("work")
-
-
 def test_work_stops_before_the_deadline_and_not_after_it():
     pace = Pace()
     pace.require_time("first")

@@ -15,19 +15,19 @@ from tamnas.pipeline import runner
 from tamnas.pipeline.pack import head, keep, pack, unpack, unpack_command
 from tests.helpers.tiny import REPORTED, ROW, commit, contents, git, result_of, tiny_params, write_params
 
-HEAD = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
+FACTS = {"format": 1, "commit": "abc", "device": "cpu", "python": "3", "torch": "2", "seconds": 1.0, "unfinished": []}
 
 
 @pytest.mark.system
 def test_a_packed_run_comes_back_and_its_reports_can_be_made_again(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
-    manifest = pack(tmp_path, HEAD)
+    manifest = pack(tmp_path, FACTS)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["manifest.json", "run.tar.gz"]
     assert manifest == json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["left_out"] == []
     first = (tmp_path / "run.tar.gz").read_bytes()
-    pack(tmp_path, HEAD)
+    pack(tmp_path, FACTS)
     assert (tmp_path / "run.tar.gz").read_bytes() == first
 
     back = tmp_path / "back"
@@ -50,7 +50,7 @@ def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_pa
     """As docs/gpu.md has it: Lego-Net of all its networks, then the best of these alone."""
     monkeypatch.chdir(finished_run)
     (tmp_path / "packed").mkdir()
-    pack(tmp_path / "packed", HEAD)
+    pack(tmp_path / "packed", FACTS)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(unpack_command, ["packed", "--best"])
     assert result.exit_code == 0, result.output
@@ -75,20 +75,35 @@ def test_another_recipe_is_tried_on_what_a_packed_run_found(finished_run, tmp_pa
     assert "label smoothing" in (tmp_path / "reports" / "README.md").read_text()
 
 
+def packed(folder: Path) -> list[str]:
+    with tarfile.open(folder / "run.tar.gz") as tar:
+        return tar.getnames()
+
+
+def test_the_most_robust_networks_are_packed_first(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    pack(tmp_path, FACTS)
+    networks = result_of(finished_run, "retrain_scratch", "validation.json")["networks"]
+    robust = {f"runs/{ROW}/retrain_scratch/{one['id']}.safetensors": one["best"]["robust"] for one in networks}
+    shares = [robust[name] for name in packed(tmp_path) if name in robust]
+    assert len(set(shares)) > 1
+    assert shares == sorted(shares, reverse=True)
+
+
 def test_the_pack_keeps_to_its_limit_and_leaves_out_the_least(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
     monkeypatch.setattr("tamnas.pipeline.pack.MIB", 2**20 // 16)
-    manifest = pack(tmp_path, HEAD, 24, with_checkpoints=True)
+    manifest = pack(tmp_path, FACTS, 24, with_checkpoints=True)
     assert (tmp_path / "run.tar.gz").stat().st_size <= 24 * 2**20 // 16
     assert manifest["left_out"]
-    back = tmp_path / "back"
-    unpack(tmp_path, back)
-    assert contents(back, "results") == contents(finished_run, "results")  # worth most
+    assert not [path for path in manifest["left_out"] if path.startswith("results")]  # worth most
 
 
 def test_checkpoints_are_packed_newest_first_and_a_run_goes_on_from_them(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
-    pack(tmp_path, HEAD, with_checkpoints=True)
+    pack(tmp_path, FACTS, with_checkpoints=True)
+    kept = [Path(name) for name in packed(tmp_path) if name.startswith(".checkpoints")]
+    assert kept == sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
     back = tmp_path / "back"
     unpack(tmp_path, back)
     assert not list(back.rglob("*.previous")) + list(back.rglob("*.lock"))
@@ -103,7 +118,7 @@ def test_checkpoints_are_packed_newest_first_and_a_run_goes_on_from_them(finishe
 
 def test_a_damaged_or_missing_file_is_one_line(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
-    pack(tmp_path, HEAD)
+    pack(tmp_path, FACTS)
     archive = tmp_path / "run.tar.gz"
     blob = bytearray(archive.read_bytes())
     blob[1000] ^= 1
@@ -123,7 +138,7 @@ def packed_by_a_stranger(folder: Path, blob: bytes) -> Path:
     folder.mkdir(parents=True)
     (folder / "run.tar.gz").write_bytes(blob)
     digest = hashlib.sha256(blob).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({**HEAD, "files": 1, "left_out": [], "sha256": digest}))
+    (folder / "manifest.json").write_text(json.dumps({**FACTS, "files": 1, "left_out": [], "sha256": digest}))
     return folder
 
 
@@ -162,7 +177,7 @@ def test_a_strangers_pack_writes_nothing_but_data(tmp_path, monkeypatch, blob):
 def test_what_stays_of_a_run(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_run)
     (tmp_path / "packed").mkdir()
-    pack(tmp_path / "packed", HEAD)
+    pack(tmp_path / "packed", FACTS)
     target = tmp_path / "docs" / "digits"
     target.mkdir(parents=True)
     (target / "comparison.md").write_text("by hand")
@@ -181,7 +196,7 @@ def test_what_unpack_would_refuse_is_left_out_by_name(finished_run, tmp_path, mo
     monkeypatch.chdir(copy)
     stray = Path(f"plan/{ROW}/search.yaml.tmp")
     stray.touch()
-    manifest = pack(tmp_path / "packed", HEAD)
+    manifest = pack(tmp_path / "packed", FACTS)
     assert manifest["left_out"] == [f"{stray.as_posix()} (no data of a run)"]
     assert unpack(tmp_path / "packed", tmp_path / "back") == manifest
 
@@ -193,9 +208,8 @@ def test_weights_of_controls_are_packed_last(finished_run, tmp_path, monkeypatch
     controls = Path(f"runs/{ROW}/controls/seed-0")
     shutil.copytree(trained, controls)
     shutil.copytree(small, Path("results/digits/controls") / ROW / "seed-0", dirs_exist_ok=True)
-    pack(tmp_path / "packed", HEAD)
-    with tarfile.open(tmp_path / "packed" / "run.tar.gz") as tar:
-        names = [name for name in tar.getnames() if name.endswith(".safetensors")]
+    pack(tmp_path / "packed", FACTS)
+    names = [name for name in packed(tmp_path / "packed") if name.endswith(".safetensors")]
     own = [name for name in names if name.startswith(controls.as_posix())]
     assert len(own) == len(list(controls.glob("*.safetensors"))) > 0
     assert names[-len(own) :] == own

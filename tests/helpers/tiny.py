@@ -154,23 +154,31 @@ def refuse_connections(patch: pytest.MonkeyPatch) -> None:
 
 
 def finish_run(folder: Path) -> None:
-    """A whole tiny run in `folder`: test images are read by evaluations alone, and nothing opens a connection."""
+    """A whole tiny run in `folder`, with figures that are not written.
+
+    Test images are read by evaluations alone, and nothing opens a connection.
+    """
+    from tests.helpers.small_results import leave_unwritten
+
     write_params(folder, tiny_params())
+    evaluates, read_by_evaluations = False, set()
     read = np.lib.npyio.NpzFile.__getitem__
 
-    def read_all_but_test_images(arrays, name):
-        assert not name.endswith("_test")
+    def read_and_noted(arrays, name):
+        assert evaluates or not name.endswith("_test")
+        read_by_evaluations.update([name] if evaluates else [])
         return read(arrays, name)
 
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         refuse_connections(patch)
         for variable in ("DVC_ROOT", "TAMNAS_CHECKPOINTS"):
             patch.delenv(variable, raising=False)
-        patch.setattr(np.lib.npyio.NpzFile, "__getitem__", read_all_but_test_images)
+        patch.setattr(np.lib.npyio.NpzFile, "__getitem__", read_and_noted)
+        leave_unwritten(patch)
         for one in planned(tiny_params()):
-            if one.stage.name.startswith("evaluate"):
-                patch.setattr(np.lib.npyio.NpzFile, "__getitem__", read)
+            evaluates = evaluates or one.stage.name.startswith("evaluate")
             call(one)
+    assert {"x_test", "y_test"} <= read_by_evaluations
 
 
 def copy_of(source: Path, target: Path, *names: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tamnas.cli import main as cli
 from tests.helpers.command import output, tamnas
-from tests.helpers.tiny import ROOT
+from tests.helpers.refusals import one_line
+from tests.helpers.tiny import ROOT, tiny_params, write_params
 
 INSPECT = """
 import json, sys
@@ -41,6 +42,17 @@ def test_names_are_completed_without_importing_commands():
     )
     assert done.stdout.split() == ["plain,predict", "plain,profile"]
     assert "tamnas.cli.predict" not in done.stderr
+
+
+def test_bad_parameters_are_one_line_from_a_real_process(folder):
+    write_params(folder, tiny_params() | {"seed": -1})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tamnas", "run"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "params.yaml: seed" in one_line(done.stderr)
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
 
 
 def test_an_unknown_command_exits_with_2():
