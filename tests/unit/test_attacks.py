@@ -1,8 +1,9 @@
+"""PGD and who survives it: against the Adversarial Robustness Toolbox, its definition, and properties."""
+
 import copy
 from contextlib import suppress
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,13 +38,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    return (model(x).argmax(1) == y).float().mean().item()
-
-
-def art_pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, restarts: int) -> torch.Tensor:
-    """The Adversarial Robustness Toolbox's PGD."""
+def art_pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> torch.Tensor:
+    """The Adversarial Robustness Toolbox's PGD, without a random start."""
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -51,7 +47,7 @@ def art_pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, rest
         copy.deepcopy(model), nn.CrossEntropyLoss(), (3, SIZE, SIZE), CLASSES, clip_values=(0, 1), device_type="cpu"
     )
     attack = ProjectedGradientDescentPyTorch(
-        classifier, eps=EPS, eps_step=STEP, max_iter=steps, num_random_init=restarts, batch_size=len(x), verbose=False
+        classifier, eps=EPS, eps_step=STEP, max_iter=steps, num_random_init=0, batch_size=len(x), verbose=False
     )
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
@@ -60,21 +56,10 @@ def art_pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, rest
 def test_pgd_without_random_start_is_the_toolboxs(model, data, steps):
     x, y = data
     ours = pgd(model, x, y, eps=EPS, step_size=STEP, steps=steps, random_start=False)
-    theirs = art_pgd(model, x, y, steps, restarts=0)
+    theirs = art_pgd(model, x, y, steps)
     apart = (ours - theirs).abs() > 1e-5
     assert apart.float().mean() < 1e-3  # a gradient within rounding of zero may change its sign
     assert ours.ne(x).any()
-
-
-def test_pgd_is_as_strong_as_the_toolboxs(model, data):
-    x, y = data
-    np.random.seed(0)  # the toolbox draws its start from numpy's global state
-    theirs = accuracy(model, art_pgd(model, x, y, 10, restarts=1), y)
-    ours = accuracy(model, pgd(model, x, y, eps=EPS, step_size=STEP, steps=10, generator=seeded()), y)
-    clean = accuracy(model, x, y)
-    assert 0.1 < ours < clean - 0.1  # the comparison means something
-    assert ours <= theirs + 0.01
-    assert abs(ours - theirs) <= 0.03
 
 
 @settings(max_examples=30)
@@ -279,18 +264,6 @@ def test_any_is_last_at_every_iterate(model, data):
     expected = everything.cumprod(0).bool()
     found = stand(model, data, range(9), "any", step_size=LEAP)
     assert (found != expected).float().mean() <= 0.005  # smaller batches may round differently
-
-
-def test_any_is_never_above_last(model, data):
-    any_, last = (stand(model, data, (1, 5, 20), success, step_size=LEAP) for success in ("any", "last"))
-    assert (any_.float().mean(1) <= last.float().mean(1)).all()
-    assert any_.float().mean() < last.float().mean()
-
-
-def test_more_steps_never_raise_accuracy(model, data):
-    standing = stand(model, data, (1, 2, 3, 5, 8, 13), "any", step_size=LEAP)
-    assert (standing[1:] <= standing[:-1]).all()
-    assert standing[0].sum() > standing[-1].sum() > 0
 
 
 @pytest.mark.parametrize("steps", [1, 10])

@@ -1,9 +1,10 @@
+"""BatchNorm recalibrated on images, and folded into convolutions."""
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tamnas.networks.baselines import baseline
 from tamnas.networks.batchnorm import recalibrate
 from tamnas.networks.folding import Folded, Rectifier
 from tamnas.networks.subnet import Subnet
@@ -20,9 +21,9 @@ def model(randomise) -> nn.Module:
     )  # fmt: skip
 
 
-def batches(sizes=(8, 8, 8)) -> list[torch.Tensor]:
+def batches() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [(i + 1) * torch.rand(n, 3, 6, 6, generator=generator) for i, n in enumerate(sizes)]
+    return [(i + 1) * torch.rand(8, 3, 6, 6, generator=generator) for i in range(3)]
 
 
 def averages(maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +46,7 @@ def test_statistics_are_the_cumulative_mean(model):
         assert_close(norm.running_var, var, rtol=1e-4, atol=1e-5)
 
 
-def test_earlier_statistics_are_forgotten(model, randomise):
+def test_earlier_statistics_are_forgotten(model):
     recalibrate(model, batches())
     once = [buffer.clone() for buffer in model.buffers()]
     for norm in (model[1], model[4]):
@@ -74,35 +75,18 @@ def test_model_without_batchnorm_is_left_alone():
     recalibrate(nn.Linear(2, 2), [torch.rand(3, 2)])
 
 
-def statistics_away_from_the_identity(model: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (part.weight.data, 0.5, 1.5),
-                (part.bias.data, -0.5, 0.5),
-                (part.running_mean, -0.5, 0.5),
-                (part.running_var, 0.5, 2.0),
-            ):
-                tensor.uniform_(low, high, generator=generator)
-
-
-@pytest.mark.parametrize("name", ["all blocks", "resnet20"])
-def test_folded_copies_compute_the_same_function(name):
-    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    if name == "resnet20":
-        models = [baseline("resnet20", 10)]
-    else:
-        space = SearchSpace.paper()
-        legal = [space.allowed_blocks(layer) for layer in range(16)]
-        archs = [tuple(blocks[(7 * i + k) % len(blocks)] for i, blocks in enumerate(legal)) for k in range(22)]
-        models = [Subnet(space, Architecture(blocks, (1.0,) * 16)) for blocks in archs[::4]]
-    for model in models:
-        statistics_away_from_the_identity(model)
+def test_folded_copies_compute_the_same_function(randomise):
+    x = torch.rand(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    space = SearchSpace.paper()
+    legal = [space.allowed_blocks(layer) for layer in range(16)]
+    for k in range(0, 22, 4):
+        blocks = tuple(choices[(7 * i + k) % len(choices)] for i, choices in enumerate(legal))
+        model = randomise(Subnet(space, Architecture(blocks, (1.0,) * 16))).double().eval()
         next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).eps = 0.1  # a user's block
-        fast = Folded(model.eval()).network
+        fast = Folded(model).network
         assert not any(isinstance(part, nn.BatchNorm2d) for part in fast.modules())
-        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
+        with torch.no_grad():
+            assert_close(fast(x), model(x), rtol=1e-6, atol=1e-5)  # folded weights are float32
         assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())  # the original is left as found
 
 
@@ -134,4 +118,4 @@ def test_a_twin_leaves_alone_what_is_read_before_its_relu(randomise):
     model = randomise(PreActivation()).eval()
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(Folded(model).network(x), model(x), rtol=1e-4, atol=1e-5)
+        assert_close(Folded(model).network(x), model(x), rtol=1e-4, atol=1e-5)

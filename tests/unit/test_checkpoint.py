@@ -107,7 +107,7 @@ def test_failing_to_write_leaves_a_good_version(path, monkeypatch, broken):
     assert load_latest(path)[1] == {"epoch": 2}
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(path, caplog):
+def test_a_kill_between_the_two_renames_loses_nothing(path):
     save(path, TENSORS, {"epoch": 1})
     os.replace(path, previous(path))
     assert load_latest(path)[1] == {"epoch": 1}
@@ -138,13 +138,6 @@ def test_every_flipped_byte_is_refused(path):
             path.write_bytes(blob[:i] + bytes([blob[i] ^ flip]) + blob[i + 1 :])
             with pytest.raises(InputError, match=r"^.*state\.safetensors: .*$"):
                 load(path)
-
-
-def test_appended_bytes_are_refused(path):
-    path.parent.mkdir()
-    path.write_bytes(to_bytes(TENSORS, META) + b"\0")
-    with pytest.raises(InputError, match="damaged"):
-        load(path)
 
 
 def test_a_damaged_file_gives_way_to_the_previous_one(path, caplog):
@@ -189,7 +182,7 @@ def test_another_format_is_refused(path, monkeypatch):
 @pytest.mark.parametrize(
     "blob",
     [
-        b"",
+        to_bytes(TENSORS, META) + b"\0",
         b"not safetensors",
         b"\xff" * 64,
         struct.pack("<Q", 2**63) + b"{}",

@@ -23,13 +23,9 @@ from tamnas.space.sampling import matching, reversed_order, uniform
 from tamnas.space.space import SearchSpace
 from tamnas.space.tilting import Cells, _tilted
 from tests.helpers.tiny import CONTROLS_ON, ROOT, ROW, pool, tiny_params, write_params
-from tests.helpers.toy_search import fitness_of, planned
+from tests.helpers.toy_search import TINY, evaluator, fitness_of, planned
 
 PAPER = SearchSpace.paper()
-SMALL = SearchSpace(
-    num_classes=2, stem_channels=4, channels=(8,), repeats=(2,), strides=(2,), head=(4, 8, 4), blocks=(0, 6, 20),
-    ratios=(0.5, 1.0, 2.0),
-)  # fmt: skip  # 54 architectures
 
 
 def plans(controls: dict | None = None, **changed) -> dict[str, ControlsStagePlan]:
@@ -110,16 +106,16 @@ def test_a_size_at_the_edge_of_the_space_is_met_where_the_edge_itself_is_taken()
 
 
 def test_a_space_without_further_architectures_is_refused():
-    smallest = SMALL.parameter_range()[0]
-    found = matching(SMALL, [smallest] * 54, np.random.default_rng(0))
+    smallest = TINY.parameter_range()[0]
+    found = matching(TINY, [smallest] * 54, np.random.default_rng(0))
     assert len(set(found)) == 54
     with pytest.raises(InputError, match=r"^controls: no further architecture of about [\d,]+ parameters"):
-        matching(SMALL, [smallest], np.random.default_rng(0), taken=found)
+        matching(TINY, [smallest], np.random.default_rng(0), taken=found)
 
 
 @given(seed=st.integers(0, 999))
 def test_reversed_layers_are_legal_and_the_same_genes(seed):
-    for space in (PAPER, SMALL):
+    for space in (PAPER, TINY):
         arch = space.sample(np.random.default_rng(seed))
         turned = reversed_order(space, arch)
         assert space.is_legal(turned)
@@ -164,7 +160,8 @@ def test_random_search_makes_as_many_distinct_evaluations():
 
 
 def test_random_search_ends_where_the_space_does():
-    assert len({SMALL.decode(genes) for genes in SMALL.distinct_genes(np.random.default_rng(0), 100)}) == 54
+    rows, fitness = random_search(TINY, planned(), [20, 100], evaluator(TINY), np.random.default_rng(0))
+    assert [row["evaluated"] for row in rows] == [20, len(fitness)] == [20, 54]
 
 
 # -- what a plan asks for -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ def multiply(spec: int, context: dict) -> tuple[int, int, int]:
 
 ERRORS = {
     "InputError": InputError,
-    "DivergenceError": DivergenceError,
+    "DivergenceError": partial(DivergenceError, details={"epoch": 3}),
     "MemoryError": MemoryError,
     "RuntimeError": RuntimeError,
     "DeadlineError": DeadlineError,
@@ -53,10 +53,6 @@ def fail(spec: dict, context: dict) -> int:
     if "error" in spec:
         raise ERRORS[spec["error"]]("epoch 3, step 2 of 9")
     return spec["value"]
-
-
-def diverge(spec: int, context: dict) -> None:
-    raise DivergenceError(f"job {spec}", {"reason": "NaN", "epoch": spec})
 
 
 def die(spec: int, context: dict) -> None:
@@ -105,24 +101,18 @@ def test_no_process_is_started_for_one_job_or_worker(tmp_path, specs, compute):
 
 
 @ENGINES
-def test_what_diverged_is_told_across_processes(compute, tmp_path):
-    with running(tmp_path, compute) as jobs, pytest.raises(DivergenceError, match="job") as caught:
-        dict(jobs.run_jobs(diverge, [3, 3]))
-    assert caught.value.details == {"reason": "NaN", "epoch": 3}
-
-
-@ENGINES
-@pytest.mark.parametrize("name", ["InputError", "DivergenceError"])
-def test_an_exception_is_raised_with_its_type_after_what_was_finished(tmp_path, compute, name):
-    specs = [{"value": 1}, {"value": 2}, {"error": name, "sleep": 1}, *({"value": i} for i in range(3, 6))]
+@pytest.mark.parametrize("kind", [InputError, DivergenceError])
+def test_an_exception_is_raised_with_its_type_after_what_was_finished(tmp_path, compute, kind):
+    specs = [{"value": 1}, {"value": 2}, {"error": kind.__name__, "sleep": 1}, *({"value": i} for i in range(3, 6))]
     yielded = {}
 
     def consume(jobs):
         for index, value in jobs.run_jobs(fail, specs):
             yielded[index] = value
 
-    with running(tmp_path, compute) as jobs, pytest.raises(ERRORS[name], match=r"^epoch 3, step 2 of 9$"):
+    with running(tmp_path, compute) as jobs, pytest.raises(kind, match=r"^epoch 3, step 2 of 9$") as caught:
         consume(jobs)
+    assert getattr(caught.value, "details", {"epoch": 3}) == {"epoch": 3}
     assert yielded.items() >= {0: 1, 1: 2}.items()
     assert all(value == specs[index]["value"] for index, value in yielded.items())
     if compute is INLINE:
@@ -144,7 +134,7 @@ def test_an_exception_that_cannot_be_sent_is_told_by_its_words(tmp_path):
 
 
 def test_a_killed_worker_is_told_from_a_bug(tmp_path):
-    with running(tmp_path, PROCESSES) as jobs, pytest.raises(RuntimeError, match="a worker process was killed"):
+    with running(tmp_path, PROCESSES) as jobs, pytest.raises(WorkerError, match="a worker process was killed"):
         list(jobs.run_jobs(die, [1, 2]))
 
 

@@ -90,10 +90,13 @@ def test_the_paper_profile_is_the_papers_study(project):
         assert plan.search.attack.eps == attacks[plan.mode].eps
 
 
-def test_a_misspelt_key_changes_nothing(project):
-    Path("profiles/broken.yaml").write_text("supernet: {epps: 6/255}\n")
+@pytest.mark.parametrize(
+    ("text", "key"), [("{epps: 6/255}", "supernet.epps"), ("{stagnaton: null}", "search.stagnaton")]
+)
+def test_a_misspelt_key_changes_nothing(project, text, key):
+    Path("profiles/broken.yaml").write_text(f"{key.partition('.')[0]}: {text}\n")
     before = Path("params.yaml").read_text()
-    with pytest.raises(InputError, match=r"profiles/broken.yaml.*supernet.epps: no such parameter"):
+    with pytest.raises(InputError, match=rf"profiles/broken.yaml.*{re.escape(key)}: no such parameter"):
         profile.apply("broken")
     assert Path("params.yaml").read_text() == before
 
@@ -138,15 +141,6 @@ def test_a_bad_setting_is_one_line_and_changes_nothing(project, setting):
     assert Path("params.yaml").read_text() == before
 
 
-def test_a_misspelt_null_in_a_profile_is_refused(project):
-    with modify_yaml("params.yaml") as raw:
-        own = raw["search"]
-    assert own["stagnation"] is None
-    Path("profiles/mine.yaml").write_text("search:\n  stagnaton: null\n")
-    with pytest.raises(InputError, match=r"search\.stagnaton: no such parameter"):
-        profile.apply("mine")
-
-
 def test_without_params_yaml(project):
     Path("params.yaml").unlink()
     result = CliRunner().invoke(profile.main, ["smoke"])
@@ -155,9 +149,8 @@ def test_without_params_yaml(project):
 
 def test_an_unknown_profile_names_those_there_are(project):
     result = CliRunner().invoke(profile.main, ["papre"])
-    assert result.exit_code == 2
-    with pytest.raises(InputError, match="paper-cifar10"):
-        profile.apply("papre")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "paper-cifar10" in result.stderr
 
 
 def test_values_outside_a_profile_stay(project):

@@ -80,13 +80,6 @@ def test_two_phases_share_one_schedule(schedule):
     assert len(set(ours(whole))) > 2
 
 
-def test_paper_schedules_restart_with_the_joint_phase():
-    block = recipe(500, {"kind": "milestones", "milestones": (200, 400, 450), "total": 500}, lr=0.1)
-    joint = recipe(500, {"kind": "milestones", "milestones": (100, 200, 300), "total": 500}, lr=0.1)
-    assert [learning_rate(block, e) for e in (199, 200, 449, 499)] == pytest.approx([0.1, 0.01, 0.001, 1e-4])
-    assert [learning_rate(joint, e) for e in (0, 99, 100, 499)] == pytest.approx([0.1, 0.1, 0.01, 1e-4])
-
-
 def test_every_step_uses_its_learning_rate(split, monkeypatch):
     used = []
 

@@ -92,27 +92,17 @@ def test_children_that_breeding_does_not_yield_are_drawn_afresh_within_the_budge
     assert all(SMALL.parameters(arch) <= budget[1] for arch in born)
 
 
-@pytest.mark.parametrize(("population", "generations"), [(6, 1), (10, 4)])
-def test_survivals_and_individuals(space, population, generations):
+def test_offspring_may_differ_from_the_population(space):
     calls = []
 
     def evaluate(archs):
         calls.append(archs)
         return [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs]
 
-    plan = planned(population=population, offspring=population, generations=generations)
-    found = search(space, plan, evaluate, seed=0)
-    assert [len(archs) for archs in found.generations] == [population] * (1 + generations)
-    assert found.generations == calls
-    assert [row["generation"] for row in found.hypervolume] == list(range(1 + generations))
-    for archs in found.generations:
-        assert len(set(archs)) == len(archs)
-
-
-def test_offspring_may_differ_from_the_population(space):
-    plan = planned(population=8, offspring=3, generations=5)
-    found = search(space, plan, lambda archs: [fitness_of(0.5, 0.5, space.parameters(arch)) for arch in archs], seed=0)
+    found = search(space, planned(population=8, offspring=3, generations=5), evaluate, seed=0)
     assert [len(archs) for archs in found.generations] == [8, 3, 3, 3, 3, 3]
+    assert found.generations == calls
+    assert [row["generation"] for row in found.hypervolume] == list(range(6))
 
 
 @pytest.mark.parametrize("unit", ["gene", "individual"])

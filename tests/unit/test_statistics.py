@@ -113,12 +113,6 @@ def test_equal_means_tie_whatever_the_order_of_the_networks():
         assert ranking(layer_counts(records, "best"), 0, "block") == [(0, 3), (3, 3)]
 
 
-def test_lego_net_takes_the_most_frequent():
-    records = [record("a", blocks=(0, 6), ratios=(0.4, 2.0)), record("b", blocks=(3, 20), ratios=(1.0, 1.0))]
-    records += [record("c", blocks=(3, 20), ratios=(1.0, 2.0))]
-    assert lego_net(SPACE, layer_counts(records, "best")) == Architecture((3, 20), (1.0, 2.0))
-
-
 def test_lego_net_skips_what_is_not_legal():
     # networks of a space whose layer 0 allows block 20, or that has other ratios
     records = [record("a", blocks=(20, 20), ratios=(0.6, 1.0)), record("b", blocks=(20, 20), ratios=(0.6, 1.0))]

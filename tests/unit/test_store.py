@@ -39,15 +39,6 @@ def folders(place) -> set[str]:
     return {path.name for path in place.iterdir() if path.is_dir()}
 
 
-def test_store_keeps_its_state_under_one_key(tmp_path, workspace):
-    for _ in range(2):
-        with checkpoint_folder("search", "row", "a", tmp_path) as folder:
-            found = load_latest(folder / "state.safetensors")
-            save(folder / "state.safetensors", TENSORS, META)
-    assert found[1] == META
-    assert folder == tmp_path / "search" / "row" / "a"
-
-
 def test_a_key_that_comes_back_finds_its_state(tmp_path, workspace):
     for key in ("a", "b", "a"):
         with checkpoint_folder("search", "row", key, tmp_path) as folder:
