@@ -14,24 +14,10 @@ import tempfile
 from pathlib import Path
 
 from tamnas.pipeline.instructions import has_avx2
+from tests.helpers.tiny import commit, environment, git
+from tests.helpers.tutorial import checkout
 
-ROOT = Path(__file__).parent.parent
 COMPARED = ("results", "reports", "dvc.lock")
-
-
-def run(folder: Path, *command: str) -> str:
-    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def copy_of_working_tree(folder: Path) -> None:
-    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    run(folder, "git", "init", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "-c", "user.name=golden", "-c", "user.email=golden@example.org", "commit", "-qm", "golden")
 
 
 def main() -> int:
@@ -39,15 +25,13 @@ def main() -> int:
         print("golden: this processor has no AVX2, so the committed bytes cannot be expected of it; nothing compared")
         return 0
     with tempfile.TemporaryDirectory(prefix="golden-") as name:
-        folder = Path(name)
-        copy_of_working_tree(folder)
+        folder = checkout(Path(name))
+        commit(folder, "golden")
         for results in COMPARED[:2]:
             shutil.rmtree(folder / results)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the stages' `python` is this one
-        repro = [sys.executable, "-m", "dvc", "repro", "--force"]
-        subprocess.run(repro, cwd=folder, env=os.environ | {"PATH": path}, check=True)
-        run(folder, "git", "add", "--all", *COMPARED)
-        changed = run(folder, "git", "diff", "--cached", "--name-only", *COMPARED).split()
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], cwd=folder, env=environment(), check=True)
+        git(folder, "add", "--all", *COMPARED)
+        changed = git(folder, "diff", "--cached", "--name-only", *COMPARED).split()
         if not changed:
             print("golden: every byte of results/, reports/ and dvc.lock is the committed one")
             return 0

@@ -2,7 +2,6 @@
 
     python -m tests.faults.matrix              the long part, `make faults`: prints a table of counts
     python -m tests.faults.matrix --quick      a fault or two a stage, as `make test-all` runs it
-    python -m tests.faults.matrix --base RUN   each kind on copies of a finished run, as `make test-all`, too
     python -m tests.faults.matrix --rounds 5 --seed 7
     python -m tests.faults.matrix --stage search --stage controls    strikes these alone
 
@@ -33,18 +32,6 @@ def quick(harness: Harness) -> Iterator[Fault]:
         if one.name.startswith(("supernet_block", "search", "retrain_scratch", "evaluate_scratch")):
             yield harness.damage(one)
             yield harness.kill(one)
-
-
-def few(harness: Harness) -> Iterator[Fault]:
-    """Each kind once, each on another stage where that can be: what `make test` has time for."""
-    strikes = {
-        "supernet_block": (harness.kill, harness.damage), "search": (harness.terminate, harness.damage),
-        "retrain_scratch": (harness.kill, harness.orphan), "evaluate_scratch": (harness.full_disk,),
-        "legonet": (harness.interrupt,), "prepare": (harness.twins,), "plan": (harness.full_disk,),
-    }  # fmt: skip
-    for one in harness.stages:
-        for strike in strikes.get(one.name.partition("@")[0], ()):
-            yield strike(one)
 
 
 def long(harness: Harness, rounds: int, whole: bool) -> Iterator[Fault]:
@@ -87,7 +74,6 @@ def table(faults: list[Fault]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fault of each kind")
-    parser.add_argument("--base", type=Path, help="strike copies of this finished run, each kind of fault about once")
     parser.add_argument("--rounds", type=int, default=1, help="how often the long part goes over all stages")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--stage", action="append", choices=list(stages()), help="strike this stage; again for others")
@@ -96,15 +82,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
     with tempfile.TemporaryDirectory(prefix="tamnas-faults-") as home:
-        harness, faults = Harness(Path(home), options.seed, options.base), []
+        harness, faults = Harness(Path(home), options.seed), []
         if options.stage:
             harness.stages = [one for one in harness.stages if one.name.partition("@")[0] in options.stage]
-        if options.base:
-            struck = few(harness)
-        elif options.quick:
-            struck = quick(harness)
-        else:
-            struck = long(harness, options.rounds, not options.stage)
+        struck = quick(harness) if options.quick else long(harness, options.rounds, not options.stage)
         for fault in struck:
             faults.append(fault)
             outcome = "survived" if fault.survived else f"LOST {fault.lost:,} bytes {fault.trouble}"

@@ -147,15 +147,14 @@ def lost_bytes(folder: Path, expected: Files) -> int:
 
 
 class Harness:
-    """An undisturbed run, `base` or one of its own, and ways to disturb copies of it."""
+    """An undisturbed run and ways to disturb copies of it."""
 
-    def __init__(self, home: Path, seed: int, base: Path | None = None):
+    def __init__(self, home: Path, seed: int):
         self.home, self.random, self.counter = home, random.Random(seed), 0
-        self.base = base or home / "undisturbed"
-        if base is None:
-            self.base.mkdir(parents=True)
-            write_params(self.base, smallest_params())
-            self._run()
+        self.base = home / "undisturbed"
+        self.base.mkdir(parents=True)
+        write_params(self.base, smallest_params())
+        self._run()
         self.expected = tree(self.base)
         self.stages = list(self._stages())
 
