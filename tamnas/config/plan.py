@@ -269,13 +269,15 @@ class PooledControlsStagePlan(ControlsStagePlan):
 
 
 class EvaluateStagePlan(NetworksStagePlan):
-    """`network` and `space` of hand-made networks alone are those of the dataset's pooled Lego-Net.
+    """`network` and `space` null: hand-made networks alone.
 
     What is asked of final networks alone, or apart from the grid, attacks nothing again with the grid.
     """
 
     unkeyed = "eval.latency", "eval.attacks", "eval.final", "eval.checks"
 
+    network: sections.NetworkParams | None
+    space: sections.SpaceParams | None
     eval: sections.EvalParams
 
 
@@ -352,10 +354,9 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         "baselines": BaselinesStagePlan.of(known),
         "legonet_pooled": LegonetStagePlan.of(known),
         "controls_pooled": PooledControlsStagePlan.of(known),
-        **{
-            f"evaluate_{kind}": EvaluateStagePlan.of(known)
-            for kind in ("legonet_pooled", "baselines", "controls_pooled")
-        },
+        "evaluate_legonet_pooled": EvaluateStagePlan.of(known),
+        "evaluate_baselines": EvaluateStagePlan.of(known | {"network": None, "space": None}),
+        "evaluate_controls_pooled": EvaluateStagePlan.of(known),
     }
 
 

@@ -164,8 +164,8 @@ def evaluate_and_write(
 
     `folder` keeps what is finished. Raises DeadlineError if nothing is finished at the deadline.
     """
-    space, size, data = SearchSpace.from_params(plan), plan.size, prepared(plan.dataset)
-    task = GridTask(space, data, plan.eval, plan.numerics, load_compute(), folder)
+    space = SearchSpace.from_params(plan) if plan.space else SearchSpace(num_classes=plan.classes)
+    task = GridTask(space, prepared(plan.dataset), plan.eval, plan.numerics, load_compute(), folder)
     evaluations = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
     networks = seed_folders(kind, trained, plan.seed)
     for seed, evaluation in evaluations.items():
@@ -179,11 +179,12 @@ def evaluate_and_write(
                 write_csv(out / f"{name}.csv", rows)
         write_csv(out / "attack.csv", evaluation["attack"])
         write_json(out / "metrics.json", evaluation["metrics"])
-        write_csv(out / "costs.csv", cost_rows(networks[seed], space, size))
+        write_csv(out / "costs.csv", cost_rows(networks[seed], space, plan.size))
         (out / "latency.csv").unlink(missing_ok=True)
         final = {row["network"] for row in evaluation["grid"] if row["final"]}
         if plan.eval.latency and final:
-            write_csv(out / "latency.csv", latency_rows(networks[seed], final, space, plan.eval.weights, size))
+            rows = latency_rows(networks[seed], final, space, plan.eval.weights, plan.size)
+            write_csv(out / "latency.csv", rows)
     return {seed: evaluation["metrics"] for seed, evaluation in evaluations.items()}
 
 

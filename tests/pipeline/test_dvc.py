@@ -199,6 +199,11 @@ def test_a_control_reruns_nothing_that_it_stands_beside(repo):
     assert runs_after(repo, lambda raw: raw.update(seeds=[1])) == ALWAYS | final
 
 
+def test_another_space_reruns_no_hand_made_network(repo):
+    found = runs_after(repo, lambda raw: raw["space"].update(ratios=[0.4, 0.8, 1.2]))
+    assert found == ALWAYS | both_rows(*PER_ROW) | POOLED
+
+
 def test_eval_eps_reruns_evaluation_and_reports_only(repo):
     assert runs_after(repo, lambda raw: raw["eval"].update(eps=["2/255"])) == ALWAYS | EVALUATION
 
