@@ -2,30 +2,32 @@
 
     python -m benchmarks.ranking --cifar10 CIFAR10.npz --out FOLDER [--part networks|supernets] [--table]
 
-30 random networks of 28,000 to 45,000 parameters (the geometry of the profile `mini`: 6 layers of 24, 48 and 96
-channels, no head; the 4 blocks of `FOUR`, 5 ratios) are trained from scratch with one recipe, and again with another
-seed. Then each schedule of `SCHEDULES` trains a supernet, and the same 30 inherit its weights, their BatchNorm as
-inherited or recalibrated on 1,024 training images: clean, attacked or both. Schedules of the same blocks cost the
-same, 5 epochs of blocks (or 15 on clean images, which take a third of the time) and 8 of blocks and ratios; a path of
-22 blocks has 1.4 times the multiply-accumulates of one of 4. All train on the same 20,000 images by TRADES with one
-attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean and under PGD (20 steps of trained networks,
-5 of inherited weights).
+Two groups of networks (the geometry of the profile `mini`: 6 layers of 24, 48 and 96 channels, no head; the 4 blocks of
+`FOUR`, 5 ratios) are trained from scratch with one recipe, and again with another seed: `random`, 30 random networks,
+which have 28,000 to 45,000 parameters, and `sizes`, one random network of each of 20 equal parts of the range that
+networks of this space have, 15,000 to 68,000. Then each schedule of `SCHEDULES` trains a supernet, and the same
+networks inherit its weights, their BatchNorm as inherited or recalibrated on 1,024 training images: clean, attacked or
+both. Schedules of the same blocks cost the same, 5 epochs of blocks (or 15 on clean images, which take a third of the
+time) and 8 of blocks and ratios; a path of 22 blocks has 1.4 times the multiply-accumulates of one of 4. All train on
+the same 20,000 images by TRADES with one attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean
+and under PGD (20 steps of trained networks, 5 of inherited weights).
 
-The table sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best five that is
-found (by chance: 0.17) and the regret in points of picking the first (`tamnas.report.agreement`) beside each way to
-predict the trained accuracies of the first seed. Training again with another seed says what tau can be reached at best,
-the number of parameters what costs nothing.
+A table for each group sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best
+five that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
+(`tamnas.report.agreement`) beside each way to predict the trained accuracies of the first seed. Training again with
+another seed says what tau can be reached at best, the number of parameters what costs nothing.
 
 Fair: every block of a layer once in as many steps, or with 4 paths, each on a quarter of the batch, once in every step
 (FairNAS).
 
-Plan, on a fast core: a network takes 6 epochs of 45 s, all 30 about 2 1/4 hours, the second seed as much again; a
-schedule 12 minutes, and 9 for evaluation, all fifteen 5 hours. The two parts can run side by side.
-FOLDER gets one JSON file per network and per schedule and recalibration. What is there is not computed again, what was
-cut off goes on; --table prints what there is.
+Plan, on a fast core: a network takes 6 epochs of 45 s, all 50 about 3 3/4 hours, the second seed as much again; a
+schedule 12 minutes, and 15 for evaluation, all fifteen 7 hours. The two parts can run side by side. FOLDER gets a
+folder for each group, with one JSON file per network and per schedule and recalibration. What is there is not computed
+again, what was cut off goes on; --table prints what there is.
 """
 
 from dataclasses import asdict
+from itertools import pairwise, product
 from pathlib import Path
 
 import click
@@ -53,7 +55,7 @@ from tamnas.space.space import SearchSpace
 from tamnas.training.loop import Resume
 from tamnas.training.phases import train_phase
 
-NETWORKS, TRAIN, SEEDS = 30, 20_000, (0, 1)
+NETWORKS, SIZES, TRAIN, SEEDS = 30, 20, 20_000, (0, 1)
 FOUR, EIGHT, ALL = [0, 3, 6, 12], [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
 IMAGES, BATCH, TOP = 1024, 128, 5
 WHATS = ("clean", "robust")
@@ -108,24 +110,34 @@ SCHEDULES = {
 def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
     rows = plans(cifar10, BASE, {"networks": {"space": space(FOUR)}} | SCHEDULES, TRAIN)
     networks = rows.pop("networks")
-    among = SearchSpace.from_params(networks)
-    archs = [among.decode(row) for row in among.sample_genes(numpy_generator("ranking", "networks"), NETWORKS)]
+    found = groups(SearchSpace.from_params(networks))
     if not table:
         data = prepared(cifar10, networks)
         if part != "supernets":
             with locked("ranking", "networks", out):
-                for seed in SEEDS:
-                    for index, arch in enumerate(archs):
-                        trained(networks, arch, f"{index:02}-seed-{seed}", seed, data, out / "networks")
+                for group, seed in product(found, SEEDS):
+                    for index, arch in enumerate(found[group]):
+                        trained(networks, arch, f"{index:02}-seed-{seed}", seed, data, out / group / "networks")
         if part != "networks":
             with locked("ranking", "supernets", out):
-                for plan in rows.values():
-                    inherited(plan, archs, data, out / "supernets")
-    print_table(out)
+                for plan, group in product(rows.values(), found):
+                    inherited(plan, found[group], data, out / group / "supernets", out / "supernets")
+    for group, archs in found.items():
+        print_table(out / group, len(archs))
 
 
-def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -> None:
-    """Train the plan's supernet and evaluate `archs` with its weights, in one file for each recalibration."""
+def groups(space: SearchSpace) -> dict[str, list[Architecture]]:
+    random = space.sample_genes(numpy_generator("ranking", "networks"), NETWORKS)
+    ends = np.linspace(*space.parameter_range(), SIZES + 1).astype(int).tolist()
+    sizes = [space.sample(numpy_generator("ranking", "sizes", low), (low, high)) for low, high in pairwise(ends)]
+    return {"random": [space.decode(genes) for genes in random], "sizes": sizes}
+
+
+def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path, weights: Path) -> None:
+    """Evaluate `archs` with weights of the plan's supernet, in one file for each recalibration.
+
+    The supernet is trained below `weights`, if it is not there.
+    """
     asked = setting(plan) | {"schedule": plan.row, "supernet": plan.supernet.plain(), "space": plan.space.plain()}
     asked |= {"validation": plan.search.attack.text}
     paths = {kind: out / f"{plan.row}-{kind}.json" for kind in RECALIBRATIONS}
@@ -135,7 +147,7 @@ def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path) -
     runtime, result = device.start(plan.numerics, IN_PROCESS), asked | measured(plan)
     train, validation = (load_split(data, split, runtime.device) for split in ("train", "validation"))
     try:
-        supernet, history = trained_supernet(plan, train, runtime, out / "weights" / key_of(asked))
+        supernet, history = trained_supernet(plan, train, runtime, weights / key_of(asked))
     except DivergenceError as error:
         for kind, path in missing.items():
             write_json(path, result | {"recalibration": kind, "diverged": error.details, "networks": []})
@@ -166,13 +178,14 @@ def trained_supernet(
     return supernet, history
 
 
-def print_table(out: Path) -> None:
+def print_table(out: Path, count: int) -> None:
+    """Of a group of so many networks."""
     files = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
-    networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(NETWORKS)] for seed in SEEDS}
+    networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(count)] for seed in SEEDS}
     truth = networks[SEEDS[0]]
     if None in truth:
         done = sum(network is not None for network in truth)
-        click.echo(f"{done} of {NETWORKS} networks are trained; the table needs all of them")
+        click.echo(f"{out.name}: {done} of {count} networks are trained; the table needs all of them")
         return
     ways = {"trained again": networks[SEEDS[1]]} if None not in networks[SEEDS[1]] else {}
     ways["parameters"] = [{"clean": network["parameters"], "robust": network["parameters"]} for network in truth]
@@ -189,7 +202,7 @@ def print_table(out: Path) -> None:
         cells += [shown(agreed[what].tau) for what in WHATS] + [f"{agreed[what].overlap:.2f}" for what in WHATS]
         rows.append([way, *cells, *(f"{100 * agreed[what].regret:.2f}" for what in WHATS)])
     columns = [f"{title} {what}" for title in ("tau", f"best {TOP}", "regret") for what in WHATS]
-    title = f"{NETWORKS} networks, CIFAR-10 at 16x16: what predicts their accuracy when trained"
+    title = f"{count} networks ({out.name}), CIFAR-10 at 16x16: what predicts their accuracy when trained"
     result = {"agreement": figures, "networks": networks}
     report(title, ["predicted by", "mean clean, %", "mean robust, %", *columns], rows, result, out / "table.json")
 
