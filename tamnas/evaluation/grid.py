@@ -164,7 +164,7 @@ def evaluate_and_write(
 
     `folder` keeps what is finished. Raises DeadlineError if nothing is finished at the deadline.
     """
-    space = SearchSpace.from_params(plan) if plan.space else SearchSpace(num_classes=plan.classes)
+    space = SearchSpace.from_params(plan)
     task = GridTask(space, prepared(plan.dataset), plan.eval, plan.numerics, load_compute(), folder)
     evaluations = evaluate_kind(task, kind, trained, plan.seed, f"evaluate {kind} {plan.name}")
     networks = seed_folders(kind, trained, plan.seed)

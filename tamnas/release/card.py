@@ -94,7 +94,6 @@ class Card(Section):
 
     @property
     def search_space(self) -> SearchSpace:
-        """Of a network that is not hand-made."""
         return SearchSpace.from_params(self, num_classes=len(self.classes))
 
     @property

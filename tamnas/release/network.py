@@ -12,8 +12,7 @@ from tamnas.data.loader import Split, load_split
 from tamnas.data.prepare import prepare
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
-from tamnas.networks.baselines import baseline
-from tamnas.networks.subnet import Subnet
+from tamnas.networks.trained import build
 from tamnas.pipeline import checkpoint
 from tamnas.pipeline.device import MEMORY_FORMAT
 from tamnas.pipeline.paths import prepared
@@ -33,10 +32,7 @@ def read(path: Path) -> tuple[nn.Module, Card]:
     """The network in a released file, in eval mode, and its card. Raises InputError."""
     tensors, meta = checkpoint.load(path)
     card = card_of(path, meta)
-    if (spec := card.network_spec).architecture:
-        model = Subnet(card.search_space, spec.architecture)
-    else:
-        model = baseline(spec.baseline, len(card.classes))
+    model = build(card.network_spec, card.search_space)
     checkpoint.fill(model, tensors, path)
     return model.to(memory_format=MEMORY_FORMAT).eval(), card
 

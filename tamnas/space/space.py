@@ -81,10 +81,16 @@ class SearchSpace:
 
     @classmethod
     def from_params(cls, params, num_classes: int | None = None) -> "SearchSpace":
-        """From a plan's `network` and `space` sections, `size` and `classes`, or `num_classes` where it has none."""
+        """From a plan's `network` and `space` sections, `size` and `classes`, or `num_classes` where it has none.
+
+        Of hand-made networks, whose sections are null: the default space, of which they take `num_classes` alone.
+        """
+        classes = params.classes if num_classes is None else num_classes
+        if params.space is None:
+            return cls(num_classes=classes)
         network, head = params.network, params.network.head
         return cls(
-            num_classes=params.classes if num_classes is None else num_classes,
+            num_classes=classes,
             width=network.width,
             stem_channels=network.stem_channels,
             channels=network.channels,
