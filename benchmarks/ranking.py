@@ -22,8 +22,8 @@ Fair: every block of a layer once in as many steps, or with 4 paths, each on a q
 
 Plan, on a fast core: a network takes 6 epochs of 45 s, all 50 about 3 3/4 hours, the second seed as much again; a
 schedule 12 minutes, and 15 for evaluation, all fifteen 7 hours. The two parts can run side by side. FOLDER gets a
-folder for each group, with one JSON file per network and per schedule and recalibration. What is there is not computed
-again, what was cut off goes on; --table prints what there is.
+folder for each group, with one JSON file per network and per schedule and recalibration, and one for the supernets'
+weights. What is there is not computed again, what was cut off goes on; --table prints what there is.
 """
 
 from dataclasses import asdict
@@ -126,11 +126,12 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
         print_table(out / group, len(archs))
 
 
-def groups(space: SearchSpace) -> dict[str, list[Architecture]]:
-    random = space.sample_genes(numpy_generator("ranking", "networks"), NETWORKS)
-    ends = np.linspace(*space.parameter_range(), SIZES + 1).astype(int).tolist()
-    sizes = [space.sample(numpy_generator("ranking", "sizes", low), (low, high)) for low, high in pairwise(ends)]
-    return {"random": [space.decode(genes) for genes in random], "sizes": sizes}
+def groups(among: SearchSpace) -> dict[str, list[Architecture]]:
+    """The networks of each group, by its name; the same in every run."""
+    random = among.sample_genes(numpy_generator("ranking", "networks"), NETWORKS)
+    ends = np.linspace(*among.parameter_range(), SIZES + 1).astype(int).tolist()
+    sizes = [among.sample(numpy_generator("ranking", "sizes", low), (low, high)) for low, high in pairwise(ends)]
+    return {"random": [among.decode(genes) for genes in random], "sizes": sizes}
 
 
 def inherited(plan: RowPlan, archs: list[Architecture], data: Path, out: Path, weights: Path) -> None:

@@ -14,7 +14,7 @@ step), costs.csv, metrics.json and, with eval.latency, latency.csv.
 
 from typing import Literal
 
-from tamnas.config.plan import EvaluateStagePlan
+from tamnas.config.plan import EvaluateBaselinesStagePlan, EvaluateStagePlan
 from tamnas.evaluation.kinds import KINDS, seed_folders
 from tamnas.files import FORMAT, write_json
 from tamnas.pipeline.command import stage_command
@@ -26,7 +26,8 @@ from tamnas.pipeline.stage import stage_run
 @stage_command
 def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     stage = f"evaluate_{kind}"
-    plan, trained = EvaluateStagePlan.load(name, stage), weights(name, KINDS[kind].folder)
+    kind_of_plan = EvaluateBaselinesStagePlan if kind == "baselines" else EvaluateStagePlan
+    plan, trained = kind_of_plan.load(name, stage), weights(name, KINDS[kind].folder)
     folder, by_seed = results(plan.dataset, stage, plan.row), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as checkpoints:

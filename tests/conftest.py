@@ -23,6 +23,7 @@ from tests.helpers.toy_training import three_classes
 # Failures of their asserts show values too.
 pytest.register_assert_rewrite("tests.helpers.preparing", "tests.helpers.refusals")
 torch.set_num_threads(1)
+os.environ.pop("DVC_ROOT", None)  # the tests' runs are in no outer one
 # A shell's background job ignores Ctrl-C, and so would the stages that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run, no time limit for a busy machine, no folder left behind.
@@ -30,8 +31,7 @@ settings.register_profile("tamnas", derandomize=True, deadline=None, database=No
 settings.load_profile("tamnas")
 
 ROOT = Path(__file__).parents[1]
-# They take longest: first, so that no worker is left alone with one at the end. The second needs no finished run, so
-# that its worker does not wait for the first one's.
+# They take longest: first, so that no worker is left alone with one at the end.
 SLOW = (
     "test_faults", "test_docs", "test_dvc", "test_dvc_real", "test_smoke", "test_resume", "test_deadline",
     "test_controls_run", "test_extending",
@@ -78,7 +78,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     """An empty project, the working directory."""
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path / "project"
 
 

@@ -269,16 +269,18 @@ class PooledControlsStagePlan(ControlsStagePlan):
 
 
 class EvaluateStagePlan(NetworksStagePlan):
-    """`network` and `space` null: hand-made networks alone.
-
-    What is asked of final networks alone, or apart from the grid, attacks nothing again with the grid.
-    """
+    """What is asked of final networks alone, or apart from the grid, attacks nothing again with the grid."""
 
     unkeyed = "eval.latency", "eval.attacks", "eval.final", "eval.checks"
 
-    network: sections.NetworkParams | None
-    space: sections.SpaceParams | None
     eval: sections.EvalParams
+
+
+class EvaluateBaselinesStagePlan(EvaluateStagePlan):
+    """Of hand-made networks, which are of no space."""
+
+    network: None
+    space: None
 
 
 class StudyPlan(Section):
@@ -355,7 +357,7 @@ def dataset_stages(plan: DatasetPlan) -> dict[str, StagePlan]:
         "legonet_pooled": LegonetStagePlan.of(known),
         "controls_pooled": PooledControlsStagePlan.of(known),
         "evaluate_legonet_pooled": EvaluateStagePlan.of(known),
-        "evaluate_baselines": EvaluateStagePlan.of(known | {"network": None, "space": None}),
+        "evaluate_baselines": EvaluateBaselinesStagePlan.of(known | {"network": None, "space": None}),
         "evaluate_controls_pooled": EvaluateStagePlan.of(known),
     }
 

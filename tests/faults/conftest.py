@@ -7,7 +7,6 @@ from tests.helpers.small_results import leave_unwritten
 @pytest.fixture(autouse=True)
 def no_deadline(monkeypatch):
     monkeypatch.setenv("TAMNAS_CHECKPOINTS", "")
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     yield
     set_deadline(None)
 

@@ -73,7 +73,7 @@ def table(faults: list[Fault]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fault of each kind")
+    parser.add_argument("--quick", action="store_true", help="a fault or two a stage")
     parser.add_argument("--rounds", type=int, default=1, help="how often the long part goes over all stages")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--stage", action="append", choices=list(stages()), help="strike this stage; again for others")

@@ -30,7 +30,6 @@ def planned_only(tmp_path_factory) -> Path:
 def plans(planned_only, monkeypatch) -> Path:
     """The working directory: tiny parameters and their plans, for what fails before it writes."""
     monkeypatch.chdir(planned_only)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     return planned_only
 
 
@@ -68,12 +67,12 @@ def test_help_of_a_real_process(tmp_path):
 
 
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if PER[script] != "run"])
-def test_a_missing_plan_is_one_line(folder, script):
+@pytest.mark.parametrize("name", ["nowhere", "../nowhere"])
+def test_a_missing_plan_is_one_line(folder, script, name):
     write_params(folder, tiny_params())
-    result = invoke(script, *ARGUMENTS[script], "nowhere")
+    result = invoke(script, *ARGUMENTS[script], name)
     assert result.exit_code == 2
-    assert one_line(result.stderr)
-    assert "error: plan/nowhere/" in result.stderr
+    assert one_line(result.stderr).startswith("error: ")
     assert "no such plan" in result.stderr
     assert result.stdout == ""
 

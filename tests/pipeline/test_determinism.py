@@ -146,7 +146,6 @@ def test_files_are_in_the_order_of_the_jobs_whichever_ends_first(finished_run, t
         return reversed(finished)
 
     monkeypatch.setattr(Jobs, "run_jobs", last_first)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     copy_of(finished_run, tmp_path, "data", "runs", "results")
     run_here(tmp_path, "plan", "search", "retrain_scratch", "evaluate_scratch", "ranking")
     assert sum(count > 1 for count in counts) >= 4

@@ -200,6 +200,7 @@ def test_a_control_reruns_nothing_that_it_stands_beside(repo):
 
 
 def test_another_space_reruns_no_hand_made_network(repo):
+    edit(repo, lambda raw: raw["network"].update(stem_channels=6))
     found = runs_after(repo, lambda raw: raw["space"].update(ratios=[0.4, 0.8, 1.2]))
     assert found == ALWAYS | both_rows(*PER_ROW) | POOLED
 

@@ -151,7 +151,6 @@ def test_the_first_epochs_of_a_phase_are_clean_as_its_plan_says(finished_run):
 @pytest.mark.parametrize("front", ["archive", "population"])
 def test_the_front_that_is_asked_for_is_retrained(finished_run, tmp_path, monkeypatch, front):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     copy_of(finished_run, tmp_path, "code", "data", "runs", "results", ".checkpoints")
     raw = tiny_params()
     raw["search"]["front"] = front

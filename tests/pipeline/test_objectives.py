@@ -27,7 +27,6 @@ def copy(finished_run, tmp_path, monkeypatch):
     """A finished tiny run to go on with; the clock says what a part's shape says, so that time repeats."""
     copy_of(finished_run, tmp_path, "plan", "code", "data", "source", "runs", "results", "reports", ".checkpoints")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
 
 

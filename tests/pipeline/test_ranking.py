@@ -18,7 +18,6 @@ from tests.helpers.tiny import ROW, contents, copy_of, invoke, result_of, run_he
 def copy(finished_run, tmp_path, monkeypatch):
     copy_of(finished_run, tmp_path, "plan", "code", "data", "runs", "results", ".checkpoints")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
 
 

@@ -21,7 +21,6 @@ def test_home_and_variables(tmp_path, out, monkeypatch, path):
 
 def test_an_unknown_variable_stays_to_be_seen(monkeypatch):
     monkeypatch.delenv("NO_SUCH", raising=False)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
     assert str(located("$NO_SUCH/sets")) == "$NO_SUCH/sets"
 
 

@@ -67,14 +67,16 @@ def test_shipped_files_hold_no_pickle():
     assert [name for name in files if re.search(r"\.(pkl|pickle|pt|pth|joblib|bin|npy)$", name)] == []
 
 
-@pytest.mark.parametrize("row", ["../../escaped", "/tmp/escaped", "a/b", "a.b", "..", ""])
-def test_names_cannot_leave_their_folder(row):
+@pytest.mark.parametrize("key", ["run.rows", "modes"])
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "a.b", "..", ""])
+def test_names_cannot_leave_their_folder(key, name):
     from tamnas.config.resolve import parse_params
     from tamnas.errors import InputError
 
     raw = tiny_params()
-    raw["run"]["rows"] = {row: {"dataset": "digits", "mode": "base"}}
-    with pytest.raises(InputError, match=rf"run\.rows\.{re.escape(row)}"):
+    named = raw["modes"] if key == "modes" else raw["run"]["rows"]
+    named[name] = {} if key == "modes" else {"dataset": "digits", "mode": "base"}
+    with pytest.raises(InputError, match=re.escape(f"{key}.{name}")):
         parse_params(raw)
 
 
