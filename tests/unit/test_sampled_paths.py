@@ -299,9 +299,7 @@ def test_fair_draws_train_every_block_of_a_layer_equally_often():
     for layer in range(len(SPACE.layers)):
         deck = SPACE.allowed_blocks(layer)
         assert len(deck) in (3, 4)
-        dealt = [
-            tuple(arch.blocks[layer] for arch in drawn[start : start + len(deck)]) for start in range(0, 24, len(deck))
-        ]
+        dealt = [tuple(arch.blocks[layer] for arch in drawn[i : i + len(deck)]) for i in range(0, 24, len(deck))]
         assert {tuple(sorted(hand)) for hand in dealt} == {deck}
         assert len({*dealt}) > 1
     assert [paths(trainee.plan).architecture(draw) for draw in range(24)] == drawn
