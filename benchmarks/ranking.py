@@ -12,8 +12,9 @@ time) and 8 of blocks and ratios; a path of 22 blocks has 1.4 times the multiply
 the same 20,000 images by TRADES with one attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean
 and under PGD (20 steps of trained networks, 5 of inherited weights).
 
-A table for each group sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best
-five that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
+A first table for each group says how far apart its networks are, and how far one is from itself when trained with the
+other seed. A second sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best five
+that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
 (`tamnas.report.agreement`) beside each way to predict the trained accuracies of the first seed. Training again with
 another seed says what tau can be reached at best, the number of parameters what costs nothing.
 
@@ -47,7 +48,7 @@ from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.store import key_of, locked
 from tamnas.report.agreement import agreement
-from tamnas.report.intervals import Interval
+from tamnas.report.intervals import Interval, correlation
 from tamnas.search.recalibration import RECALIBRATIONS, recalibrations
 from tamnas.seeding import numpy_generator
 from tamnas.space.architecture import Architecture
@@ -123,7 +124,7 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
                 for plan, group in product(rows.values(), found):
                     inherited(plan, found[group], data, out / group / "supernets", out / "supernets")
     for group, archs in found.items():
-        print_table(out / group, len(archs))
+        print_tables(out / group, len(archs))
 
 
 def groups(among: SearchSpace) -> dict[str, list[Architecture]]:
@@ -179,7 +180,7 @@ def trained_supernet(
     return supernet, history
 
 
-def print_table(out: Path, count: int) -> None:
+def print_tables(out: Path, count: int) -> None:
     """Of a group of so many networks."""
     files = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
     networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(count)] for seed in SEEDS}
@@ -188,6 +189,7 @@ def print_table(out: Path, count: int) -> None:
         done = sum(network is not None for network in truth)
         click.echo(f"{out.name}: {done} of {count} networks are trained; the table needs all of them")
         return
+    print_spread(networks, out)
     ways = {"trained again": networks[SEEDS[1]]} if None not in networks[SEEDS[1]] else {}
     ways["parameters"] = [{"clean": network["parameters"], "robust": network["parameters"]} for network in truth]
     for name in SCHEDULES:
@@ -206,6 +208,25 @@ def print_table(out: Path, count: int) -> None:
     title = f"{count} networks ({out.name}), CIFAR-10 at 16x16: what predicts their accuracy when trained"
     result = {"agreement": figures, "networks": networks}
     report(title, ["predicted by", "mean clean, %", "mean robust, %", *columns], rows, result, out / "table.json")
+
+
+def print_spread(networks: dict[int, list], out: Path) -> None:
+    """How far apart networks are, and how far one is from itself with another seed: what there is to predict."""
+    first, again = networks.values()
+    pairs, rows = [pair for pair in zip(first, again, strict=True) if None not in pair], []
+    for what in WHATS:
+        shares = 100 * np.array([network[what] for network in first])
+        row = [what, len(first), f"{shares.min():.1f} to {shares.max():.1f}", shares.std(ddof=1), len(pairs)]
+        if len(pairs) > TOP:
+            seeds = 100 * np.array([[network[what] for network in pair] for pair in pairs]).T
+            sizes = [network["parameters"] for network, _ in pairs]
+            row += [seeds[0].std(ddof=1), np.diff(seeds, axis=0).std(ddof=1) / 2**0.5]
+            row += [shown(correlation(*(seeds - seeds.mean(1, keepdims=True)), groups=1))]
+            row += [shown(agreement(sizes, own, TOP).tau) for own in seeds]
+        rows.append(row + [""] * (10 - len(row)))
+    columns = ["accuracy", "networks", "%", "deviation", "trained again", "deviation of these", "by seed alone"]
+    columns += ["correlation of seeds", "tau with parameters, seed 0", "seed 1"]
+    report(f"How far apart networks are ({out.name}), points", columns, rows, {}, out / "spread.json")
 
 
 def shown(tau: Interval | None) -> str:
