@@ -5,26 +5,27 @@
 Two groups of networks (the geometry of the profile `mini`: 6 layers of 24, 48 and 96 channels, no head; the 4 blocks of
 `FOUR`, 5 ratios) are trained from scratch with one recipe, and again with another seed: `random`, 30 random networks,
 which have 28,000 to 45,000 parameters, and `sizes`, one random network of each of 20 equal parts of the range that
-networks of this space have, 15,000 to 68,000. Then each schedule of `SCHEDULES` trains a supernet, and the same
-networks inherit its weights, their BatchNorm as inherited or recalibrated on 1,024 training images: clean, attacked or
-both. Schedules of the same blocks cost the same, 5 epochs of blocks (or 15 on clean images, which take a third of the
-time) and 8 of blocks and ratios; a path of 22 blocks has 1.4 times the multiply-accumulates of one of 4. All train on
-the same 20,000 images by TRADES with one attack step and 1/lam = 6; accuracies are of 5,000 validation images, clean
-and under PGD (20 steps of trained networks, 5 of inherited weights).
+networks of this space have, 15,000 to 68,000; the latter a second time for four times as long (`longer`). Then each
+schedule of `SCHEDULES` trains a supernet, and the same networks inherit its weights, their BatchNorm as inherited or
+recalibrated on 1,024 training images: clean, attacked or both. Schedules of the same blocks cost the same, 5 epochs of
+blocks (or 15 on clean images, which take a third of the time) and 8 of blocks and ratios; a path of 22 blocks has 1.4
+times the multiply-accumulates of one of 4. All train on the same 20,000 images by TRADES with one attack step and 1/lam
+= 6; accuracies are of 5,000 validation images, clean and under PGD (20 steps of trained networks, 5 of inherited
+weights).
 
-A first table for each group says how far apart its networks are, and how far one is from itself when trained with the
-other seed. A second sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the best five
-that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
+A first table for each group and length says how far apart its networks are, and how far one is from itself when trained
+with the other seed. A second sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the
+best five that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
 (`tamnas.report.agreement`) beside each way to predict the trained accuracies of the first seed. Training again with
 another seed says what tau can be reached at best, the number of parameters what costs nothing.
 
 Fair: every block of a layer once in as many steps, or with 4 paths, each on a quarter of the batch, once in every step
 (FairNAS).
 
-Plan, on a fast core: a network takes 6 epochs of 45 s, all 50 about 3 3/4 hours, the second seed as much again; a
-schedule 12 minutes, and 15 for evaluation, all fifteen 7 hours. The two parts can run side by side. FOLDER gets a
-folder for each group, with one JSON file per network and per schedule and recalibration, and one for the supernets'
-weights. What is there is not computed again, what was cut off goes on; --table prints what there is.
+Plan, on a fast core: a network takes 6 epochs of 45 s, all 50 about 3 3/4 hours, the 20 longer ones 6, the second seed
+as much again; a schedule 12 minutes, and 15 for evaluation, all fifteen 7 hours. The two parts can run side by side.
+FOLDER gets a folder for each group, with one JSON file per network and per schedule and recalibration, and one for the
+supernets' weights. What is there is not computed again, what was cut off goes on; --table prints what there is.
 """
 
 from dataclasses import asdict
@@ -57,6 +58,7 @@ from tamnas.training.loop import Resume
 from tamnas.training.phases import train_phase
 
 NETWORKS, SIZES, TRAIN, SEEDS = 30, 20, 20_000, (0, 1)
+TRAININGS = {"random": ["networks"], "sizes": ["networks", "longer"]}  # of each group
 FOUR, EIGHT, ALL = [0, 3, 6, 12], [0, 1, 3, 6, 9, 12, 18, 20], list(range(22))
 IMAGES, BATCH, TOP = 1024, 128, 5
 WHATS = ("clean", "robust")
@@ -85,6 +87,7 @@ def space(blocks: list[int]) -> dict:
     return {"blocks": blocks, "ratios": [0.4, 0.8, 1.2, 1.6, 2.0]}
 
 
+LENGTHS = {"networks": {"space": space(FOUR)}, "longer": {"space": space(FOUR), "retrain": {"scratch": {"epochs": 24}}}}
 SCHEDULES = {
     "4-clean": schedule(FOUR),
     "8-clean": schedule(EIGHT),
@@ -109,22 +112,24 @@ SCHEDULES = {
 @click.option("--part", type=click.Choice(["networks", "supernets"]), help="This part alone.")
 @one_line_errors
 def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
-    rows = plans(cifar10, BASE, {"networks": {"space": space(FOUR)}} | SCHEDULES, TRAIN)
-    networks = rows.pop("networks")
-    found = groups(SearchSpace.from_params(networks))
+    rows = plans(cifar10, BASE, LENGTHS | SCHEDULES, TRAIN)
+    lengths = {name: rows.pop(name) for name in LENGTHS}
+    found = groups(SearchSpace.from_params(lengths["networks"]))
     if not table:
-        data = prepared(cifar10, networks)
+        data = prepared(cifar10, lengths["networks"])
         if part != "supernets":
             with locked("ranking", "networks", out):
                 for group, seed in product(found, SEEDS):
-                    for index, arch in enumerate(found[group]):
-                        trained(networks, arch, f"{index:02}-seed-{seed}", seed, data, out / group / "networks")
+                    for length, (index, arch) in product(TRAININGS[group], enumerate(found[group])):
+                        name = f"{index:02}-seed-{seed}"
+                        trained(lengths[length], arch, name, seed, data, out / group / length)
         if part != "networks":
             with locked("ranking", "supernets", out):
                 for plan, group in product(rows.values(), found):
                     inherited(plan, found[group], data, out / group / "supernets", out / "supernets")
     for group, archs in found.items():
-        print_tables(out / group, len(archs))
+        for length in TRAININGS[group]:
+            print_tables(out / group / length, len(archs))
 
 
 def groups(among: SearchSpace) -> dict[str, list[Architecture]]:
@@ -180,16 +185,17 @@ def trained_supernet(
     return supernet, history
 
 
-def print_tables(out: Path, count: int) -> None:
-    """Of a group of so many networks."""
-    files = {path.stem: read_json(path) for path in sorted(out.glob("*/*.json"))}
+def print_tables(folder: Path, count: int) -> None:
+    """Of a group of so many networks, as they were trained in `folder`."""
+    out, label = folder.parent, f"{folder.parent.name}-{folder.name}"
+    files = {path.stem: read_json(path) for path in sorted([*folder.glob("*.json"), *out.glob("supernets/*.json")])}
     networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(count)] for seed in SEEDS}
     truth = networks[SEEDS[0]]
+    if any(truth):
+        print_spread(networks, label, out / f"spread-{folder.name}.json")
     if None in truth:
-        done = sum(network is not None for network in truth)
-        click.echo(f"{out.name}: {done} of {count} networks are trained; the table needs all of them")
+        click.echo(f"{label}: {count - truth.count(None)} of {count} networks are trained; tau needs all of them")
         return
-    print_spread(networks, out)
     ways = {"trained again": networks[SEEDS[1]]} if None not in networks[SEEDS[1]] else {}
     ways["parameters"] = [{"clean": network["parameters"], "robust": network["parameters"]} for network in truth]
     for name in SCHEDULES:
@@ -205,28 +211,30 @@ def print_tables(out: Path, count: int) -> None:
         cells += [shown(agreed[what].tau) for what in WHATS] + [f"{agreed[what].overlap:.2f}" for what in WHATS]
         rows.append([way, *cells, *(f"{100 * agreed[what].regret:.2f}" for what in WHATS)])
     columns = [f"{title} {what}" for title in ("tau", f"best {TOP}", "regret") for what in WHATS]
-    title = f"{count} networks ({out.name}), CIFAR-10 at 16x16: what predicts their accuracy when trained"
+    title = f"{count} networks ({label}), CIFAR-10 at 16x16: what predicts their accuracy when trained"
     result = {"agreement": figures, "networks": networks}
-    report(title, ["predicted by", "mean clean, %", "mean robust, %", *columns], rows, result, out / "table.json")
+    columns = ["predicted by", "mean clean, %", "mean robust, %", *columns]
+    report(title, columns, rows, result, out / f"table-{folder.name}.json")
 
 
-def print_spread(networks: dict[int, list], out: Path) -> None:
+def print_spread(networks: dict[int, list], label: str, path: Path) -> None:
     """How far apart networks are, and how far one is from itself with another seed: what there is to predict."""
     first, again = networks.values()
     pairs, rows = [pair for pair in zip(first, again, strict=True) if None not in pair], []
     for what in WHATS:
-        shares = 100 * np.array([network[what] for network in first])
-        row = [what, len(first), f"{shares.min():.1f} to {shares.max():.1f}", shares.std(ddof=1), len(pairs)]
-        if len(pairs) > TOP:
+        shares = 100 * np.array([network[what] for network in first if network])
+        row = [what, len(shares), f"{shares.min():.1f} to {shares.max():.1f}", shares.std(ddof=1), len(pairs)]
+        if len(pairs) > 1:
             seeds = 100 * np.array([[network[what] for network in pair] for pair in pairs]).T
             sizes = [network["parameters"] for network, _ in pairs]
             row += [seeds[0].std(ddof=1), np.diff(seeds, axis=0).std(ddof=1) / 2**0.5]
+        if len(pairs) > TOP:
             row += [shown(correlation(*(seeds - seeds.mean(1, keepdims=True)), groups=1))]
             row += [shown(agreement(sizes, own, TOP).tau) for own in seeds]
         rows.append(row + [""] * (10 - len(row)))
     columns = ["accuracy", "networks", "%", "deviation", "trained again", "deviation of these", "by seed alone"]
     columns += ["correlation of seeds", "tau with parameters, seed 0", "seed 1"]
-    report(f"How far apart networks are ({out.name}), points", columns, rows, {}, out / "spread.json")
+    report(f"How far apart networks are ({label}), points", columns, rows, {}, path)
 
 
 def shown(tau: Interval | None) -> str:
