@@ -21,7 +21,7 @@ ParameterRange = tuple[Count | None, Count | None]
 # Names become folders and DVC stage names; DVC cannot resolve a dot inside a name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 PAPER_BASELINES = ("resnet18", "shufflenetv2", "mobilenetv3", "resnet20", "resnet32", "wrn34_2")
-BASELINES = (*PAPER_BASELINES, "resnet8")
+BASELINES = (*PAPER_BASELINES, "resnet8", "resnet8_silu")
 
 
 class HeadParams(Section):

@@ -62,8 +62,11 @@ class BasicBlock(nn.Module):
 
     conv_norm = (("conv1", "bn1"), ("conv2", "bn2"))
 
-    def __init__(self, cin: int, cout: int, stride: int, projected: bool = False):
+    def __init__(
+        self, cin: int, cout: int, stride: int, projected: bool = False, activation: type[nn.Module] = nn.ReLU
+    ):
         super().__init__()
+        self.activation = activation()
         self.conv1 = _conv3x3(cin, cout, stride)
         self.bn1 = nn.BatchNorm2d(cout)
         self.conv2 = _conv3x3(cout, cout)
@@ -72,12 +75,12 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Conv2d(cin, cout, 1, stride, bias=False) if projected and cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.activation(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.shortcut is not None:
-            return F.relu(out + self.shortcut(x))
+            return self.activation(out + self.shortcut(x))
         kept = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widen))
-        return F.relu(out + kept)
+        return self.activation(out + kept)
 
 
 class WideBlock(nn.Module):
@@ -116,10 +119,10 @@ def _pooled() -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten()
 
 
-def cifar_resnet(n: int, num_classes: int, projected: bool = False) -> HandMade:
+def cifar_resnet(n: int, num_classes: int, projected: bool = False, activation: type[nn.Module] = nn.ReLU) -> HandMade:
     """ResNet-(6n+2) for small images: 16, 32, 64 channels, n blocks a stage."""
-    stages = _stages(partial(BasicBlock, projected=projected), n, 16, (16, 32, 64))
-    return HandMade(_conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(), *stages, *_pooled(), nn.Linear(64, num_classes))
+    stages = _stages(partial(BasicBlock, projected=projected, activation=activation), n, 16, (16, 32, 64))
+    return HandMade(_conv3x3(3, 16), nn.BatchNorm2d(16), activation(), *stages, *_pooled(), nn.Linear(64, num_classes))
 
 
 def wide_resnet(n: int, k: int, num_classes: int) -> HandMade:
@@ -165,6 +168,7 @@ FACTORIES = {
     "mobilenetv3": mobilenetv3,
     # Of MLPerf Tiny (Banbury et al. 2021), without the biases in front of its BatchNorms.
     "resnet8": lambda num_classes: cifar_resnet(1, num_classes, projected=True),
+    "resnet8_silu": lambda num_classes: cifar_resnet(1, num_classes, projected=True, activation=nn.SiLU),
     "resnet20": lambda num_classes: cifar_resnet(3, num_classes),
     "resnet32": lambda num_classes: cifar_resnet(5, num_classes),
     "wrn34_2": lambda num_classes: wide_resnet(5, 2, num_classes),

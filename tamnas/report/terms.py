@@ -15,6 +15,7 @@ from tamnas.report.tables.table import Column, show
 NAMES = {
     "resnet18": "ResNet-18",
     "resnet8": "ResNet-8",
+    "resnet8_silu": "ResNet-8 with SiLU",
     "resnet20": "ResNet-20",
     "resnet32": "ResNet-32",
     "wrn34_2": "WRN-34-2",

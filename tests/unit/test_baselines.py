@@ -33,6 +33,7 @@ SIZES = {
     "shufflenetv2": 2_278_604 - 990 * 1025,
     "mobilenetv3": 5_483_032 - 990 * 1281,
     "resnet8": 78_186 - 336,
+    "resnet8_silu": 78_186 - 336,
     "resnet20": 269_722,
     "resnet32": 464_154,
     "wrn34_2": 1_855_578,
@@ -54,6 +55,17 @@ def name(request) -> str:
 def model(name, randomise) -> nn.Module:
     """With no weight or statistic at 0 or 1, channels-last, eval mode."""
     return randomise(baseline(name, 10)).to(memory_format=MEMORY_FORMAT).eval()
+
+
+def test_the_two_resnet8_differ_in_activation_alone(randomise):
+    relu, silu = (randomise(baseline(name, 10)).eval() for name in ("resnet8", "resnet8_silu"))
+    silu.load_state_dict(relu.state_dict())
+    assert not torch.equal(silu(images(32)), relu(images(32)))
+    for module in silu.modules():
+        for child, part in module.named_children():
+            if isinstance(part, nn.SiLU):
+                setattr(module, child, nn.ReLU())
+    assert torch.equal(silu(images(32)), relu(images(32)))
 
 
 def test_every_baseline_is_known_by_its_size_and_name(name):
