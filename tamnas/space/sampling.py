@@ -51,7 +51,7 @@ def matching(
 
     All distinct, and none in `taken`. Raises InputError when the space has no further one.
     """
-    cells, (low, high) = Cells(space), bounds(budget)
+    cells, (low, high) = Cells(space.table, space.ratio_indices()), bounds(budget)
     known, archs = set(taken), []
     for size in sizes:
         size = min(max(size, low), high)

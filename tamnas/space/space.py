@@ -15,7 +15,7 @@ from tamnas.space.architecture import Architecture
 from tamnas.space.blocks import BLOCKS, PAPER_BLOCKS, RATIOS, BlockKind
 from tamnas.space.layers import Layer, se_macs, se_parameters
 from tamnas.space.sums import Sums
-from tamnas.space.tilting import Rare
+from tamnas.space.tilting import Cells, Rare
 
 Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
 _BATCH, _UNIFORM_BATCHES, _BATCHES = 4096, 10, 200  # of draws
@@ -199,9 +199,12 @@ class SearchSpace:
         """Milliseconds of one image, the sum of its parts in `latencies`. Raises InputError if not legal."""
         return float(self.latencies.of(self.encode(arch)[None])[0])
 
+    def ratio_indices(self, ratios: Sequence[float] | None = None) -> list[int]:
+        return [self.ratios.index(ratio) for ratio in (ratios or self.ratios)]
+
     def parameter_range(self, ratios: Sequence[float] | None = None) -> tuple[int, int]:
         """Exact (smallest, largest) parameter count, optionally with `ratios` alone."""
-        return self.parameter_sums.range([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
+        return self.parameter_sums.range(self.ratio_indices(ratios))
 
     def sample(
         self, generator: np.random.Generator, budget: Budget = None, ratios: Sequence[float] | None = None
@@ -227,7 +230,7 @@ class SearchSpace:
             if batch == _UNIFORM_BATCHES:
                 limits = [(self.parameter_sums, *bounds(budget))]
                 limits += [(self.mac_sums, 0, self.max_macs)] if self.max_macs else []
-                draw = Rare(self, limits, ratios).draw
+                draw = Rare(Cells(self.table, self.ratio_indices(ratios)), limits).draw
             genes = draw(generator, size) if draw else self._uniform_genes(generator, size, ratios)
             rows += list(genes[self.within(genes, budget)][: count - len(rows)])
             if len(rows) == count:
@@ -261,12 +264,11 @@ class SearchSpace:
         return genes[len(known) :][:count]
 
     def _uniform_genes(self, generator, count, ratios) -> np.ndarray:
-        columns = np.array([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
         rows = [
             generator.choice([self.blocks.index(block) for block in self.allowed_blocks(layer)], size=count)
             for layer in range(len(self.layers))
         ]
-        rows += [generator.choice(columns, size=count) for _ in self.layers]
+        rows += [generator.choice(self.ratio_indices(ratios), size=count) for _ in self.layers]
         return np.stack(rows, axis=1)
 
     def genes_parameters(self, genes: np.ndarray) -> np.ndarray:
@@ -283,7 +285,7 @@ class SearchSpace:
     def require_feasible(self, budget: Budget, ratios: Sequence[float] | None = None) -> None:
         """Raises InputError, naming both ranges, when no architecture can have the size asked for."""
         if self.max_macs is not None:
-            fewest, most = self.mac_sums.range([self.ratios.index(ratio) for ratio in (ratios or self.ratios)])
+            fewest, most = self.mac_sums.range(self.ratio_indices(ratios))
             if self.max_macs < fewest:
                 raise InputError(
                     f"budget: no architecture has at most {self.max_macs:,} multiply-accumulates (search.max_macs); "

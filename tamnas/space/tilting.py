@@ -5,23 +5,22 @@ are still drawn on their own, and networks of one size stay equally likely.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tamnas.space.sums import Sums
 
-if TYPE_CHECKING:
-    from tamnas.space.space import SearchSpace
-
 
 class Cells:
-    """Of each layer what may be chosen, `legal`: indices into its flattened (block, ratio) table."""
+    """Of each layer what may be chosen, `legal`: indices into its flattened (block, ratio) table.
 
-    def __init__(self, space: "SearchSpace", ratios: Sequence[float] | None = None):
-        opened = np.isin(space.ratios, ratios or space.ratios)
-        self._ratios = len(space.ratios)
-        self.legal = [np.flatnonzero((layer >= 0) & opened) for layer in space.table]
+    From `SearchSpace.table`, with the ratios of the indices `opened` alone.
+    """
+
+    def __init__(self, table: np.ndarray, opened: Sequence[int]):
+        self._ratios = table.shape[2]
+        chosen = np.isin(np.arange(self._ratios), opened)
+        self.legal = [np.flatnonzero((layer >= 0) & chosen) for layer in table]
 
     def figures(self, sums: Sums) -> list[np.ndarray]:
         """Of each layer those of what may be chosen."""
@@ -58,8 +57,8 @@ def _tilted(exponents: np.ndarray) -> np.ndarray:
 class Rare:
     """Uniform draws from networks whose figures lie within `limits`, (sums, least, most), however rare these are."""
 
-    def __init__(self, space: "SearchSpace", limits: Sequence[tuple[Sums, float, float]], ratios=None):
-        self._cells, self._tilts, self._edges = Cells(space, ratios), [], []
+    def __init__(self, cells: Cells, limits: Sequence[tuple[Sums, float, float]]):
+        self._cells, self._tilts, self._edges = cells, [], []
         for sums, low, high in limits:
             mean = self._cells.mean(sums)
             edge = min(max(mean, low), high)

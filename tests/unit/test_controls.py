@@ -80,7 +80,7 @@ def test_the_uniform_network_is_the_one_of_the_nearest_size():
 
 
 def test_all_architectures_of_one_size_are_equally_likely():
-    cells, sums = Cells(PAPER), PAPER.parameter_sums
+    cells, sums = Cells(PAPER.table, PAPER.ratio_indices()), PAPER.parameter_sums
     tilt = cells.tilt_for(sums, 1_700_000)
     layers = list(zip(cells.legal, cells.figures(sums), strict=True))
     mean = cells.mean(sums, tilt)
