@@ -24,6 +24,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
     A network is a released one (digits/lego), its file, or one of the run here (digits-base/n07). A run is a folder
     with plan/ and results/, such as another checkout; its final networks are compared by name. Intervals of differences
     take the two as measured on independent samples of images (Newcombe): on the same images they are on the safe side.
+    They do not cover training: the same network trained with another seed differs, too.
     """
     from tamnas.release.references import cards
 

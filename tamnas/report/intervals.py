@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
+from typing import Self
 
 from scipy.stats import norm, ttest_ind, wilcoxon
 from scipy.stats import t as student
@@ -28,6 +29,11 @@ class Interval:
     def points(self) -> str:
         """In percentage points, for differences of shares."""
         return f"{self.value * 100:+.2f} ({self.low * 100:+.2f} to {self.high * 100:+.2f})".replace("-", "−")
+
+    def widened(self, margin: float) -> Self:
+        """By an independent error of this half-width."""
+        low, high = math.hypot(self.value - self.low, margin), math.hypot(self.high - self.value, margin)
+        return type(self)(self.value, self.value - low, self.value + high)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,18 @@ def welch(ours: Sequence[float], theirs: Sequence[float], level: float = 0.95) -
     if len(set(ours)) == len(set(theirs)) == 1:
         return Interval(difference, difference, difference)
     return Interval(difference, *map(float, ttest_ind(ours, theirs, equal_var=False).confidence_interval(level)))
+
+
+def pooled_margin(groups: Sequence[Sequence[float]], count: int) -> float:
+    """Half of the 95% interval of a difference of two means of `count` values each, whose variance is that within
+    `groups` (Student's t); infinite where no group has two values.
+    """
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not groups:
+        return math.inf
+    variance = math.fsum((value - fmean(group)) ** 2 for group in groups for value in group) / freedom
+    return float(student.ppf(0.975, freedom)) * math.sqrt(2 * variance / count)
 
 
 def newcombe(ours: float, theirs: float, n_ours: int, n_theirs: int) -> Interval:

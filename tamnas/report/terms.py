@@ -143,13 +143,14 @@ def trained_apart(dataset: Dataset) -> list[str]:
         return []
     attacks = f"hand-made networks {training_attack_text(other)}, Lego-Net {training_attack_text(own)}"
     notes = [] if own.essence == other.essence else [f"Training attacks differ: {attacks}."]
-    return notes + [f"Hand-made networks: {text}." for text in activations_apart(dataset)]
+    apart = [network for network in dataset.baselines if activation_apart(dataset, network)]
+    return notes + [f"{name_of(network.id)}: {activation_apart(dataset, network)}." for network in apart]
 
 
-def activations_apart(dataset: Dataset) -> list[str]:
-    """Where the space's networks have another activation than ReLU, which hand-made networks have as published."""
+def activation_apart(dataset: Dataset, hand_made: TrainedNetwork) -> str:
+    """Where the space's networks have another activation than ReLU, and this network has its published one."""
     own = dataset.plan.network.activation
-    return [] if own == "relu" else [f"activations as published, not {own}"]
+    return "" if own == "relu" or hand_made.id.endswith(f"_{own}") else f"activation as published, not {own}"
 
 
 def selection_images(dataset: Dataset) -> str:

@@ -13,7 +13,7 @@ from tamnas.records import NetworkSpec, Record, Score
 from tamnas.report import collect, study
 from tamnas.report.accuracy import accuracy_value, mean_difference
 from tamnas.report.claims.verdicts import FAILS, HOLDS, UNDECIDED, above, all_of
-from tamnas.report.intervals import Interval, correlation, mean_interval, paired, welch, wilson
+from tamnas.report.intervals import Interval, correlation, mean_interval, paired, pooled_margin, welch, wilson
 from tamnas.report.tables.table import Column, Table, Value, latex, markdown
 from tamnas.report.warnings import MASKING, suspicious, warnings
 from tests.helpers.small_results import edit_csv, params, records, tables_by_name, write_run
@@ -147,6 +147,17 @@ def test_correlation_against_scipy():
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert correlation([0.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1.0, -1.0], 1) is None
+
+
+def test_pooled_margin_is_that_of_the_t_test_with_equal_variances():
+    a, b = np.random.default_rng(0).normal(size=(2, 3)).tolist()
+    interval = scipy.stats.ttest_ind(a, b, equal_var=True).confidence_interval(0.95)
+    assert pooled_margin([a, b, [7.0]], 3) == pytest.approx((interval.high - interval.low) / 2)
+    assert pooled_margin([[1.0], []], 2) == np.inf
+
+
+def test_independent_errors_widen_an_interval_to_either_side():
+    assert Interval(1.0, 0.7, 1.4).widened(0.3).ends == pytest.approx((1 - 0.3 * 2**0.5, 1.5))
 
 
 def test_a_claim_of_several_parts():

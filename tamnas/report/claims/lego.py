@@ -5,9 +5,9 @@ from statistics import fmean
 from tamnas.config.sections import PAPER_BASELINES, TrainingAttackPlan
 from tamnas.report.accuracy import shares
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding, above, all_of
-from tamnas.report.intervals import newcombe
-from tamnas.report.study import Dataset, TrainedNetwork
-from tamnas.report.terms import activations_apart, name_of
+from tamnas.report.intervals import newcombe, pooled_margin
+from tamnas.report.study import FINETUNED, Dataset, TrainedNetwork
+from tamnas.report.terms import activation_apart, name_of
 
 TINY_NETWORK = 5_000_000  # parameters: the paper calls MobileNetV3 (4.93M) tiny, and judges ResNet-18 (11.17M) apart
 LARGE = "resnet18"
@@ -62,9 +62,11 @@ def _compared(
 ) -> tuple[list[str], str]:
     """(is Lego-Net smaller, more accurate, more robust than the other network; the numbers, and what sets them apart).
 
-    By the means over the seeds that both have. Accuracies decide nothing where training attacks differ.
+    By the means over the seeds that both have. Accuracies decide nothing where training attacks differ, or where no
+    network was trained with several seeds.
     """
     lego, alike = _lego_trained_by(dataset, trained_by)
+    repeated = [one.network for one in dataset.tested() if one.kind != FINETUNED and one.network.repeats]
     verdicts = [HOLDS if lego.parameters < other.parameters else FAILS]
     parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
     for which, under in (("clean", None), (dataset.key_attack.text, dataset.key_attack)):
@@ -74,16 +76,21 @@ def _compared(
             verdicts.append(UNDECIDED)
             continue
         difference = newcombe(*map(fmean, zip(*pairs, strict=True)), lego.test.images, other.test.images)
-        verdicts.append(above(difference) if alike else UNDECIDED)
+        if repeated:
+            margin = pooled_margin([[*shares(network, under).values()] for network in repeated], len(pairs))
+            difference = difference.widened(margin)
+        verdicts.append(above(difference) if alike and repeated else UNDECIDED)
         seeds = f" in the mean of {len(pairs)} trainings" if len(pairs) > 1 else ""
         parts.append(f"{which} {difference.points}{seeds}")
     own = dataset.plan.pooled.training.attack
-    if not alike:
-        parts.append(f"undecided, as it was trained by {trained_by.name}, Lego-Net by {own.name}")
-    elif lego is not dataset.lego.network:
+    doubts = [] if repeated else ["every network was trained once"]
+    doubts += [] if alike else [f"attacks of training differ ({trained_by.name}, Lego-Net {own.name})"]
+    if doubts:
+        parts.append(f"undecided, as {' and '.join(doubts)}")
+    if lego is not dataset.lego.network:
         parts.append(f"Lego-Net trained by the common attack, {trained_by.name}, as it was")
-    if other.architecture is None:
-        parts += activations_apart(dataset)
+    if other.architecture is None and (apart := activation_apart(dataset, other)):
+        parts.append(apart)
     return verdicts, f"minus {name}: {', '.join(parts)}; n = {dataset.images['test']:,} images"
 
 
