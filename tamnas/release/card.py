@@ -190,7 +190,7 @@ def card_page(card: Card) -> str:
         + ", ".join(f"{count:,} {split}" for split, count in card.images.items()),
         f"- Terms: {card.terms}",
         "\n" + markdown(figures_table(card, "Test accuracy")).replace("# ", "## ", 1),
-        f"In brackets: 95% Wilson intervals over test images. One network, trained once, with seed {card.seed}.\n",
+        f"In brackets: 95% Wilson intervals over test images. Of one training, with seed {card.seed}.\n",
         "## Training\n",
         indented_yaml(card.training.plain()),
         f"Written by `tamnas release`, tamnas {card.tamnas}.\n",

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from tamnas import __version__
+from tamnas.attacks.registry import Pgd
 from tamnas.config.plan import RowPlan
 from tamnas.errors import InputError
 from tamnas.files import write_text
 from tamnas.records import Record
 from tamnas.release.card import Card, Figure, card_page
-from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Tested
+from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Test, Tested
 from tamnas.report.terms import attack_notes, attack_text, counted, name_of, weights_text
 
 
@@ -32,7 +33,7 @@ def networks(dataset: Dataset) -> dict[str, Tested]:
 
 def card(name: str, tested: Tested, dataset: Dataset) -> Card:
     network, test, plan = tested.network, tested.network.test, tested.plan
-    hand_made = network.architecture is None
+    hand_made, reference = network.architecture is None, dataset.key_attack_of(plan.eval)
     measured = {"none": (test.clean, test.images)}
     measured |= {attack.text: (share, test.count(attack)) for attack, share in test.grid.items()}
     return Card(
@@ -54,14 +55,20 @@ def card(name: str, tested: Tested, dataset: Dataset) -> Card:
         weights=test.weights,
         seed=plan.seed,
         figures=tuple(Figure(attack=attack, images=n, accuracy=share) for attack, (share, n) in measured.items()),
-        reference=dataset.key_attack_of(plan.eval).text,
+        reference=reference.text,
         setting=(
             f"Weights: {weights_text(test.weights)}.",
             f"{attack_text(plan.eval)}.",
             *attack_notes(plan.eval, test.grid),
             *(["At chance: nothing was learnt."] if network.at_chance else []),
+            *(_again(seed, test, reference) for seed, test in network.repeats.items()),
         ),
     )
+
+
+def _again(seed: int, test: Test, reference: Pgd) -> str:
+    robust = f", {100 * test.grid[reference]:.2f} under {reference.text}" if reference in test.grid else ""
+    return f"Another training of it, with seed {seed}: {100 * test.clean:.2f}% clean{robust}."
 
 
 def _title(name: str, tested: Tested, dataset: Dataset) -> str:

@@ -39,12 +39,16 @@ def accuracy_value(network: TrainedNetwork, attack: Attack | None, paper: float 
 def mean_difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], attack: Attack | None) -> Paired | None:
     """Mean of first minus second, of the run's own seed: a t interval over pairs; a single pair has
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
+    Several beside one network have none: how far these are apart does not say how good that one is.
     """
     accuracies = [(test_accuracy(a.test, attack), test_accuracy(b.test, attack)) for a, b in pairs]
     if not accuracies or any(None in pair for pair in accuracies):
         return None
     if len(accuracies) > 1:
-        return paired([a - b for a, b in accuracies])
+        differences, (_, beside) = [a - b for a, b in accuracies], pairs[0]
+        if all(second is beside for _, second in pairs):
+            return Paired(fmean(differences), None, None, None, len(pairs))
+        return paired(differences)
     ((first, second),), ((a, b),) = pairs, accuracies
     interval = newcombe(a, b, first.test.count(attack), second.test.count(attack))
     return Paired(interval.value, interval.low, interval.high, None, 1)

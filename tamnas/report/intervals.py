@@ -10,8 +10,6 @@ from typing import Self
 from scipy.stats import norm, ttest_ind, wilcoxon
 from scipy.stats import t as student
 
-Z95 = float(norm.ppf(0.975))
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -56,10 +54,15 @@ class Paired:
         return text.replace("-", "−")
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of `share` correct among `n` images; a mean over seeds is no count of images."""
-    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+def _z(level: float) -> float:
+    return float(norm.ppf((1 + level) / 2))
+
+
+def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of `share` correct among `n` images; a mean over seeds is no count of images."""
+    z = _z(level)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -95,8 +98,8 @@ def welch(ours: Sequence[float], theirs: Sequence[float], level: float = 0.95) -
     return Interval(difference, *map(float, ttest_ind(ours, theirs, equal_var=False).confidence_interval(level)))
 
 
-def pooled_margin(groups: Sequence[Sequence[float]], count: int) -> float:
-    """Half of the 95% interval of a difference of two means of `count` values each, whose variance is that within
+def pooled_margin(groups: Sequence[Sequence[float]], count: int, level: float = 0.95) -> float:
+    """Half of the interval of a difference of two means of `count` values each, whose variance is that within
     `groups` (Student's t); infinite where no group has two values.
     """
     groups = [group for group in groups if len(group) > 1]
@@ -104,16 +107,16 @@ def pooled_margin(groups: Sequence[Sequence[float]], count: int) -> float:
     if not groups:
         return math.inf
     variance = math.fsum((value - fmean(group)) ** 2 for group in groups for value in group) / freedom
-    return float(student.ppf(0.975, freedom)) * math.sqrt(2 * variance / count)
+    return float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(2 * variance / count)
 
 
-def newcombe(ours: float, theirs: float, n_ours: int, n_theirs: int) -> Interval:
-    """95% interval of the difference of two shares (ours - theirs), each of so many images (Newcombe's method 10).
+def newcombe(ours: float, theirs: float, n_ours: int, n_theirs: int, level: float = 0.95) -> Interval:
+    """Interval of the difference of two shares (ours - theirs), each of so many images (Newcombe's method 10).
 
     The images are the same for both, but which of them each network gets right is not stored: taking the shares as
     independent makes the interval wider than a paired one.
     """
-    (low_a, high_a), (low_b, high_b) = wilson(ours, n_ours), wilson(theirs, n_theirs)
+    (low_a, high_a), (low_b, high_b) = wilson(ours, n_ours, level), wilson(theirs, n_theirs, level)
     difference = ours - theirs
     low, high = math.hypot(ours - low_a, high_b - theirs), math.hypot(high_a - ours, theirs - low_b)
     return Interval(difference, difference - low, difference + high)
@@ -128,5 +131,5 @@ def correlation(x: Sequence[float], y: Sequence[float], groups: int) -> Interval
     r = math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread
     if abs(r) > 1 - 1e-12:
         return Interval(r, r, r)
-    half = Z95 / math.sqrt(freedom)
+    half = _z(0.95) / math.sqrt(freedom)
     return Interval(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))

@@ -118,6 +118,9 @@ def test_difference_of_a_pair_and_of_several():
     pairs = [(network(0.9, 0.5), network(0.8, 0.6)), (network(0.7, 0.5), network(0.5, 0.2))]
     assert mean_difference(pairs, None) == paired([0.9 - 0.8, 0.7 - 0.5])
     assert mean_difference(pairs, ATTACK).mean == pytest.approx(0.1)
+    beside = network(0.6, 0.4)
+    one_beside = mean_difference([(first, beside) for first, _ in pairs], None)
+    assert (one_beside.mean, one_beside.low, one_beside.p_value) == (pytest.approx(0.2), None, None)
     assert mean_difference(pairs, (Fraction(1, 255), 1)) is None
     assert mean_difference([], None) is None
 

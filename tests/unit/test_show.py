@@ -1,12 +1,14 @@
 """`tamnas show`, `compare` and `models`: what they print is what the run's results say."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tamnas.cli.compare import _comparison, _table
 from tamnas.files import read_json
+from tamnas.release import trained
 from tamnas.release.card import read_card, released
 from tamnas.report.collect import collect
 from tamnas.report.intervals import newcombe
@@ -29,6 +31,18 @@ def test_the_run_is_shown_by_its_final_networks(here):
     assert cards[0]["figures"][0]["accuracy"] == dataset.best_row.best.test.clean
     text = output("show")
     assert all(card["name"] in text and f"{card['parameters']:,}" in text for card in cards)
+
+
+def test_a_card_has_other_trainings_of_its_network(here):
+    (dataset,) = collect()
+    (tested,) = (one for one in dataset.tested() if one.name == f"{ROW}/lego")
+    again = replace(tested.network.test, clean=0.4321)
+    (line,) = trained.card(
+        "lego", replace(tested, network=replace(tested.network, repeats={5: again})), dataset
+    ).setting[len(trained.card("lego", tested, dataset).setting) :]
+    reference = dataset.key_attack
+    robust = f"{100 * again.grid[reference]:.2f} under {reference.text}"
+    assert line == f"Another training of it, with seed 5: 43.21% clean, {robust}."
 
 
 def test_a_fresh_clone_has_no_plans_and_is_shown_all_the_same(here, tmp_path, monkeypatch):

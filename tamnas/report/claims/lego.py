@@ -43,7 +43,7 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, f"needs {need}")
     attack, verdicts, texts = dataset.plan.baselines.training.attack, [], []
     for other in tiny:
-        (size, *accuracies), text = _compared(dataset, name_of(other.id), other, attack)
+        (size, *accuracies), text = _compared(dataset, name_of(other.id), other, attack, len(tiny))
         larger = dataset.lego.network.parameters / other.parameters - 1
         if larger > EQUAL:
             verdicts += [verdict for verdict in accuracies if verdict == FAILS]  # in size there is nothing to win
@@ -58,16 +58,19 @@ def lego_beats_hand_made(dataset: Dataset) -> Finding:
 
 
 def _compared(
-    dataset: Dataset, name: str, other: TrainedNetwork, trained_by: TrainingAttackPlan
+    dataset: Dataset, name: str, other: TrainedNetwork, trained_by: TrainingAttackPlan, networks: int = 1
 ) -> tuple[list[str], str]:
     """(is Lego-Net smaller, more accurate, more robust than the other network; the numbers, and what sets them apart).
 
-    By the means over the seeds that both have. Accuracies decide nothing where training attacks differ, or where no
-    network was trained with several seeds.
+    By the means over the seeds that both have, at a level of 95% for both accuracies of so many `networks` together
+    (Bonferroni). Accuracies decide nothing where training attacks differ, or where no network was trained with several
+    seeds.
     """
+    level = 1 - 0.05 / (2 * networks)
     lego, alike = _lego_trained_by(dataset, trained_by)
     repeated = [one.network for one in dataset.tested() if one.kind != FINETUNED and one.network.repeats]
-    verdicts = [HOLDS if lego.parameters < other.parameters else FAILS]
+    larger = lego.parameters / other.parameters - 1
+    verdicts = [HOLDS if larger < 0 else FAILS if larger > EQUAL else UNDECIDED]
     parts = [f"{lego.parameters - other.parameters:+,} parameters".replace("-", "−")]
     for which, under in (("clean", None), (dataset.key_attack.text, dataset.key_attack)):
         theirs = shares(other, under)
@@ -75,10 +78,10 @@ def _compared(
         if not pairs:
             verdicts.append(UNDECIDED)
             continue
-        difference = newcombe(*map(fmean, zip(*pairs, strict=True)), lego.test.images, other.test.images)
+        difference = newcombe(*map(fmean, zip(*pairs, strict=True)), lego.test.images, other.test.images, level)
         if repeated:
-            margin = pooled_margin([[*shares(network, under).values()] for network in repeated], len(pairs))
-            difference = difference.widened(margin)
+            trainings = [[*shares(network, under).values()] for network in repeated]
+            difference = difference.widened(pooled_margin(trainings, len(pairs), level))
         verdicts.append(above(difference) if alike and repeated else UNDECIDED)
         seeds = f" in the mean of {len(pairs)} trainings" if len(pairs) > 1 else ""
         parts.append(f"{which} {difference.points}{seeds}")

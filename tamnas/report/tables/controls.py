@@ -149,8 +149,9 @@ def controls_table(dataset: Dataset) -> Table:
     notes = [
         *setting(dataset),
         "Difference: control minus what it stands beside, first seed, same images. Several networks: "
-        "mean of paired differences, 95% t interval over networks, p of Wilcoxon's signed-rank test. One network: 95% "
-        "interval of two proportions over test images (Newcombe), which ignores seeds, and that images are the same.",
+        "mean of paired differences, 95% t interval over networks, p of Wilcoxon's signed-rank test; neither where "
+        "all stand beside one network. One network: 95% interval of two proportions over test images (Newcombe), "
+        "which ignores seeds, and that images are the same.",
         "Every control shares data, recipe and seed with what it stands beside; it differs in what its name says, and "
         "another architecture in its batches and noise, too. Random networks are paired by size.",
         "Hypervolume: of all evaluated, on validation, after equally many distinct evaluations ('Networks').",

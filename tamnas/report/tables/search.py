@@ -16,8 +16,8 @@ def search_table(dataset: Dataset) -> Table:
         _data(dataset),
         f"Hypervolume: share of the box up to the space's largest values, of errors 100%, in {_objectives(dataset)}.",
         f"Scratch minus fine-tuned: mean of paired differences on {dataset.images['test']:,} test images, 95% t "
-        "interval over subnets, p of Wilcoxon's signed-rank test. Both share seed and images, so the interval covers "
-        "the choice of subnets alone.",
+        "interval over subnets, p of Wilcoxon's signed-rank test. Both share seed and images; the interval covers "
+        "the choice of subnets and the noise of their training, not another supernet.",
         "Validation minus test: mean over the subnets trained from scratch; empty where the test grid lacks the "
         "validation attack.",
         f"{BOLD} Only hypervolumes have one: counts and differences are no better for being large.",
