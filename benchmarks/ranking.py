@@ -17,7 +17,8 @@ A first table for each group and length says how far apart its networks are, and
 with the other seed. A second sets Kendall's tau with its 95% interval by bootstrap over the networks, the share of the
 best five that is found (by chance 0.17 of 30, 0.25 of 20) and the regret in points of picking the first
 (`tamnas.report.agreement`) beside each way to predict the trained accuracies of the first seed. Training again with
-another seed says what tau can be reached at best, the number of parameters what costs nothing.
+another seed says how much of an order there is to predict: were it perfect, a prediction of what a network is worth
+would correlate with one training by the root of the correlation of two. The number of parameters is what costs nothing.
 
 Fair: every block of a layer once in as many steps, or with 4 paths, each on a quarter of the batch, once in every step
 (FairNAS).
@@ -28,12 +29,14 @@ FOLDER gets a folder for each group, with one JSON file per network and per sche
 supernets' weights. What is there is not computed again, what was cut off goes on; --table prints what there is.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise, product
 from pathlib import Path
 
 import click
 import numpy as np
+from scipy.stats import t as student
 
 from benchmarks.cifar import answer_in, measured, options, plans, prepared, setting, trained
 from benchmarks.harness import first_images, report
@@ -130,6 +133,7 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
     for group, archs in found.items():
         for length in TRAININGS[group]:
             print_tables(out / group / length, len(archs))
+    print_sizes(out)
 
 
 def groups(among: SearchSpace) -> dict[str, list[Architecture]]:
@@ -191,7 +195,7 @@ def print_tables(folder: Path, count: int) -> None:
     files = {path.stem: read_json(path) for path in sorted([*folder.glob("*.json"), *out.glob("supernets/*.json")])}
     networks = {seed: [files.get(f"{index:02}-seed-{seed}") for index in range(count)] for seed in SEEDS}
     truth = networks[SEEDS[0]]
-    if any(truth):
+    if count - truth.count(None) > 1:
         print_spread(networks, label, out / f"spread-{folder.name}.json")
     if None in truth:
         click.echo(f"{label}: {count - truth.count(None)} of {count} networks are trained; tau needs all of them")
@@ -226,15 +230,37 @@ def print_spread(networks: dict[int, list], label: str, path: Path) -> None:
         row = [what, len(shares), f"{shares.min():.1f} to {shares.max():.1f}", shares.std(ddof=1), len(pairs)]
         if len(pairs) > 1:
             seeds = 100 * np.array([[network[what] for network in pair] for pair in pairs]).T
-            sizes = [network["parameters"] for network, _ in pairs]
             row += [seeds[0].std(ddof=1), np.diff(seeds, axis=0).std(ddof=1) / 2**0.5]
         if len(pairs) > TOP:
             row += [shown(correlation(*(seeds - seeds.mean(1, keepdims=True)), groups=1))]
-            row += [shown(agreement(sizes, own, TOP).tau) for own in seeds]
+            row += [doubling([[pair[index] for pair in pairs]], what) for index in range(len(SEEDS))]
         rows.append(row + [""] * (10 - len(row)))
     columns = ["accuracy", "networks", "%", "deviation", "trained again", "deviation of these", "by seed alone"]
-    columns += ["correlation of seeds", "tau with parameters, seed 0", "seed 1"]
+    columns += ["correlation of seeds", "a doubling of parameters, seed 0", "seed 1"]
     report(f"How far apart networks are ({label}), points", columns, rows, {}, path)
+
+
+def print_sizes(out: Path) -> None:
+    """What size is worth, over all groups that were trained for as long; the first seed."""
+    rows = []
+    for length in LENGTHS:
+        files = [sorted(out.glob(f"{group}/{length}/*-seed-{SEEDS[0]}.json")) for group in TRAININGS]
+        groups = [[read_json(path) for path in paths] for paths in files if len(paths) > TOP]
+        if groups:
+            rows.append([length, sum(map(len, groups)), *(doubling(groups, what) for what in WHATS)])
+    report(
+        "Points gained with each doubling of parameters", ["training", "networks", *WHATS], rows, {}, out / "size.json"
+    )
+
+
+def doubling(groups: Sequence[Sequence[dict]], what: str) -> str:
+    """Points gained with each doubling of parameters, with a 95% t interval: least squares, each group centred."""
+    logs = [np.log2([network["parameters"] for network in group]) for group in groups]
+    shares = [100 * np.array([network[what] for network in group]) for group in groups]
+    x, y = (np.concatenate([values - values.mean() for values in side]) for side in (logs, shares))
+    slope, freedom = x @ y / (x @ x), len(x) - len(groups) - 1
+    error = np.sqrt(((y - slope * x) ** 2).sum() / freedom / (x @ x))
+    return shown(Interval(slope, *student.interval(0.95, freedom, slope, error)))
 
 
 def shown(tau: Interval | None) -> str:
