@@ -56,15 +56,16 @@ def lists(raw: dict) -> list[tuple[dict, str]]:
     return [(raw, key) for key, value in raw.items() if isinstance(value, list)] + inner
 
 
-def test_dvc_may_empty_any_lists(project):
+def test_dvc_may_fill_and_empty_any_lists(project):
     """A list whose key has a comment behind it would be written so that nothing can read it (ruamel.yaml 0.19.1)."""
     text, count = Path("params.yaml").read_text(), len(lists(read_yaml(Path("params.yaml"))))
     for chosen in [*([place] for place in range(count)), range(count)]:
         Path("params.yaml").write_text(text)
-        with modify_yaml("params.yaml") as raw:
-            for section, key in [lists(raw)[place] for place in chosen]:
-                section[key] = []
-        assert read_yaml(Path("params.yaml")) == raw
+        for value in ([1], []):
+            with modify_yaml("params.yaml") as raw:
+                for section, key in [lists(raw)[place] for place in chosen]:
+                    section[key] = value
+            assert read_yaml(Path("params.yaml")) == raw
 
 
 def test_the_paper_profile_is_the_papers_study(project):
