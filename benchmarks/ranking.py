@@ -36,6 +36,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from scipy.stats import linregress
 from scipy.stats import t as student
 
 from benchmarks.cifar import answer_in, measured, options, plans, prepared, setting, trained
@@ -133,7 +134,6 @@ def main(cifar10: Path, out: Path, part: str | None, table: bool) -> None:
     for group, archs in found.items():
         for length in TRAININGS[group]:
             print_tables(out / group / length, len(archs))
-    print_sizes(out)
 
 
 def groups(among: SearchSpace) -> dict[str, list[Architecture]]:
@@ -233,34 +233,21 @@ def print_spread(networks: dict[int, list], label: str, path: Path) -> None:
             row += [seeds[0].std(ddof=1), np.diff(seeds, axis=0).std(ddof=1) / 2**0.5]
         if len(pairs) > TOP:
             row += [shown(correlation(*(seeds - seeds.mean(1, keepdims=True)), groups=1))]
-            row += [doubling([[pair[index] for pair in pairs]], what) for index in range(len(SEEDS))]
-        rows.append(row + [""] * (10 - len(row)))
+        row += [""] * (8 - len(row))
+        for own in networks.values():
+            known = [network for network in own if network]
+            row.append(doubling(known, what) if len(known) > 2 else "")
+        rows.append(row)
     columns = ["accuracy", "networks", "%", "deviation", "trained again", "deviation of these", "by seed alone"]
     columns += ["correlation of seeds", "a doubling of parameters, seed 0", "seed 1"]
     report(f"How far apart networks are ({label}), points", columns, rows, {}, path)
 
 
-def print_sizes(out: Path) -> None:
-    """What size is worth, over all groups that were trained for as long; the first seed."""
-    rows = []
-    for length in LENGTHS:
-        files = [sorted(out.glob(f"{group}/{length}/*-seed-{SEEDS[0]}.json")) for group in TRAININGS]
-        groups = [[read_json(path) for path in paths] for paths in files if len(paths) > TOP]
-        if groups:
-            rows.append([length, sum(map(len, groups)), *(doubling(groups, what) for what in WHATS)])
-    report(
-        "Points gained with each doubling of parameters", ["training", "networks", *WHATS], rows, {}, out / "size.json"
-    )
-
-
-def doubling(groups: Sequence[Sequence[dict]], what: str) -> str:
-    """Points gained with each doubling of parameters, with a 95% t interval: least squares, each group centred."""
-    logs = [np.log2([network["parameters"] for network in group]) for group in groups]
-    shares = [100 * np.array([network[what] for network in group]) for group in groups]
-    x, y = (np.concatenate([values - values.mean() for values in side]) for side in (logs, shares))
-    slope, freedom = x @ y / (x @ x), len(x) - len(groups) - 1
-    error = np.sqrt(((y - slope * x) ** 2).sum() / freedom / (x @ x))
-    return shown(Interval(slope, *student.interval(0.95, freedom, slope, error)))
+def doubling(networks: Sequence[dict], what: str) -> str:
+    """Points gained with each doubling of parameters, by least squares, with a 95% t interval."""
+    sizes, shares = ([network[name] for network in networks] for name in ("parameters", what))
+    fit = linregress(np.log2(sizes), 100 * np.array(shares))
+    return shown(Interval(fit.slope, *student.interval(0.95, len(networks) - 2, fit.slope, fit.stderr)))
 
 
 def shown(tau: Interval | None) -> str:

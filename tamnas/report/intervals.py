@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of paired differences with its 95% t interval and Wilcoxon's p; None where n is too small."""
+    """Mean of paired differences with its t interval and Wilcoxon's p; None where n is too small."""
 
     mean: float
     low: float | None
@@ -75,8 +75,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     return Interval(mean, mean - half, mean + half)
 
 
-def paired(differences: Sequence[float]) -> Paired:
-    interval, n = mean_interval(differences), len(differences)
+def paired(differences: Sequence[float], level: float = 0.95) -> Paired:
+    interval, n = mean_interval(differences, level), len(differences)
     if interval is None:
         return Paired(fmean(differences), None, None, None, n)
     return Paired(interval.value, interval.low, interval.high, _signed_rank_p(tuple(differences)), n)

@@ -323,22 +323,31 @@ class Dataset:
         def sound(networks: Sequence[TrainedNetwork]) -> list[TrainedNetwork]:
             return [network for network in networks if not network.at_chance]
 
-        rows = [
-            replace(
-                row,
-                scratch=sound(row.scratch),
-                finetune=sound(row.finetune),
-                lego=row.lego if row.lego and not row.lego.network.at_chance else None,
-                controls=replace(row.controls, networks=sound(row.controls.networks)),
+        def sound_lego(lego: LegoNet | None, controls: ControlResults, kind: str) -> LegoNet | None:
+            networks = controls.attach(sound([lego.network] if lego else []), kind)
+            return replace(lego, network=networks[0]) if networks else None
+
+        rows = []
+        for row in self.rows:
+            if row.at_chance or not sound(row.scratch):
+                continue
+            own = replace(row.controls, networks=sound(row.controls.networks))
+            rows.append(
+                replace(
+                    row,
+                    scratch=own.attach(sound(row.scratch), "scratch"),
+                    finetune=own.attach(sound(row.finetune), "finetune"),
+                    lego=sound_lego(row.lego, own, "legonet"),
+                    controls=own,
+                )
             )
-            for row in self.rows
-            if not row.at_chance and sound(row.scratch)
-        ]
+        controls = replace(self.controls, networks=sound(self.controls.networks))
         # The pooled Lego-Net is as good as the votes of all rows.
-        pooled = None if len(rows) < len(self.rows) or (self.pooled and self.pooled.network.at_chance) else self.pooled
+        pooled = None if len(rows) < len(self.rows) else sound_lego(self.pooled, controls, "legonet_pooled")
+        baselines = controls.attach(sound(self.baselines), "baselines")
         left_out = [f"the supernet of {row.name}" for row in self.rows if row.at_chance]
         left_out += [one.name for one in self.examined() if one.network.at_chance]
-        return replace(self, rows=rows, pooled=pooled, baselines=sound(self.baselines)), left_out
+        return replace(self, rows=rows, pooled=pooled, baselines=baselines, controls=controls), left_out
 
     def tested(self) -> Iterator[Tested]:
         """Every network of the study itself; controls and repeats apart."""

@@ -68,7 +68,7 @@ def test_every_schedule_trains_as_its_name_says(tmp_path):
 
 @pytest.mark.slow
 def test_ranking(cifar10, tmp_path, monkeypatch):
-    for name, value in {"NETWORKS": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
+    for name, value in {"NETWORKS": 3, "SIZES": 3, "TRAIN": 40, "BATCH": 20, "IMAGES": 20, "TOP": 1}.items():
         monkeypatch.setattr(ranking, name, value)
     monkeypatch.setattr(
         ranking,
@@ -76,6 +76,7 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
         {name: ranking.schedule(ranking.FOUR, clean=False, every={"epochs": 1}, paths=2) for name in ["short"]},
     )
     monkeypatch.setitem(ranking.BASE["retrain"]["scratch"], "epochs", 2)
+    monkeypatch.setitem(ranking.LENGTHS["longer"]["retrain"]["scratch"], "epochs", 3)
     monkeypatch.setitem(ranking.SCHEDULES["short"]["supernet"]["block"], "epochs", 1)
     monkeypatch.setitem(ranking.BASE["supernet"]["joint"], "epochs", 2)
     monkeypatch.setitem(ranking.BASE["supernet"], "schedule", {"warmup": 0})
@@ -84,8 +85,13 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
     text = printed(ranking.main, *options)
     ways = ["trained again", "parameters", *(f"short, {kind}" for kind in ranking.RECALIBRATIONS)]
     assert all(f"\n| {way} | " in text for way in ways)
-    assert len(list((tmp_path / "out" / "networks").glob("*.json"))) == 6
+    found = {length: [*(tmp_path / "out").glob(f"*/{length}/*.json")] for length in ranking.LENGTHS}
+    assert {length: len(paths) for length, paths in found.items()} == {"networks": 2 * 3 * 2, "longer": 3 * 2}
+    epochs = {length: len(json.loads(paths[0].read_text())["history"]) for length, paths in found.items()}
+    assert epochs == {"networks": 2, "longer": 3}
     before = contents(tmp_path / "out")
-    (tmp_path / "out" / "supernets" / "short-mixed.json").unlink()  # as if cut off between training and evaluation
+    (
+        tmp_path / "out" / "random" / "supernets" / "short-mixed.json"
+    ).unlink()  # as if cut off between training and evaluation
     assert printed(ranking.main, *options) == text
     assert contents(tmp_path / "out") == before

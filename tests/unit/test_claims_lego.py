@@ -8,6 +8,7 @@ import pytest
 from tamnas.records import Label
 from tamnas.report.claims import lego
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from tamnas.report.intervals import newcombe, pooled_margin
 from tamnas.report.study import ControlResults
 from tests.helpers.planted import another, four_modes, verdict, with_tests
 
@@ -110,10 +111,51 @@ def test_a_difference_counts_beside_that_of_a_network_to_itself(several, apart, 
 def test_an_activation_as_published_is_said(several):
     pooled = several.plan.pooled
     pooled = pooled.model_copy(update={"network": pooled.network.model_copy(update={"activation": "silu"})})
-    dataset = replace(several, plan=several.plan.model_copy(update={"pooled": pooled}))
-    for name, said in (("resnet8", True), ("resnet8_silu", False)):
+    with_silu = replace(several, plan=several.plan.model_copy(update={"pooled": pooled}))
+    for dataset, name, said in (
+        (several, "resnet8", ""),
+        (several, "resnet8_silu", "activation silu, not relu"),
+        (with_silu, "resnet8", "activation relu, not silu"),
+        (with_silu, "resnet8_silu", ""),
+        (with_silu, "mobilenetv3", "activation hardswish, not silu"),
+    ):
         finding = lego.lego_beats_hand_made(replace(dataset, baselines=[another(dataset.baselines[0], id=name)]))
-        assert ("activation as published, not silu" in finding.numbers) == said
+        assert said in finding.numbers
+        assert ("activation" in finding.numbers) == bool(said)
+
+
+def test_intervals_cover_images_and_trainings_of_both_accuracies(several):
+    """Ends by hand: two seeds of both, spreads that differ between clean and robust, fine-tuned ones left out."""
+    dataset = with_pooled(several, 1_000_000, 0.95, 0.60)
+    ours, theirs = dataset.pooled.network, dataset.baselines[0]
+    planted = [(0.95, 0.60), (0.94, 0.57), (0.90, 0.50), (0.905, 0.52)]
+    tests = [one.test for one in with_tests([theirs] * 4, *zip(*planted, strict=True))]
+    ours = replace(ours, test=tests[0], repeats={7: tests[1]})
+    theirs = another(replace(theirs, test=tests[2], repeats={7: tests[3]}), id="resnet18", parameters=5_000_000)
+    row = several.rows[0]
+    wild = [replace(row.finetune[0], repeats={7: replace(tests[0], clean=0.1, grid=dict.fromkeys(tests[0].grid, 0.1))})]
+    rows = [replace(row, finetune=wild), *several.rows[1:]]
+    dataset = replace(dataset, rows=rows, pooled=replace(dataset.pooled, network=ours), baselines=[theirs])
+    numbers = lego.lego_beats_resnet18(dataset).numbers
+    for index, which in enumerate(("clean", dataset.key_attack.text)):
+        a, b, c, d = (accuracies[index] for accuracies in planted)
+        images = newcombe((a + b) / 2, (c + d) / 2, 10_000, 10_000, 0.975)
+        assert f"{which} {images.widened(pooled_margin([[a, b], [c, d]], 2, 0.975)).points}" in numbers
+
+
+@pytest.mark.parametrize("at_chance", [True, False])
+def test_a_training_at_chance_is_no_repeat(several, at_chance):
+    network = several.pooled.network
+    label = Label("seeds", "legonet_pooled", network.id, 7)
+    again = replace(another(network, id="seed-7-lego", label=label), at_chance=at_chance)
+    dataset = replace(
+        several,
+        controls=ControlResults({"seeds": "run"}, [again]),
+        pooled=replace(several.pooled, network=replace(network, repeats={7: again.test})),
+    )
+    learnt, left_out = dataset.learnt()
+    assert learnt.pooled.network.repeats == ({} if at_chance else {7: again.test})
+    assert ("cifar10/seed-7-lego (control)" in left_out) == at_chance
 
 
 def test_common_choices_are_said(several):

@@ -36,8 +36,8 @@ RULES = (
     f'A claim "{HOLDS}" or "{FAILS}" only where its test decides; "{UNDECIDED}": the data are compatible with both; '
     f'"{NOT_RUN}": this run has no results that could decide. A claim of several parts fails with one of them.',
     "Differences are in percentage points with their 95% interval, wider where a test takes several. Intervals over "
-    "subnets cover their choice and the noise of their training, intervals over images that of test images; none "
-    "covers another supernet or search.",
+    "subnets cover their choice and the noise of their training, those over modes or searches another supernet, too; "
+    "those over images cover images alone, where a test does not say that it covers training.",
 )
 SMALL_NETWORKS, SMALL_IMAGES = 10, 1000
 

@@ -137,13 +137,14 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
     units = by_row if len(by_row) > 1 else [[pair] for pair in by_row[0]]
     verdicts, numbers = [], []
     for which, under in (("clean", None), ("robust", attack)):
-        result = paired([mean_difference(pairs, under).mean for pairs in units])
+        result = paired([mean_difference(pairs, under).mean for pairs in units], 0.975)
         clear = result.p_value is not None and result.p_value < 0.025
         verdicts.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
         numbers.append(f"{which} {result.points}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
-    text = f"{count} pairs of {counted(len(by_row), 'mode')}: {', '.join(numbers)}; robust: {attack.text}"
+    of = counted(len(by_row), "mode") if len(by_row) > 1 else "one supernet"
+    text = f"{count} pairs of {of}: {', '.join(numbers)}; robust: {attack.text}"
     few = [f"p below 0.025 takes 7 {'modes' if len(by_row) > 1 else 'pairs'}"] if len(units) < 7 else []
     return Finding(all_of(verdicts), "; ".join([text, *few, *uneven]))
 
@@ -190,7 +191,7 @@ def hypervolume_converged(dataset: Dataset) -> Finding:
     return Finding(
         above(share, 0.5),
         f"searches that change by at most 1% after it: {settled} of {len(lefts)} ({100 * share.low:.0f}% to "
-        f"{100 * share.high:.0f}%); the largest change is {change}",
+        f"{100 * share.high:.0f}%); the largest change is {change}" + ("; a verdict takes 4" if len(lefts) < 4 else ""),
     )
 
 

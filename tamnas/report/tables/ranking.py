@@ -34,7 +34,7 @@ def ranking_table(dataset: Dataset) -> Table:
         f"In square brackets, of tau: 95% percentile intervals of {RESAMPLES:,} bootstrap samples of the networks. "
         "With few networks they are wide, and one of no width (a tau of 1) says no more than that few agree; they "
         "cover the choice of networks and the noise of their training, not another supernet. Top k and regret have "
-        "none: a bootstrap of the best is biased. Among equal networks, too, one trains best by luck.",
+        "none: a bootstrap of the best is biased. Regret counts luck, too: of equal networks one trains best.",
         "Subnets of a front were selected by the accuracies that are judged here and lie close together, so that tau "
         "among them may understate what the supernet knows of its whole space: `controls.random_networks` adds others.",
         "BatchNorm is recalibrated on the same training images in each line; the search itself does so on clean ones "
