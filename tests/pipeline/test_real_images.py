@@ -90,8 +90,7 @@ def test_ranking(cifar10, tmp_path, monkeypatch):
     epochs = {length: len(json.loads(paths[0].read_text())["history"]) for length, paths in found.items()}
     assert epochs == {"networks": 2, "longer": 3}
     before = contents(tmp_path / "out")
-    (
-        tmp_path / "out" / "random" / "supernets" / "short-mixed.json"
-    ).unlink()  # as if cut off between training and evaluation
+    # As if cut off between training and evaluation:
+    (tmp_path / "out" / "random" / "supernets" / "short-mixed.json").unlink()
     assert printed(ranking.main, *options) == text
     assert contents(tmp_path / "out") == before

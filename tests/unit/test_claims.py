@@ -154,10 +154,8 @@ def test_size(several, slope, noise, expected):
 def test_scratch_against_finetuning(several, gain, rows, expected):
     planted = []
     for index in range(rows):
-        row, difference = (
-            several.rows[index % 4],
-            np.array(around(gain, spread=0.01)) + 0.001 * (index - (rows - 1) / 2),
-        )
+        row = several.rows[index % 4]
+        difference = np.array(around(gain, spread=0.01)) + 0.001 * (index - (rows - 1) / 2)
         scratch = with_tests(row.scratch, 0.8 + difference, 0.5 + difference)
         planted.append(replace(row, scratch=scratch, finetune=with_tests(row.finetune, [0.8] * 6, [0.5] * 6)))
     finding = judges.scratch_beats_finetuning(replace(several, rows=planted))
