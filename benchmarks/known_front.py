@@ -35,9 +35,8 @@ from tamnas.config.sections import SearchPlan
 from tamnas.errors import InputError
 from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.report.intervals import mean_interval
-from tamnas.search.fitness import Fitness
-from tamnas.search.front import front_of
-from tamnas.search.memo import Evaluated, Memo
+from tamnas.search.front import Fitness, front_of
+from tamnas.search.memo import Memo, Scored
 from tamnas.search.nsga2 import search
 from tamnas.search.random_search import random_search
 from tamnas.seeding import derived_seed, numpy_generator
@@ -87,7 +86,7 @@ class KnownFront:
     def points(self) -> set[tuple[float, ...]]:
         return {self.fitness[arch].costs for arch in front_of(list(self.fitness), self.fitness)}
 
-    def evaluate(self, archs: Sequence[Architecture]) -> Evaluated:
+    def evaluate(self, archs: Sequence[Architecture]) -> Scored:
         return ((arch, self.fitness[arch]) for arch in archs)
 
     def share(self, archs: Sequence[Architecture]) -> float:

@@ -17,7 +17,7 @@ from benchmarks.options import ROUNDS, Numbers, benchmark, click
 from tamnas.attacks.survival import Attempt
 from tamnas.data.loader import Split
 from tamnas.errors import InputError
-from tamnas.evaluation.accuracy import robust_accuracies
+from tamnas.evaluation.accuracy import share, survivals
 from tamnas.seeding import torch_generator
 
 EPS = (2, 4, 6, 8)
@@ -74,11 +74,10 @@ class Grids:
             Attempt(eps / 255, eps / 255 / 4, steps, generator=torch_generator("benchmark", eps, device=self.device))
             for eps in radii
         ]
-        accuracies = robust_accuracies(self.model, self.split, attempts)
         return {
-            (eps, count): share
-            for eps, shares in zip(radii, accuracies, strict=True)
-            for count, share in zip(steps, shares, strict=True)
+            (eps, count): share(standing)
+            for eps, masks in zip(radii, survivals(self.model, self.split, attempts), strict=True)
+            for count, standing in zip(steps, masks, strict=True)
         }
 
 

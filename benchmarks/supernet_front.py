@@ -18,7 +18,7 @@ from benchmarks.known_front import SEARCHES, shown
 from benchmarks.options import benchmark
 from tamnas.config.fields import validated
 from tamnas.config.sections import SearchPlan
-from tamnas.pipeline.paths import weights
+from tamnas.pipeline.paths import runs
 from tamnas.search.latency import measured_latencies, search_space
 from tamnas.search.memo import memoised
 from tamnas.search.nsga2 import search
@@ -30,7 +30,7 @@ from tamnas.seeding import derived_seed, numpy_generator
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True)
 def main(row: str | None, where: str, threads: int, out: Path | None, seeds: int) -> None:
     at = setting(row, where, threads)
-    plan, supernet = at.stage("search"), weights(at.plan.row, "joint.safetensors")
+    plan, supernet = at.stage("search"), runs(at.plan.row, "joint.safetensors")
     total = plan.search.population + plan.search.generations * plan.search.offspring
     with ExitStack() as stack:
         folder = out.parent if out else Path(stack.enter_context(TemporaryDirectory()))

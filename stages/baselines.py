@@ -9,7 +9,7 @@ loss becomes NaN or infinite: diverged.json beside seed-<seed>.
 
 from tamnas.config.plan import BaselinesStagePlan
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import results, seeded, weights
+from tamnas.pipeline.paths import results, runs, seeded
 from tamnas.pipeline.stage import stage_run
 
 
@@ -24,7 +24,7 @@ def main(dataset: str) -> None:
         jobs = [Job(NetworkSpec(name, baseline=name), training, key) for name in plan.baselines.names]
         folder = seeded(results(dataset, "baselines"), plan.seed)
         task = TrainingTask.of(plan, checkpoints)
-        train_and_write(task, jobs, f"baselines {dataset}", weights(dataset, "baselines"), folder)
+        train_and_write(task, jobs, f"baselines {dataset}", runs(dataset, "baselines"), folder)
 
 
 if __name__ == "__main__":

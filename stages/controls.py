@@ -18,7 +18,7 @@ import click
 from tamnas.config.plan import PooledControlsStagePlan, RowControlsStagePlan
 from tamnas.controls import status, train_controls
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import results, weights
+from tamnas.pipeline.paths import results, runs
 from tamnas.pipeline.stage import renewed, stage_run
 
 
@@ -26,7 +26,7 @@ from tamnas.pipeline.stage import renewed, stage_run
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage, kind = ("controls", RowControlsStagePlan) if scope == "row" else ("controls_pooled", PooledControlsStagePlan)
     plan = kind.load(name, stage)
-    trained, small = weights(name, "controls"), results(plan.dataset, stage, plan.row)
+    trained, small = runs(name, "controls"), results(plan.dataset, stage, plan.row)
     with stage_run(stage, plan) as checkpoints:
         renewed((trained, small), "controls.json", {"controls": status(plan)})
         if plan.controls.training or plan.seeds:

@@ -19,7 +19,7 @@ from tamnas.evaluation.kinds import KINDS, seed_folders
 from tamnas.files import FORMAT, write_json
 from tamnas.pipeline.command import stage_command
 from tamnas.pipeline.deadline import require_complete
-from tamnas.pipeline.paths import results, weights
+from tamnas.pipeline.paths import results, runs
 from tamnas.pipeline.stage import stage_run
 
 
@@ -27,7 +27,7 @@ from tamnas.pipeline.stage import stage_run
 def main(kind: Literal[tuple(KINDS)], name: str) -> None:
     stage = f"evaluate_{kind}"
     kind_of_plan = EvaluateBaselinesStagePlan if kind == "baselines" else EvaluateStagePlan
-    plan, trained = kind_of_plan.load(name, stage), weights(name, KINDS[kind].folder)
+    plan, trained = kind_of_plan.load(name, stage), runs(name, KINDS[kind].folder)
     folder, by_seed = results(plan.dataset, stage, plan.row), {}
     # What is evaluated is kept by each network's own weights: one network more, and the others are not attacked again.
     with stage_run(stage, plan, apart=[trained]) as checkpoints:

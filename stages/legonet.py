@@ -17,7 +17,7 @@ import click
 from tamnas.config.plan import LegonetStagePlan
 from tamnas.legonet import design_and_train
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import results, weights
+from tamnas.pipeline.paths import results, runs
 from tamnas.pipeline.stage import renewed, stage_run
 
 
@@ -25,7 +25,7 @@ from tamnas.pipeline.stage import renewed, stage_run
 def main(scope: Literal["row", "pooled"], name: str) -> None:
     stage = "legonet" if scope == "row" else "legonet_pooled"
     plan = LegonetStagePlan.load(name, stage)
-    trained, folder = weights(name, "legonet"), results(plan.dataset, stage, plan.row)
+    trained, folder = runs(name, "legonet"), results(plan.dataset, stage, plan.row)
     with stage_run(stage, plan) as checkpoints:
         if plan.rows:
             design_and_train(plan, checkpoints, trained, folder)

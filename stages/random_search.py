@@ -14,7 +14,7 @@ from tamnas.config.compute import load_compute
 from tamnas.config.plan import RandomSearchStagePlan
 from tamnas.files import FORMAT, read_csv, read_json, write_csv, write_json
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.paths import prepared, results, runs
 from tamnas.pipeline.stage import stage_run
 
 
@@ -29,7 +29,7 @@ def main(row: str) -> None:
             searched = results(plan.dataset, "search", row)
             latencies = read_json(path) if (path := searched / "latencies.json").exists() else None
             counts = [line["evaluated"] for line in read_csv(searched / "hypervolume.csv", {"evaluated"})]
-            supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
+            supernet, memo = runs(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
             tables = run_random_search(plan, latencies, counts, supernet, prepared(plan.dataset), load_compute(), memo)
             for name, rows in zip(("hypervolume.csv", "individuals.csv"), tables, strict=True):
                 write_csv(folder / name, rows)

@@ -11,14 +11,14 @@ from tamnas.config.compute import load_compute
 from tamnas.config.plan import RankingStagePlan
 from tamnas.files import write_csv
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.paths import prepared, results, runs
 from tamnas.pipeline.stage import stage_run
 
 
 @stage_command
 def main(row: str) -> None:
     plan = RankingStagePlan.load(row, "ranking")
-    supernet, folder = weights(row, "joint.safetensors"), results(plan.dataset, "ranking", row)
+    supernet, folder = runs(row, "joint.safetensors"), results(plan.dataset, "ranking", row)
     trained = [results(plan.dataset, stage, row) for stage in ("retrain_scratch", "legonet", "controls")]
     # What is measured is kept by architecture: one network more, and the others are not measured again.
     with stage_run("ranking", plan, apart=trained) as checkpoints:

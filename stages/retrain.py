@@ -13,7 +13,7 @@ from typing import Literal
 
 from tamnas.config.plan import TrainingStagePlan
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import results, seeded, weights
+from tamnas.pipeline.paths import results, runs, seeded
 from tamnas.pipeline.stage import stage_run
 
 
@@ -26,7 +26,7 @@ def main(init: Literal["scratch", "finetune"], row: str) -> None:
 
         task = TrainingTask.of(plan, checkpoints)
         folder = seeded(results(plan.dataset, stage, row), plan.seed)
-        train_and_write(task, retraining_jobs(plan, init), f"{stage} {row}", weights(row, stage), folder)
+        train_and_write(task, retraining_jobs(plan, init), f"{stage} {row}", runs(row, stage), folder)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tamnas.config.compute import load_compute
 from tamnas.config.plan import SearchStagePlan
 from tamnas.files import write_csv, write_json
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.paths import prepared, results, runs
 from tamnas.pipeline.stage import stage_run
 
 
@@ -24,7 +24,7 @@ def main(row: str) -> None:
         from tamnas.search.nsga2 import fronts, individuals, run_search
 
         latencies = measured_latencies(plan, checkpoints)
-        supernet, memo = weights(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
+        supernet, memo = runs(row, "joint.safetensors"), checkpoints / "evaluated.jsonl"
         result, fitness = run_search(plan, latencies, supernet, prepared(plan.dataset), compute, memo)
         folder = results(plan.dataset, "search", row)
         write_csv(folder / "individuals.csv", individuals(result, fitness))

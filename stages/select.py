@@ -14,7 +14,7 @@ from tamnas.config.compute import load_compute
 from tamnas.config.plan import SelectStagePlan
 from tamnas.files import FORMAT, read_json, write_json
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import prepared, results, weights
+from tamnas.pipeline.paths import prepared, results, runs
 from tamnas.pipeline.stage import stage_run
 
 
@@ -28,12 +28,12 @@ def main(row: str) -> None:
 
         front = read_json(results(plan.dataset, "search", row) / "fronts.json")[plan.front]
         chosen = [front[index] for index in spread(len(front), plan.max_subnets)]
-        context = load_context(plan, weights(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
+        context = load_context(plan, runs(row, "joint.safetensors"), prepared(plan.dataset), load_compute())
         inherited = inherited_weights(context, chosen)
         networks = [{"id": subnet["id"], "architecture": subnet["architecture"], "baseline": None} for subnet in chosen]
         start = {"format": FORMAT, "networks": networks}
-        write_json(weights(row, "start-scratch.json"), start)
-        checkpoint.write_weights(weights(row, "start-finetune.safetensors"), inherited, start)
+        write_json(runs(row, "start-scratch.json"), start)
+        checkpoint.write_weights(runs(row, "start-finetune.safetensors"), inherited, start)
         write_json(results(plan.dataset, "select", row) / "selected.json", {"format": FORMAT, "networks": chosen})
     click.echo(f"{row}: {len(chosen)} of {len(front)} subnets of the {plan.front}'s front")
 

@@ -15,7 +15,7 @@ from tamnas.config.plan import PhaseStagePlan
 from tamnas.errors import InputError
 from tamnas.files import write_csv
 from tamnas.pipeline.command import stage_command
-from tamnas.pipeline.paths import results, weights
+from tamnas.pipeline.paths import results, runs
 from tamnas.pipeline.stage import stage_run
 
 
@@ -25,7 +25,7 @@ def main(phase: Literal["block", "joint"], row: str) -> None:
     plan = PhaseStagePlan.load(row, stage)
     if plan.ranks > 1 and compute.engine != "ray":
         raise InputError(f"supernet.ranks is {plan.ranks}: compute.engine must be ray, not {compute.engine}")
-    start = weights(row, "block.safetensors") if phase == "joint" else None
+    start = runs(row, "block.safetensors") if phase == "joint" else None
     with stage_run(stage, plan) as checkpoints:
         from tamnas.networks.trained import supernet_tensors
         from tamnas.pipeline import checkpoint
@@ -40,7 +40,7 @@ def main(phase: Literal["block", "joint"], row: str) -> None:
             train_on_cluster(task)
         # What a cluster trained, or an earlier run, is only taken up.
         trained, outcome = train_phase(plan, stage, split, start, runtime, resume)
-        checkpoint.write_weights(weights(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})
+        checkpoint.write_weights(runs(row, f"{phase}.safetensors"), supernet_tensors(trained), {"row": row})
         write_csv(results(plan.dataset, stage, row) / "curve.csv", outcome.history)
 
 

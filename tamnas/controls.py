@@ -13,7 +13,7 @@ from tamnas.config.plan import ControlsStagePlan, PooledControlsStagePlan, RowCo
 from tamnas.config.sections import TrainingPlan
 from tamnas.files import read_json
 from tamnas.pipeline.deadline import require_complete
-from tamnas.pipeline.paths import results, seeded, validation, weights
+from tamnas.pipeline.paths import results, runs, seeded, validation
 from tamnas.pipeline.store import key_of
 from tamnas.records import Job, Label, NetworkSpec, Start, best, read_records
 from tamnas.seeding import numpy_generator
@@ -154,7 +154,7 @@ def train_controls(
 
 def _jobs_of_row(plan: RowControlsStagePlan, lego: Architecture) -> list[Job]:
     row = plan.name
-    selected = map(NetworkSpec.from_plain, read_json(weights(row, "start-scratch.json"))["networks"])
+    selected = map(NetworkSpec.from_plain, read_json(runs(row, "start-scratch.json"))["networks"])
     records = read_records(validation(plan.dataset, "retrain_scratch", row, plan.seed))
     chosen = best(records, plan.weights).id
-    return row_jobs(plan, list(selected), chosen, lego, weights(row, "start-finetune.safetensors"))
+    return row_jobs(plan, list(selected), chosen, lego, runs(row, "start-finetune.safetensors"))

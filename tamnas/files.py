@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def write_json(path: Path, plain) -> None:
 
 
 def csv_text(rows: Sequence[Mapping]) -> str:
-    """One line per row; the columns are the first row's (no rows: no text). None is an empty cell."""
+    """One line per row, all with the same keys, which are the columns (no rows: no text). None is an empty cell."""
     import pandas as pd  # here: most commands write no CSV
 
     cells = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
@@ -155,6 +156,11 @@ def require_format(path: Path | str, given: Any, otherwise: str) -> None:
         )
     shown = "no format" if given is None else f"format {given!r:.80}"
     raise InputError(f"{path}: {shown}; this tamnas reads {FORMAT}: {otherwise}")
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:

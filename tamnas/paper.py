@@ -69,18 +69,7 @@ TABLE_I: tuple[GeometryRow, ...] = (
     GeometryRow(1, 1024, "FC", 10, 1, None),
 )
 
-# Upper part of Table VII as printed: row -> ids of the ticked blocks.
-TABLE_VII: dict[str, tuple[int, ...]] = {
-    "S": (0, 1, 2, 6, 7, 8, 11, 12, 13),
-    "SX": (3, 4, 5, 9, 10, 11, 15, 16, 17),
-    "NE": (6, 7, 8, 9, 10, 18, 19),
-    "NG": (11, 12, 13, 14, 15, 16, 20, 21),
-    "BN": (18, 20),
-    "K=3": (0, 3, 6, 9, 12, 15),
-    "K=5": (1, 4, 7, 10, 13, 16),
-    "K=7": (2, 5, 8, 11, 14, 17),
-}
-# Rows that are off by one against the kernel rows: row -> (ids ticked wrongly, ids whose tick is missing).
+# Rows of Table VII that are off by one against its kernel rows: row -> (ids ticked wrongly, ids whose tick is missing).
 # Corrected by these, the rows say what `tamnas.space.blocks.BLOCKS` says.
 TABLE_VII_MISPRINTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "S": ((11,), (14,)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from tamnas.config.sections import TrainingPlan
+from tamnas.config.sections import BASELINES, TrainingPlan
 from tamnas.errors import InputError
 from tamnas.files import read_json
 from tamnas.space.architecture import Architecture
@@ -37,7 +37,14 @@ class NetworkSpec:
         arch = plain["architecture"]
         if Path(str(plain["id"])).name != plain["id"]:
             raise InputError(f"network id {plain['id']!r:.80}: must be a plain name, without folders")
-        return cls(plain["id"], Architecture.from_plain(arch) if arch else None, plain["baseline"])
+        network = cls(plain["id"], None if arch is None else Architecture.from_plain(arch), plain["baseline"])
+        if (network.architecture is None) == (network.baseline is None):
+            raise InputError(f"network {network.id}: needs an architecture or a baseline, and not both")
+        if network.baseline not in (None, *BASELINES):
+            raise InputError(
+                f"network {network.id}: baseline {network.baseline!r:.80}; allowed: {', '.join(BASELINES)}"
+            )
+        return network
 
     @property
     def identity(self) -> str:

@@ -67,9 +67,14 @@ def cross_entropy_sum(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), y, reduction="sum")
 
 
+def classes(logits: Tensor) -> Tensor:
+    """The class that each image is given: (N,) int64; -1 where a logit is NaN, of which `argmax` makes a class."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+
+
 def right(logits: Tensor, y: Tensor) -> Tensor:
-    """Which images are classified correctly: (N,) bool. `argmax` would take NaN, which is no answer, for a class."""
-    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    """Which images are classified correctly: (N,) bool."""
+    return classes(logits) == y
 
 
 def require_pixels(x: Tensor, eps: float) -> None:

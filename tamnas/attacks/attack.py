@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tamnas.config.fields import PixelFraction, Positive, Section, format_fraction, validated
+from tamnas.config.fields import PixelFraction, Positive, Section, format_fraction, parse_yaml, validated
 from tamnas.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def parse_attack(text: str, batch_size: int, images: int | None = None) -> EvalA
     kind, *rest = text.split(":")
     eps, *more = rest or [""]
     pairs = [item.partition("=") for item in more]
-    given = {name: int(value) if re.fullmatch("[0-9]{1,18}", value) else value for name, _, value in pairs}
+    given = {name: parse_yaml(value, f"attack {text!r:.80}") for name, _, value in pairs}
     raw = {"kind": kind, "eps": eps} | given
     if not eps or not all(value for _, _, value in pairs) or len(raw) < 2 + len(pairs):
         raise InputError(f"attack {text!r}: allowed: KIND:EPS or KIND:EPS:NAME=VALUE, such as pgd:8/255:steps=20")

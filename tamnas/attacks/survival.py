@@ -57,13 +57,14 @@ def survivors(
     }
     attempt_index = torch.arange(len(attempts), device=device).repeat_interleave(n)
     image = torch.arange(n, device=device).repeat(len(attempts))
-    last = torch.tensor([max(attempt.steps) for attempt in attempts], device=device)
+    longest = [max(attempt.steps) for attempt in attempts]
+    last = torch.tensor(longest, device=device)
     falls = torch.tensor([attempt.success == "any" for attempt in attempts], device=device)
     settled = torch.zeros(len(attempts), n, dtype=torch.bool, device=device)
     kept = state["eta"]  # after the last number of steps that was a power of two: Brent's search for cycles
     with under_attack(model):
-        for step in range(max(max(attempt.steps) for attempt in attempts) + 1):
-            if all(step >= max(attempt.steps) for attempt in attempts):
+        for step in range(max(longest) + 1):
+            if step == max(longest):
                 with torch.no_grad():
                     logits = model(state["x"] + state["eta"])
             else:

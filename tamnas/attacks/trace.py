@@ -7,7 +7,7 @@ A network that predicts one class for every image is dead. `tamnas.evaluation.he
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import ascend, cross_entropy_sum, under_attack, uniform_start
+from tamnas.attacks.ascent import ascend, classes, cross_entropy_sum, under_attack, uniform_start
 from tamnas.data.loader import Split
 
 IMAGES = 128  # enough to tell growth from none, next to no time
@@ -46,7 +46,7 @@ def attack_trace(
 
 
 def _row(step: int, logits: Tensor, y: Tensor, still: Tensor | None = None) -> dict[str, float | int | None]:
-    loss, predicted = float(cross_entropy_sum(logits, y) / len(y)), logits.argmax(1)
+    loss, predicted = float(cross_entropy_sum(logits, y) / len(y)), classes(logits)
     correct = predicted == y
     stuck = None if still is None else int((still & correct).sum())
     counts = {"classes": len(predicted.unique()), "correct": int(correct.sum()), "stuck": stuck}

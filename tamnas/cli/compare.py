@@ -8,7 +8,7 @@ from tamnas.errors import InputError
 from tamnas.pipeline.command import one_line_errors
 
 if TYPE_CHECKING:
-    from tamnas.release.card import Card, Figure
+    from tamnas.release.card import Card, Measured
     from tamnas.report.intervals import Interval
     from tamnas.report.tables.table import Table
 
@@ -44,7 +44,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
         print_table(_table(first, second, a, b))
 
 
-def _differences(first: "Card", second: "Card") -> Iterator[tuple["Figure", "Figure", "Interval"]]:
+def _differences(first: "Card", second: "Card") -> Iterator[tuple["Measured", "Measured", "Interval"]]:
     """(figure of the first, of the second, second minus first) of each attack that both know."""
     from tamnas.report.intervals import newcombe
 

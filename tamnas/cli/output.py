@@ -63,7 +63,7 @@ def bars_up_to(most: float, values: Sequence[float]) -> tuple[str, list[Bar]]:
 
 
 def print_cards(title: str, cards: "Sequence[Card]") -> None:
-    """A line for each network: clean, under the attack that stands for robustness, and under the worst."""
+    """A line for each network: clean, under the attack that stands for robustness, and the lowest accuracy of all."""
     lines = []
     for card in cards:
         worst = min(card.figures, key=lambda figure: figure.accuracy)
@@ -73,12 +73,13 @@ def print_cards(title: str, cards: "Sequence[Card]") -> None:
                 Column("parameters", "Parameters", "count"): card.parameters,
                 Column("clean", "Clean (%)", "percent"): card.figures[0].value,
                 Column("robust", "Robust (%)", "percent"): card.by_attack[card.reference].value,
-                Column("worst", "Worst (%)", "percent"): worst.value,
+                Column("worst", "Lowest (%)", "percent"): worst.value,
                 Column("attack", "of"): worst.attack,
             }
         )
     by = " or ".join(dict.fromkeys(card.reference for card in cards))
-    table = Table.of(
-        "networks", title, lines, [f"Robust: {by}. In brackets: 95% intervals over test images."] if cards else []
-    )
-    print_table(table)
+    notes = [
+        f"Robust: {by}. In brackets: 95% intervals over test images.",
+        "Lowest: of the attacks that a network met; PGD alone leaves more than AutoAttack would.",
+    ]
+    print_table(Table.of("networks", title, lines, notes if cards else []))

@@ -19,7 +19,7 @@ from tamnas.files import csv_text, write_text
 from tamnas.pipeline.command import one_line_errors
 
 if TYPE_CHECKING:
-    from tamnas.pipeline.live import Counter, Ended, Evaluated, Work
+    from tamnas.pipeline.live import Counter, Ended, SearchState, Work
 
 REFRESH_SECONDS = 1
 GAP_SECONDS = 60  # between two stages DVC hashes and copies; after so long without one, the run is taken to have ended
@@ -160,18 +160,18 @@ def _curves(name: str, history: list[dict]) -> RenderableType:
     return grid
 
 
-def _front(evaluated: "Evaluated") -> list[RenderableType]:
+def _front(search: "SearchState") -> list[RenderableType]:
     """Robust accuracy as a bar beside each network's size: the front, lying on its side."""
-    title = f"{len(evaluated.front)} of {evaluated.count} networks are on the front; most robust "
-    best = evaluated.best_robust
+    from tamnas.search.front import spread  # here: most stages have no front
+
+    title = f"{len(search.front)} of {search.count} networks are on the front; most robust "
+    best = search.best_robust
     grid = Table(box=None, pad_edge=False)
     for column in ("Parameters", "Clean (%)", "Robust (%)"):
         grid.add_column(column, justify="right")
     grid.add_column("0 to 100%")
-    front = evaluated.front
-    count = min(FRONT, len(front))
-    for index in range(count):  # evenly spread, both ends included
-        row = front[index * (len(front) - 1) // max(count - 1, 1)]
+    for index in spread(len(search.front), FRONT):
+        row = search.front[index]
         bar = Bar(1, 0, row["robust"], width=WIDTH)
         grid.add_row(f"{row['parameters']:,}", f"{100 * row['clean']:.1f}", f"{100 * row['robust']:.1f}", bar)
     return [Text.assemble(title, _sparkline(best), f" {100 * best[-1]:.1f}%"), grid]

@@ -31,13 +31,13 @@ def parse_fraction(value: Any) -> Fraction:
     try:
         if isinstance(value, bool):
             raise ValueError
-        if isinstance(value, str):
-            top, *bottom = value.split("/")
+        if isinstance(value, Fraction):
+            fraction = value
+        else:
+            top, *bottom = str(value).split("/")
             if len(bottom) > 1 or not all(DECIMAL.fullmatch(part) for part in (top, *bottom)):
                 raise ValueError
             fraction = Fraction(top.strip()) / Fraction(bottom[0].strip() if bottom else 1)
-        else:
-            fraction = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         raise ValueError("must be a fraction of the pixel range such as 8/255") from None
     if not 0 < fraction <= 1:
@@ -159,27 +159,33 @@ def read_yaml(path: Path | str) -> dict:
         blob = Path(path).read_bytes()
         if len(blob) > MAX_BYTES:
             raise InputError(f"{path}: {len(blob):,} bytes; a file of parameters has at most {MAX_BYTES:,}")
-        raw = YAML(typ="safe", pure=True).load(blob.decode("utf-8"))
+        text = blob.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
-    except InputError:
-        raise
-    except Exception as error:  # besides its own errors, YAML lets those of int(), dates and recursion through
-        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:200]}") from None
-    _require_small(path, raw)
+    raw = parse_yaml(text, path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must hold a mapping of parameters, found {_show(raw)}")
     return raw
 
 
-def _require_small(path: Path | str, raw: Any) -> None:
+def parse_yaml(text: str, what: Path | str) -> Any:
+    """A YAML value as plain Python. Raises InputError, which names `what`, for a malformed or very large one."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # besides its own errors, YAML lets those of int(), dates and recursion through
+        raise InputError(f"{what}: is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    _require_small(what, value)
+    return value
+
+
+def _require_small(what: Path | str, raw: Any) -> None:
     """Aliases (`*name`) can make a few lines expand to any size, or contain themselves."""
     waiting, count = [(raw, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         count += 1
         if count > MAX_VALUES or depth > MAX_DEPTH:
-            raise InputError(f"{path}: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases written out")
+            raise InputError(f"{what}: more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, aliases written out")
         if isinstance(value, dict):
             waiting += [(item, depth + 1) for item in value.values()]
         elif isinstance(value, (list, tuple)):

@@ -81,7 +81,7 @@ class TrainingParams(sections.RegularisedParams):
         if self.attack:
             mode = attack or {"loss": "trades", "lam": None}
             attack = self.attack.resolve(mode["loss"], mode["lam"] or 1.0, "eval")
-        recipe = {field: value for field, value in self.plain().items() if field != "attack"}
+        recipe = self.model_dump(mode="json", exclude={"attack"})
         return {"recipe": recipe, "attack": attack}
 
 
@@ -181,8 +181,7 @@ class SearchParams(sections.Nsga2Params):
 
     def resolve(self, eps: Fraction) -> dict:
         """`eps` is the supernet's. Without `front`, which is for those that retrain."""
-        plain = self.plain() | {"attack": self.attack.resolve(eps)}
-        return {name: value for name, value in plain.items() if name != "front"}
+        return self.model_dump(mode="json", exclude={"front"}) | {"attack": self.attack.resolve(eps)}
 
 
 class RetrainParams(Section):
@@ -295,7 +294,7 @@ class Params(BaseParams):
 
     def mode(self, mode: str) -> BaseParams:
         """The mode's patch merged over the base. Raises InputError."""
-        raw = {key: value for key, value in self.plain().items() if key not in ("run", "modes")}
+        raw = self.model_dump(mode="json", exclude={"run", "modes"})
         return validated(BaseParams, merge(raw, self.modes[mode]), f"modes.{mode}")
 
 

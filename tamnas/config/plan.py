@@ -315,8 +315,7 @@ def row_stages(row: RowPlan) -> dict[str, StagePlan]:
         "training": row.retrain.scratch,
         **dict(row.retrain),
     }
-    supernet = known | {"attack": row.supernet.attack, "resample_every": row.supernet.resample_every}
-    supernet |= {"draw": row.supernet.draw, "ranks": row.supernet.ranks, "paths": row.supernet.paths}
+    supernet = known | dict(row.supernet)
     block = supernet | dict(row.supernet.block) | {"open_ratios": None, "keep_momentum": False}
     recalibration = RecalibrationParams(bn_calibration_images=row.search.bn_calibration_images)
     controls = row.controls.model_copy(update={"random_search": False})  # a stage of its own

@@ -17,10 +17,10 @@ from tamnas.files import require_format
 from tamnas.pipeline.paths import prepared
 
 # Images (N, C, H, W) float32 in [0, 1], labels (N,), a line for each thing that was left out or changed
-Evaluated = tuple[np.ndarray, np.ndarray, list[str]]
+TestImages = tuple[np.ndarray, np.ndarray, list[str]]
 
 
-def read_images(place: str, known: Sequence[str] = ()) -> Evaluated:
+def read_images(place: str, known: Sequence[str] = ()) -> TestImages:
     """Test images of an npz, a folder with a folder for each class, a prepared dataset of params.yaml, cifar10 or svhn.
 
     `known`: the classes of the model, if they have names; folders of these names are these. Raises InputError.
@@ -45,19 +45,19 @@ def _scaled(images: np.ndarray, levels: int) -> np.ndarray:
     return (images.astype(np.float32) / np.float32(levels)).transpose(0, 3, 1, 2)
 
 
-def _of_npz(path: Path, known: Sequence[str]) -> Evaluated:
+def _of_npz(path: Path, known: Sequence[str]) -> TestImages:
     where = f"data {path}"
     pairs, names, others = load_arrays(path, where, "test")
     (image_key, images), (label_key, labels) = pairs["test"]
-    if "levels" in others:  # a prepared file
+    if {"format", "levels"} <= set(others):  # a prepared file
         with np.load(path, allow_pickle=False) as file:
-            require_format(path, int(file["format"]) if "format" in others else None, "run the prepare stage again")
+            require_format(path, int(file["format"]), "run the prepare stage again")
             return _scaled(images, int(file["levels"])), labels, []
     notes = []
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
         images = images.transpose(0, 2, 3, 1)
         notes.append(f"{image_key}: taken as (N, C, H, W).")
-    grey = images.ndim == 3 or images.shape[-1] == 1
+    grey = images.ndim == 3 or images.shape[-1:] == (1,)
     checked, note = as_uint8(images, f"{where}: {image_key}")
     if images.dtype.kind == "f" and note is None:  # floats in [0, 1] stay what they are
         checked, levels = images if images.ndim == 4 else images[..., None], 1
@@ -75,7 +75,7 @@ def _of_npz(path: Path, known: Sequence[str]) -> Evaluated:
     return _scaled(checked, levels), labels, notes
 
 
-def _of_folder(root: Path, known: Sequence[str]) -> Evaluated:
+def _of_folder(root: Path, known: Sequence[str]) -> TestImages:
     where = f"data {root}"
     splits, classes, notes = read_folder(root, where, "test")
     files, labels = splits["test"]
@@ -87,7 +87,7 @@ def _of_folder(root: Path, known: Sequence[str]) -> Evaluated:
 
 def _as_known(labels: np.ndarray, classes: Sequence[str], known: Sequence[str], where: str) -> np.ndarray:
     """Labels of images' own `classes` as those of the model's, where they have its names."""
-    if set(classes) <= set(known) and labels.min() >= 0 and labels.max() < len(classes):
+    if set(classes) <= set(known) and len(labels) and labels.min() >= 0 and labels.max() < len(classes):
         return np.array([known.index(name) for name in classes])[labels]
     if known and len(classes) != len(known):
         raise InputError(f"{where}: has the classes {', '.join(classes)}; the model tells apart {', '.join(known)}")

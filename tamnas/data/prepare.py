@@ -77,13 +77,20 @@ def _card(name: str, data: ImagesParams, raw: Raw, splits: Splits, notes: list[s
                 "images": len(y),
                 "per_class": np.bincount(y, minlength=data.classes).tolist(),
                 "range": [int(x.min()), int(x.max())],
-                "sha256": hashlib.sha256(np.ascontiguousarray(x).tobytes() + y.tobytes()).hexdigest(),
+                "sha256": images_digest(x, y),
             }
             for split, (x, y) in splits.items()
         },
         "notes": notes,
         "warnings": _one_colour(splits) + _duplicates(splits),
     }
+
+
+def images_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """sha256 of images (N, S, S, 3) uint8 with their labels (N,), in whichever order they stand."""
+    pairs = zip(np.ascontiguousarray(images), labels.astype("<i8"), strict=True)
+    each = sorted(hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in pairs)
+    return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 def _own_validation(name: str, data: ImagesParams, labels: Mapping[str, np.ndarray]) -> list[str]:

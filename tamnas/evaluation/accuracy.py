@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import uniform_start
+from tamnas.attacks.ascent import classes, uniform_start
 from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt, survivors
 from tamnas.config.sections import EvalParams, ValidationParams
@@ -24,10 +24,10 @@ PIXELS = {"cpu": 512 * 32 * 32, "cuda": 2048 * 32 * 32}
 
 
 def predictions(model: nn.Module, split: Split) -> Tensor:
-    """The class that each image of `split` is given: (images,) int64."""
+    """The class that each image of `split` is given: (images,) int64; -1 where the model gives NaN."""
     model = fast_copy(model)
     with torch.no_grad():
-        return torch.cat([model(x).argmax(1) for x, _ in _chunks(split)])
+        return torch.cat([classes(model(x)) for x, _ in _chunks(split)])
 
 
 def correct(model: nn.Module, split: Split) -> Tensor:
@@ -82,17 +82,10 @@ def survivals(model: nn.Module, split: Split, attempts: Sequence[Attempt]) -> li
     return [torch.cat(parts, dim=1) for parts in zip(*standing, strict=True)]
 
 
-def robust_accuracies(model: nn.Module, split: Split, attempts: Sequence[Attempt]) -> list[list[float]]:
-    """Share of `split` that each attack leaves correctly classified, per step count, at the price of the longest."""
-    return [
-        [count / len(split) for count in standing.sum(1).tolist()] for standing in survivals(model, split, attempts)
-    ]
-
-
 def robust_accuracy(model: nn.Module, split: Split, attempt: Attempt) -> float:
-    """As `robust_accuracies` for one attack that looks once."""
-    ((share,),) = robust_accuracies(model, split, [attempt])
-    return share
+    """Share of `split` that one attack, which looks once, leaves correctly classified."""
+    ((standing,),) = survivals(model, split, [attempt])
+    return share(standing)
 
 
 def pgd_accuracy(model: nn.Module, split: Split, attack: Pgd, key: tuple) -> float:
@@ -144,5 +137,5 @@ class Validator:
             model = fast_copy(model)
             robust = pgd_accuracy(model, self.split, self.plan.attack, (*self.key, "validation"))
         predicted = predictions(model, self.split)
-        clean, classes = share(predicted == self.split.labels), len(predicted.unique())
-        return {"validation_clean": clean, "validation_robust": robust, "validation_classes": classes}
+        clean, count = share(predicted == self.split.labels), len(predicted.unique())
+        return {"validation_clean": clean, "validation_robust": robust, "validation_classes": count}

@@ -126,7 +126,7 @@ def evaluate(
     model: nn.Module,
     images: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
-    attacks: Sequence[EvalAttack | str] = ("autoattack:8/255",),
+    attacks: Sequence[EvalAttack | str] | str = ("autoattack:8/255",),
     *,
     batch_size: int = 250,
     seed: int = 0,
@@ -145,6 +145,7 @@ def evaluate(
     images, labels = _tensor(images, "images").to(device), _tensor(labels, "labels").to(device)
     require_images(images, labels)
     images, labels, key = images.float().contiguous(), labels.long(), (seed, "evaluate")
+    attacks = [attacks] if isinstance(attacks, str) else attacks
     attacks = [parse_attack(attack, batch_size) if isinstance(attack, str) else attack for attack in attacks]
     notes = []
     if not hasattr(model, "training"):  # nor have its modules: frozen TorchScript

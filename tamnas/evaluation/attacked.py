@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import tamnas.attacks.packaged  # noqa: F401 (an attack names its routine as text; this makes it code of the stage)
-from tamnas.attacks.ascent import under_attack
+from tamnas.attacks.ascent import right, under_attack
 from tamnas.attacks.registry import Attack, EvalAttack
 from tamnas.errors import InputError
 from tamnas.evaluation.accuracy import share
@@ -155,7 +155,7 @@ def attack_model(
     with under_attack(model), torch.no_grad():
         logits = torch.cat([model(images(batch)) for batch in chosen.split(attack.batch_size)])
     require_classes(attack, logits.shape[1])
-    running = Running(attack, chosen, logits.argmax(1) == labels[chosen])
+    running = Running(attack, chosen, right(logits, labels[chosen]))
     for part in range(len(attack.parts)):
         running.settle([attacked.batch(attack, part, number, batch) for number, batch in enumerate(running.batches())])
     return running.outcome()

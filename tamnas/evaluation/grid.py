@@ -70,7 +70,7 @@ def evaluate_kind(task: GridTask, kind: str, trained: Path, seed: int, what: str
     for own, folder in seed_folders(kind, trained, seed).items():
         paths = sorted(folder.glob("*.safetensors"))
         records = [trained_record(path) for path in paths]
-        final = final_networks(kind, records, task.plan.weights)
+        final = final_ids(kind, records, task.plan.weights)
         networks += [
             Network(path, record, record.id in final, own) for path, record in zip(paths, records, strict=True)
         ]
@@ -116,7 +116,7 @@ def _group(
     Every batch of a part is a job: AutoAttack on one network takes longer than all else.
     """
     under_pgd, attacks = {}, {}
-    for index, pgd in jobs.run_jobs(attack_with_pgd, networks, lambda network: str(network.weights)):
+    for index, pgd in jobs.run_jobs(attack_with_pgd, networks, lambda network: str(network.file)):
         if pgd is None:
             continue
         listed, clean = plan.listed(networks[index].final), from_bits(pgd["masks"][0])
@@ -145,7 +145,7 @@ def _in_rounds(
             for number, images in enumerate(attacks[key].batches())
         ]
         found = dict(
-            jobs.run_jobs(attack_batch, [batch for _, batch in batches], lambda batch: str(batch.network.weights))
+            jobs.run_jobs(attack_batch, [batch for _, batch in batches], lambda batch: str(batch.network.file))
         )
         survived = {key: [found[at] for at, (own, _) in enumerate(batches) if own == key] for key in going_on}
         going_on = [key for key in going_on if None not in survived[key]]
@@ -188,7 +188,7 @@ def evaluate_and_write(
     return {seed: evaluation["metrics"] for seed, evaluation in evaluations.items()}
 
 
-def final_networks(kind: str, records: Sequence[Record], weights: str) -> set[str]:
+def final_ids(kind: str, records: Sequence[Record], weights: str) -> set[str]:
     """Ids of those that get further attacks and the checks (`Kind.final`)."""
     match KINDS[kind].final:
         case "all":

@@ -73,11 +73,14 @@ def probabilities_sign(logits: Tensor) -> str | None:
 
 
 def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
-    """Of the summed cross-entropy; None where the model gives none."""
+    """Of the summed cross-entropy by images x (N, C, H, W) of classes y (N,); None where the model gives none."""
     x = x.clone().requires_grad_(True)
     with torch.enable_grad():
         loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
         if not loss.requires_grad:
             return None
-        (slope,) = torch.autograd.grad(loss, x, allow_unused=True)
+        try:
+            (slope,) = torch.autograd.grad(loss, x, allow_unused=True)
+        except NotImplementedError:  # of an operation without a derivative
+            return None
     return slope

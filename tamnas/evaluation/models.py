@@ -102,10 +102,10 @@ def _exported(path: Path, device: torch.device) -> nn.Module:
     finally:
         log.setLevel(level)
     program = move_to_device_pass(program, device)
-    (name, *others) = program.graph_signature.user_inputs
-    if others:
-        raise InputError(f"model {path}: takes {1 + len(others)} inputs; allowed: images alone")
-    (size,) = (node.meta["val"].shape[0] for node in program.graph.nodes if node.name == name)
+    inputs = program.graph_signature.user_inputs
+    if len(inputs) != 1:
+        raise InputError(f"model {path}: takes {len(inputs)} inputs; allowed: images alone")
+    (size,) = (node.meta["val"].shape[0] for node in program.graph.nodes if node.name == inputs[0])
     return Opaque(_frozen(program.module()), device, size if isinstance(size, int) else None)
 
 

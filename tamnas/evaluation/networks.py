@@ -48,7 +48,7 @@ class GridTask:
 class Network:
     """A trained network to evaluate: the file of its weights, its record, whether it is final, its training seed."""
 
-    weights: Path
+    file: Path
     record: Record
     final: bool
     seed: int
@@ -60,7 +60,7 @@ class Network:
 
     def kept_as(self) -> str:
         """Named by the weights themselves: when one more network is trained, the others are not evaluated again."""
-        return f"{self.weights.stem}-{file_digest(self.weights)[:16]}"
+        return f"{self.file.stem}-{file_digest(self.file)[:16]}"
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class GridContext:
     pace: Pace = field(default_factory=Pace)
 
     def load(self, network: Network) -> nn.Module:
-        return fast_copy(load_network(self.task.space, network.weights, self.task.plan.weights, self.runtime)[0])
+        return fast_copy(load_network(self.task.space, network.file, self.task.plan.weights, self.runtime)[0])
 
     def images(self, chosen: torch.Tensor) -> torch.Tensor:
         return self.test.scaled(self.test.images[chosen])
 
     def require_time(self, network: Network, what: str) -> None:
         """Raises DeadlineError."""
-        self.pace.require_time(f"evaluate {network.weights.stem}: {what}")
+        self.pace.require_time(f"evaluate {network.file.stem}: {what}")
 
 
 def attack_with_pgd(network: Network, context: GridContext) -> dict | None:

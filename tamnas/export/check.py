@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tamnas.attacks.ascent import pgd
+from tamnas.attacks.ascent import pgd, right
 from tamnas.attacks.listed import Square
 from tamnas.data.loader import Split
 from tamnas.errors import CheckError
 from tamnas.evaluation.accuracy import share
 from tamnas.evaluation.attacked import attack_model
 from tamnas.evaluation.costs import milliseconds, processor
-from tamnas.release.card import Card, Figure
+from tamnas.release.card import Card, Measured
 from tamnas.report.tables.table import Column, Table, markdown
 from tamnas.seeding import torch_generator
 
@@ -34,7 +34,7 @@ class Checked:
     compared: int
     difference: float
     agreement: float
-    figures: tuple[tuple[Figure | None, Figure], ...]
+    figures: tuple[tuple[Measured | None, Measured], ...]
     milliseconds: float
     processor: str
     size: int  # bytes
@@ -66,15 +66,17 @@ def check(model: nn.Module, exported: nn.Module, path: Path, test: Split, attack
     outcome = attack_model(exported, lambda chosen: x[chosen].contiguous(), y, square, ("export", "square"))
     n, transfer = len(y), f"PGD-{STEPS} at 8/255, made on the original"
 
-    def figure(attack: str, answers: Tensor) -> Figure:
-        return Figure(attack=attack, images=n, accuracy=share(answers.argmax(1) == y))
+    def figure(attack: str, answers: Tensor) -> Measured:
+        return Measured(attack=attack, images=n, accuracy=share(right(answers, y)))
 
     figures = (
         (figure("none", ours), figure("none", theirs)),
         (figure(transfer, logits(model, x_adv)), figure(transfer, logits(exported, x_adv))),
         (
             None,
-            Figure(attack="Square at 8/255, on the exported network", images=square.images, accuracy=outcome.accuracy),
+            Measured(
+                attack="Square at 8/255, on the exported network", images=square.images, accuracy=outcome.accuracy
+            ),
         ),
     )
     image = x[:1].contiguous()

@@ -46,12 +46,11 @@ class LeanHead(nn.Module):
 class Rest(nn.Module):
     """Everything behind the stem convolution."""
 
-    def __init__(self, space: SearchSpace, arch: Architecture, act_layer):
+    def __init__(self, space: SearchSpace, layers: nn.Module, act_layer):
         super().__init__()
         self.norm = BatchNorm2d(space.stem_channels)
         self.act = act_layer()
-        genes = zip(space.layers, arch.blocks, arch.ratios, strict=True)
-        self.layers = nn.Sequential(*(choice_block(*gene, act_layer) for gene in genes))
+        self.layers = layers
         self.head = Head(space, act_layer) if space.head else LeanHead(space)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -72,7 +71,8 @@ class Subnet(nn.Module):
         self.space, self.arch = space, space.require_legal(arch)
         act_layer = ACTIVATIONS[space.activation]
         self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
-        self.rest = Rest(space, arch, act_layer)
+        genes = zip(space.layers, arch.blocks, arch.ratios, strict=True)
+        self.rest = Rest(space, nn.Sequential(*(choice_block(*gene, act_layer) for gene in genes)), act_layer)
         if generator is not None:
             initialise(self, generator)
 

@@ -27,15 +27,12 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         act_layer = ACTIVATIONS[space.activation]
-        first = Architecture(
-            tuple(space.allowed_blocks(i)[0] for i in range(len(space.layers))), (space.max_ratio,) * len(space.layers)
-        )
         self.first_layer = nn.Conv2d(3, space.stem_channels, 3, padding=1, bias=False)
-        self.rest = Rest(space, first, act_layer)
-        self.rest.layers = nn.ModuleList()
+        layers = nn.ModuleList()
         for i, layer in enumerate(space.layers):
             blocks = {str(id_): choice_block(layer, id_, space.max_ratio, act_layer) for id_ in space.allowed_blocks(i)}
-            self.rest.layers.append(nn.ModuleDict(blocks))
+            layers.append(nn.ModuleDict(blocks))
+        self.rest = Rest(space, layers, act_layer)
         if generator is not None:
             initialise(self, generator)
         self.momentum = {name: torch.zeros_like(p) for name, p in self.named_parameters()}

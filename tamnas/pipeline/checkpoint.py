@@ -60,7 +60,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
         header = json.loads(json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]["tamnas"])
         version, payload, digest = header["format"], header["meta"], header["sha256"]
         meta = json.loads(payload)
-    except (SafetensorError, ValueError, KeyError, TypeError, struct.error):
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         raise InputError(f"{path}: is damaged or not a tamnas file") from None
     require_format(path, version, "use the version that wrote it")
     if _digest(tensors, payload) != digest:

@@ -26,7 +26,8 @@ AVX2 = {
 def has_avx2() -> bool:
     """Whether this processor can compute with AVX2 (every x86-64 one since about 2015; no ARM one)."""
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]
-    return not {"AVX2", "X86_V3"}.isdisjoint((*extensions["baseline"], *extensions["found"]))
+    kinds = ("baseline", "found")  # numpy leaves an empty one out
+    return not {"AVX2", "X86_V3"}.isdisjoint(name for kind in kinds for name in extensions.get(kind, ()))
 
 
 def instruction_set() -> str:

@@ -21,6 +21,7 @@ from tamnas.files import FORMAT, previous
 from tamnas.pipeline.paths import TIMES
 from tamnas.pipeline.progress import NETWORK
 from tamnas.pipeline.store import LOCKS, unseal
+from tamnas.space.architecture import Architecture
 
 SUFFIX = ".safetensors"
 
@@ -41,12 +42,12 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class SearchState:
     """Of a search: how many networks it evaluated, the best robust accuracy after each, the front of all of them."""
 
     count: int
     best_robust: list[float]
-    front: list[dict]  # by growing costs, in the order of the objectives from the last to the first
+    front: list[dict]  # by growing number of parameters
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Work:
     progress: list[Counter]
     training: list[Counter]
     curves: dict[str, list[dict]]
-    evaluated: Evaluated | None
+    evaluated: SearchState | None
 
     @property
     def name(self) -> str:
@@ -110,7 +111,7 @@ def _works() -> Iterator[Work]:
                 counters,
                 training,
                 _curves(folder) if folder else {},
-                _evaluated(folder / "evaluated.jsonl") if folder else None,
+                _search_state(folder / "evaluated.jsonl") if folder else None,
             )
 
 
@@ -175,31 +176,28 @@ def _history(path: Path) -> list[dict]:
     return []
 
 
-def _evaluated(path: Path) -> Evaluated | None:
+def _search_state(path: Path) -> SearchState | None:
     """Of a search's records; a line that is only half there counts when it is whole."""
-    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # here: most stages have no such file
+    from tamnas.search.front import Fitness, front_of  # here: most stages have no such file
 
     known = {}
     with suppress(OSError):
         for line in path.read_bytes().splitlines():
             with suppress(ValueError):
                 arch, values, costs = unseal(line.decode())
-                known[arch] = values, costs
+                known[Architecture.parse(arch)] = Fitness(values, tuple(costs))
     if not known:
         return None
-    rows, costs = zip(*known.values(), strict=True)
-    first = NonDominatedSorting().do(np.array(costs), only_non_dominated_front=True)
-    archs = list(known)
-    order = sorted(first, key=lambda index: (rows[index]["parameters"], *costs[index][::-1], archs[index]))  # as there
-    best = np.maximum.accumulate([row["robust"] for row in rows]).tolist()
-    return Evaluated(len(known), best, [{"architecture": archs[index], **rows[index]} for index in order])
+    best = np.maximum.accumulate([fitness.values["robust"] for fitness in known.values()]).tolist()
+    front = [{"architecture": str(arch), **known[arch].values} for arch in front_of(list(known), known)]
+    return SearchState(len(known), best, front)
 
 
-def ended() -> list[Ended]:
+def ended(times: Path = TIMES) -> list[Ended]:
     """The stage instances that ended, the last one last; a half-written line is left out."""
     lines = []
     with suppress(OSError):
-        for line in TIMES.read_text().splitlines():
+        for line in times.read_text().splitlines():
             with suppress(ValueError):
                 at, stage, instance, seconds = line.split(",")
                 lines.append(Ended(at, stage, instance, float(seconds)))

@@ -17,18 +17,19 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 
 import click
-import pandas as pd
 
 from tamnas.config.plan import PLANS, StudyPlan, load_study
 from tamnas.errors import InputError
 from tamnas.evaluation.kinds import KINDS
-from tamnas.files import FORMAT, read_json, replacing, write_json, write_text
+from tamnas.files import FORMAT, read_json, remove, replacing, write_json, write_text
 from tamnas.pipeline.command import one_line_errors
-from tamnas.pipeline.paths import TIMES, results, seeded, weights
+from tamnas.pipeline.live import ended
+from tamnas.pipeline.paths import TIMES, runs, seeded, validation
 from tamnas.pipeline.store import checkpoints_root
 from tamnas.records import best, read_records
 
@@ -88,7 +89,7 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
     """(path, contents) in order of worth; paths below the working directory."""
     study = load_study()
     names = [*study.rows, *study.datasets]
-    starts = (weights(name, "start-scratch.json") for name in names)
+    starts = (runs(name, "start-scratch.json") for name in names)
     small = (Path("results") / dataset for dataset in sorted(study.datasets))
     for root in (Path("params.yaml"), PLANS, TIMES, *small, *starts, Path("reports")):
         for path in sorted([root, *root.rglob("*")]):
@@ -96,7 +97,7 @@ def members(with_checkpoints: bool) -> Iterator[tuple[Path, bytes]]:
                 yield path, path.read_bytes()
     yield from _networks(study)
     if with_checkpoints:
-        for path in (weights(name, "start-finetune.safetensors") for name in names):
+        for path in (runs(name, "start-finetune.safetensors") for name in names):
             if path.is_file():
                 yield path, path.read_bytes()
         checkpoints = [path for path in checkpoints_root().rglob("*") if path.suffix in PLACES[".checkpoints"]]
@@ -112,10 +113,10 @@ def _networks(study: StudyPlan) -> Iterator[tuple[Path, bytes]]:
     for name, plan in {**study.rows, **study.datasets}.items():
         row = name if name in study.rows else None
         for kind in (kind for kind in KINDS.values() if kind.per_row == bool(row)):
-            trained, folder = results(plan.dataset, kind.trained_by, row), weights(name, kind.folder)
-            controls = kind.folder == "controls"
+            folder, controls = runs(name, kind.folder), kind.folder == "controls"
             for seed in (plan.seed, *(plan.seeds if controls else ())):
-                path, own = seeded(trained, seed) / "validation.json", seeded(folder, seed) if controls else folder
+                path = validation(plan.dataset, kind.trained_by, row, seed)
+                own = seeded(folder, seed) if controls else folder
                 for record in read_records(path) if path.is_file() else ():
                     score, shown = record.score(plan.eval.weights), f"{plan.eval.weights}."
                     merit = not controls, kind.folder != "baselines", score.robust, score.clean
@@ -196,8 +197,8 @@ def _allowed(tar: tarfile.TarFile, folder: Path) -> list[tarfile.TarInfo]:
 
 def keep_best_start(row: str) -> str | None:
     """Of a row's start points keep the most robust subnet on validation; its id, None if nothing is trained."""
-    plan, start = load_study().rows[row], weights(row, "start-scratch.json")
-    trained = seeded(results(plan.dataset, "retrain_scratch", row), plan.seed) / "validation.json"
+    plan, start = load_study().rows[row], runs(row, "start-scratch.json")
+    trained = validation(plan.dataset, "retrain_scratch", row, plan.seed)
     if not (start.is_file() and trained.is_file()):
         return None
     chosen, plain = best(read_records(trained), plan.eval.weights).id, read_json(start)
@@ -215,7 +216,7 @@ def keep(folder: Path, target: Path) -> None:
                 raise InputError(f"{folder}: the archive lacks {needed}; nothing was written")
         page = _run_page(manifest, source / TIMES)
         for old in ("reports", "plan", "results"):
-            shutil.rmtree(target / old, ignore_errors=True)
+            remove(target / old)
             if (source / old).is_dir():
                 shutil.copytree(source / old, target / old)
         shutil.copy(source / "params.yaml", target / "params.yaml")
@@ -223,18 +224,19 @@ def keep(folder: Path, target: Path) -> None:
 
 
 def _run_page(manifest: dict, times: Path) -> str:
-    columns = ["when", "stage", "instance", "seconds"]
-    pieces = pd.read_csv(times, names=columns, keep_default_na=False).groupby(["stage", "instance"], sort=False)
-    stages = pieces["seconds"].agg(["sum", "count"])
+    pieces = defaultdict(list)
+    for piece in ended(times):
+        pieces[piece.stage, piece.instance].append(piece.seconds)
+    whole = sum(map(sum, pieces.values()))
     lines = [
         "# The run\n",
         f"- Commit: {manifest['commit']}",
         f"- Device: {manifest['device']}; Python {manifest['python']}, torch {manifest['torch']}",
-        f"- Wall time of the last piece: {manifest['seconds']:.0f} s; of all stages: {stages['sum'].sum():.0f} s",
+        f"- Wall time of the last piece: {manifest['seconds']:.0f} s; of all stages: {whole:.0f} s",
         "- Finished: " + ("all stages" if not manifest["unfinished"] else "not these:"),
         *(f"  - {line}" for line in manifest["unfinished"]),
         "\n| stage | instance | wall time (s) | pieces |\n| --- | --- | ---: | ---: |",
-        *(f"| {' | '.join(key)} | {seconds:.1f} | {count} |" for key, seconds, count in stages.itertuples()),
+        *(f"| {' | '.join(key)} | {sum(own):.1f} | {len(own)} |" for key, own in pieces.items()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ def prepared(dataset: str) -> Path:
     return Path("data") / f"{dataset}.npz"
 
 
-def weights(name: str, kind: str) -> Path:
+def runs(name: str, kind: str) -> Path:
     """A folder or file of weights of a row or dataset (cached by DVC, not in git)."""
     return Path("runs") / name / kind
 

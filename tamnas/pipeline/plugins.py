@@ -15,4 +15,4 @@ def load_plugins() -> None:
     if files:
         use_instructions(instruction_set())
     for file in files:
-        import_module(f"{PLUGINS.name}.{file.stem}")
+        import_module(f"{PLUGINS.name}.{file.stem}".removesuffix(".__init__"))

@@ -19,9 +19,8 @@ from pathlib import Path
 import click
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 
-from tamnas.config.fields import read_yaml
+from tamnas.config.fields import parse_yaml, read_yaml
 from tamnas.config.resolve import parse_params
 from tamnas.errors import InputError
 from tamnas.files import write_text
@@ -70,10 +69,7 @@ def parse_setting(text: str) -> dict:
     names = keys.split(".")
     if not equals or not all(names):
         raise InputError(f"--set {text!r}: allowed: KEY=VALUE with a key such as data.cifar10.path")
-    try:
-        patch = YAML(typ="safe", pure=True).load(value)
-    except (YAMLError, ValueError):  # such as a date that does not exist
-        raise InputError(f"--set {text!r}: the value is not valid YAML") from None
+    patch = parse_yaml(value, f"--set {text!r:.100}")
     for key in reversed(names):
         patch = {key: patch}
     return patch
@@ -110,7 +106,7 @@ def apply(name: str, path: Path = Path("params.yaml"), settings: Sequence[str] =
         changes += overlay(params, parse_setting(setting), REPLACED if whole else ())
     text = io.StringIO()
     yaml.dump(params, text)
-    parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), f"{path} with {source}")
+    parse_params(parse_yaml(text.getvalue(), path), f"{path} with {source}")
     write_text(path, text.getvalue())
     return changes
 

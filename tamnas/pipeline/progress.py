@@ -110,7 +110,7 @@ class Progress:
         self._notes = figures
         if _record is not None:
             _record.write()
-        self._show({}, 0)
+        self._print(self._figures, 0)
 
     def step(self, units: int = 1, **figures) -> None:
         """So many more units are done; `figures` are shown beside it, floats with four digits."""
@@ -118,9 +118,9 @@ class Progress:
         self._figures = figures
         if _record is not None:
             _record.write()
-        self._show(figures, units)
+        self._print(figures, units)
 
-    def _show(self, figures: dict, units: int) -> None:
+    def _print(self, figures: dict, units: int) -> None:
         figures = figures | self._notes
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in figures.items()}
         self._bar.set_postfix(shown, refresh=False)

@@ -13,7 +13,6 @@ whole commands.
 import importlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -28,6 +27,7 @@ import click
 from tamnas.config.plan import STUDY
 from tamnas.config.resolve import load_params
 from tamnas.errors import DeadlineError, DivergenceError, InputError, WorkerError
+from tamnas.files import remove
 from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.command import help_of, one_line_errors
 from tamnas.pipeline.deadline import set_deadline
@@ -144,7 +144,7 @@ def run(until: str | None = None, only: Collection[str] = (), limits: Limits | N
 def _remove_outputs(instance: Instance) -> None:
     for out in instance.outs:
         if out.parts[0] in ("results", "runs", "data"):
-            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+            remove(out)
 
 
 def _call_until(instance: Instance, code: str, moment: float | None) -> None:

@@ -1,7 +1,6 @@
 """What every stage does around its work: lock, checkpoints, wall time, what a divergence leaves."""
 
 import logging
-import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from tamnas.config.plan import StagePlan
 from tamnas.errors import DeadlineError, DivergenceError
-from tamnas.files import FORMAT, file_digest, write_json
+from tamnas.files import FORMAT, file_digest, remove, write_json
 from tamnas.pipeline.code import code_digest
 from tamnas.pipeline.instructions import use_instructions
 from tamnas.pipeline.paths import DIVERGED, TIMES
@@ -89,5 +88,5 @@ def renewed(folders: Iterable[Path], name: str, plain: dict[str, Any]) -> None:
     was started by hand.
     """
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         write_json(folder / name, {"format": FORMAT, **plain})

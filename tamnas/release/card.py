@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
@@ -29,7 +29,7 @@ _INSTALLED = Path(__file__).parents[1] / "models"
 MODELS = _INSTALLED if _INSTALLED.is_dir() else ROOT / "models"  # in a wheel, in a checkout
 
 
-class Figure(Section):
+class Measured(Section):
     """An accuracy on so many test images, a share in [0, 1]; `attack` in words, "none" for clean images."""
 
     attack: str
@@ -59,12 +59,12 @@ class Card(Section):
     does not have.
 
     `levels`: training images are whole numbers from 0 to it, divided by it; networks take floats in [0, 1].
-    `test_sha256`: of the images that `figures` were measured on; `setting`: how, a line each; `reference`: the attack
-    of one of them, which stands for robustness.
+    `test_sha256` (`tamnas.data.prepare.images_digest`): of the images that `figures` were measured on; `setting`: how,
+    a line each; `reference`: the attack of one of them, which stands for robustness.
     """
 
     name: str
-    title: str
+    title: Annotated[str, Field(min_length=1)]
     tamnas: str
     spec: dict[str, Any]
     network: NetworkParams | None
@@ -80,12 +80,25 @@ class Card(Section):
     training: TrainingPlan
     weights: str
     seed: int
-    figures: tuple[Figure, ...]
+    figures: tuple[Measured, ...]
     reference: str
     setting: tuple[str, ...]
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.network_spec.architecture is not None and None in (self.network, self.space):
+            raise ValueError("network, space: an architecture needs both")
+        if self.reference not in self.by_attack:
+            raise ValueError(f"reference: is {self.reference!r}, which is none of the attacks of figures")
+        if "test" not in self.images:
+            raise ValueError("images: test is missing")
+        for name, kind in (("size", int), ("source", str)):
+            if not isinstance(self.data.get(name), kind):
+                raise ValueError(f"data.{name} is {self.data.get(name)!r}; allowed: {kind.__name__}")
+        return self
+
     @property
-    def by_attack(self) -> dict[str, Figure]:
+    def by_attack(self) -> dict[str, Measured]:
         return {figure.attack: figure for figure in self.figures}
 
     @property
@@ -147,7 +160,7 @@ def read_card(path: Path) -> Card:
             version, meta = header["format"], json.loads(header["meta"])
     except OSError as error:
         raise InputError(f"{shown(path)}: cannot be read ({error.__class__.__name__})") from None
-    except (SafetensorError, ValueError, KeyError, TypeError):
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{shown(path)}: is damaged or not a tamnas file") from None
     require_format(path, version, "use the version that wrote it")
     return card_of(path, meta)
@@ -155,7 +168,7 @@ def read_card(path: Path) -> Card:
 
 def card_of(path: Path, meta: dict) -> Card:
     """From the header of a file that tamnas wrote. Raises InputError if that was no release."""
-    if "card" not in meta:
+    if not isinstance(meta, dict) or "card" not in meta:
         raise InputError(f"{shown(path)}: holds no released network; `tamnas release` makes one of a finished run")
     return validated(Card, meta["card"], shown(path))
 

@@ -1,15 +1,13 @@
 """A released network and the images that it was measured on."""
 
-import hashlib
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tamnas.data.loader import Split, load_split
-from tamnas.data.prepare import prepare
+from tamnas.data.prepare import images_digest, prepare
 from tamnas.data.sources import SOURCES
 from tamnas.errors import InputError
 from tamnas.networks.trained import build
@@ -46,7 +44,7 @@ def images(card: Card, *splits: str) -> list[Split]:
     """`splits` (train, validation, test) of the images that a card speaks of.
 
     They are in data/, where a checkout has prepared them, or prepared anew from a source that needs no path. Raises
-    InputError if neither is so, or if these are other images than the card's.
+    InputError if neither is so, or if the test images are others than the card's; their order does not matter.
     """
     path = prepared(card.dataset)
     if path.is_file():
@@ -65,12 +63,6 @@ def images(card: Card, *splits: str) -> list[Split]:
 
 def _checked(path: Path, card: Card, splits: tuple[str, ...]) -> list[Split]:
     test = load_split(path, "test")
-    if images_digest(test) != card.test_sha256:
+    if images_digest(test.images.permute(0, 2, 3, 1).numpy(), test.labels.numpy()) != card.test_sha256:
         raise InputError(f"{path}: holds other test images than those that {card.name} was measured on")
     return [test if split == "test" else load_split(path, split) for split in splits]
-
-
-def images_digest(split: Split) -> str:
-    """sha256 of images and labels, as data cards have it (`tamnas.data.prepare`)."""
-    pixels = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).cpu().numpy())
-    return hashlib.sha256(pixels.tobytes() + split.labels.cpu().numpy().tobytes()).hexdigest()

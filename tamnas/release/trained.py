@@ -8,7 +8,7 @@ from tamnas.config.plan import RowPlan
 from tamnas.errors import InputError
 from tamnas.files import write_text
 from tamnas.records import Record
-from tamnas.release.card import Card, Figure, card_page
+from tamnas.release.card import Card, Measured, card_page
 from tamnas.report.study import FINETUNED, LEGO, SCRATCH, Dataset, Test, Tested
 from tamnas.report.terms import attack_notes, attack_text, counted, name_of, weights_text
 
@@ -32,8 +32,11 @@ def networks(dataset: Dataset) -> dict[str, Tested]:
 
 
 def card(name: str, tested: Tested, dataset: Dataset) -> Card:
+    """What a release says of a tested network. Raises InputError where its grid is not that of the plan any more."""
     network, test, plan = tested.network, tested.network.test, tested.plan
     hand_made, reference = network.architecture is None, dataset.key_attack_of(plan.eval)
+    if reference not in test.grid:
+        raise InputError(f"{name}: was not tested under {reference.text}, which params.yaml asks for; run `dvc repro`")
     measured = {"none": (test.clean, test.images)}
     measured |= {attack.text: (share, test.count(attack)) for attack, share in test.grid.items()}
     return Card(
@@ -54,7 +57,7 @@ def card(name: str, tested: Tested, dataset: Dataset) -> Card:
         training=tested.training,
         weights=test.weights,
         seed=plan.seed,
-        figures=tuple(Figure(attack=attack, images=n, accuracy=share) for attack, (share, n) in measured.items()),
+        figures=tuple(Measured(attack=attack, images=n, accuracy=share) for attack, (share, n) in measured.items()),
         reference=reference.text,
         setting=(
             f"Weights: {weights_text(test.weights)}.",

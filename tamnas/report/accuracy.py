@@ -9,14 +9,14 @@ from tamnas.report.study import Test, TrainedNetwork
 from tamnas.report.tables.table import Value
 
 
-def test_accuracy(test: Test, attack: Attack | None) -> float | None:
+def accuracy_of(test: Test, attack: Attack | None) -> float | None:
     """Clean accuracy for attack None; None where it was not made."""
     return test.clean if attack is None else test.grid.get(attack)
 
 
 def shares(network: TrainedNetwork, attack: Attack | None) -> dict[int | None, float]:
     """By training seed, the run's own (None) first; repeats without the attack are left out."""
-    accuracies = {seed: test_accuracy(test, attack) for seed, test in {None: network.test, **network.repeats}.items()}
+    accuracies = {seed: accuracy_of(test, attack) for seed, test in {None: network.test, **network.repeats}.items()}
     return {} if accuracies[None] is None else {seed: share for seed, share in accuracies.items() if share is not None}
 
 
@@ -41,7 +41,7 @@ def mean_difference(pairs: Sequence[tuple[TrainedNetwork, TrainedNetwork]], atta
     the interval of two proportions (Newcombe's, from Wilson's), which covers the test images instead.
     Several beside one network have none: how far these are apart does not say how good that one is.
     """
-    accuracies = [(test_accuracy(a.test, attack), test_accuracy(b.test, attack)) for a, b in pairs]
+    accuracies = [(accuracy_of(a.test, attack), accuracy_of(b.test, attack)) for a, b in pairs]
     if not accuracies or any(None in pair for pair in accuracies):
         return None
     if len(accuracies) > 1:

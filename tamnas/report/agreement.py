@@ -84,10 +84,10 @@ def agreements(networks: Sequence[Ranked]) -> dict[str, dict[str, Agreement]]:
 
 def as_searched(row: RowResults) -> dict[str, Agreement]:
     """Of clean and robust accuracy with inherited weights as the row's search has them; empty for too few networks."""
-    return _by_inherited(row.ranking, searched(row)) if len(row.ranking) >= LEAST else {}
+    return _by_inherited(row.ranking, recalibration_of(row)) if len(row.ranking) >= LEAST else {}
 
 
-def searched(row: RowResults) -> str:
+def recalibration_of(row: RowResults) -> str:
     """The recalibration that the row's search is based on."""
     return "clean" if row.plan.search.bn_calibration_images else "none"
 

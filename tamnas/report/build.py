@@ -1,11 +1,10 @@
 """All files of reports/, as bytes by path, and writing them."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tamnas.files import write_bytes
+from tamnas.files import remove, write_bytes
 from tamnas.report.claims.claims import claims_page
 from tamnas.report.figures.pictures import pictures
 from tamnas.report.metrics import curves_csv, hypervolume_csv, metrics
@@ -38,6 +37,6 @@ def report_files(datasets: Sequence[Dataset]) -> dict[str, bytes]:
 def write_reports(files: Mapping[str, bytes], folder: Path) -> None:
     """Replace what this stage owns in `folder`; nothing of an earlier run stays in its subfolders."""
     for name in sorted({Path(name).parts[0] for name in files if "/" in name}):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        remove(folder / name)
     for name, contents in files.items():
         write_bytes(folder / name, contents)

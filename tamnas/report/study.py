@@ -12,7 +12,7 @@ from typing import Literal, Self
 from tamnas.attacks.registry import Attack, EvalAttack, Pgd
 from tamnas.config.plan import DatasetPlan, RowPlan
 from tamnas.config.sections import EvalParams, TrainingPlan
-from tamnas.pipeline.paths import weights
+from tamnas.pipeline.paths import runs
 from tamnas.records import Label, Record, merit
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
@@ -179,7 +179,7 @@ class Tested:
     @property
     def file(self) -> Path:
         """Of the weights; of no control."""
-        return weights(self.name.partition("/")[0], FOLDERS[self.kind]) / f"{self.network.id}.safetensors"
+        return runs(self.name.partition("/")[0], FOLDERS[self.kind]) / f"{self.network.id}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def lego_controls(dataset: Dataset) -> list[tuple[str, TrainedNetwork]]:
 
 def attack_notes(plan: EvalParams, ran: Collection[Attack]) -> list[str]:
     """The setting of each attack that `ran` beside the grid's, and the step sizes that differ from the grid's."""
-    own_steps = [attack for attack in plan.final or () if attack.step_size and attack in ran]
+    own_steps = [attack for attack in plan.final if attack.step_size and attack in ran]
     notes = [f"{attack.text}: step_size {format_fraction(attack.step_size)}." for attack in own_steps]
     listed = [attack for attack in plan.attacks if attack in ran]
     for attack in listed:

@@ -18,28 +18,10 @@ from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import load_supernet
 from tamnas.pipeline import device
 from tamnas.pipeline.deadline import Pace
-from tamnas.search.objectives import OBJECTIVES, Candidate, measured
+from tamnas.search.objectives import Candidate, measured
 from tamnas.seeding import torch_generator
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class Fitness:
-    """Measured values by column (accuracies in [0, 1] on validation, sizes), and the costs to minimise."""
-
-    values: dict[str, float]
-    costs: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: dict[str, float], objectives: Sequence[str]) -> "Fitness":
-        chosen = [OBJECTIVES[name] for name in objectives]
-        return cls(values, tuple(objective.cost(values[objective.column]) for objective in chosen))
-
-    @property
-    def row(self) -> dict[str, float]:
-        """As in results: the size first."""
-        return {"parameters": self.values["parameters"], **self.values}
 
 
 @dataclass(frozen=True)
@@ -54,12 +36,12 @@ class SearchContext:
 
 
 def load_context(
-    plan: InheritStagePlan, weights: Path, data: Path, compute: ComputeParams, space: SearchSpace | None = None
+    plan: InheritStagePlan, supernet: Path, data: Path, compute: ComputeParams, space: SearchSpace | None = None
 ) -> SearchContext:
     """`space`: the plan's with latencies, where they are an objective."""
     runtime = device.start(plan.numerics, compute)
     splits = (load_split(data, split, runtime.device) for split in ("train", "validation"))
-    return SearchContext(plan, load_supernet(space or SearchSpace.from_params(plan), weights, runtime), *splits)
+    return SearchContext(plan, load_supernet(space or SearchSpace.from_params(plan), supernet, runtime), *splits)
 
 
 def calibration_batches(context: SearchContext) -> Iterator[tuple[Tensor, Tensor]]:

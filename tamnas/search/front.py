@@ -1,15 +1,33 @@
 """Non-dominated fronts and their hypervolume."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pymoo.indicators.hv import HV
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from tamnas.search.fitness import Fitness
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """Measured values by column (accuracies in [0, 1] on validation, sizes), and the costs to minimise."""
+
+    values: dict[str, float]
+    costs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: dict[str, float], objectives: Sequence[str]) -> "Fitness":
+        chosen = [OBJECTIVES[name] for name in objectives]
+        return cls(values, tuple(objective.cost(values[objective.column]) for objective in chosen))
+
+    @property
+    def row(self) -> dict[str, float]:
+        """As in results: the size first."""
+        return {"parameters": self.values["parameters"], **self.values}
 
 
 def front_of(archs: Sequence[Architecture], fitness: dict[Architecture, Fitness]) -> list[Architecture]:

@@ -11,13 +11,14 @@ from tamnas.config.plan import SearchStagePlan
 from tamnas.pipeline.jobs import Jobs
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import seal, unseal
-from tamnas.search.fitness import Fitness, evaluate_subnet, load_context
+from tamnas.search.fitness import evaluate_subnet, load_context
+from tamnas.search.front import Fitness
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-Evaluated = Iterable[tuple[Architecture, Fitness]]
+Scored = Iterable[tuple[Architecture, Fitness]]
 
 
 class Memo:
@@ -26,7 +27,7 @@ class Memo:
     `evaluate` yields (architecture, fitness) in any order, each written as it comes.
     """
 
-    def __init__(self, path: Path, evaluate: Callable[[Sequence[Architecture]], Evaluated]):
+    def __init__(self, path: Path, evaluate: Callable[[Sequence[Architecture]], Scored]):
         self.path, self._evaluate = path, evaluate
         self.known: dict[Architecture, Fitness] = {}
         lines = [line for line in path.read_bytes().splitlines() if line] if path.exists() else []
@@ -53,7 +54,7 @@ class Memo:
 def memoised(
     plan: SearchStagePlan,
     space: SearchSpace,
-    weights: Path,
+    supernet: Path,
     data: Path,
     compute: ComputeParams,
     path: Path,
@@ -61,10 +62,10 @@ def memoised(
     total: int,
 ):
     """A `Memo` that evaluates subnets of `space` with the supernet's weights in jobs, about `total` of them."""
-    load = partial(load_context, plan, weights, data, compute, space)
-    with Progress(what, total) as progress, Jobs(load, compute, [weights, data], progress) as jobs:
+    load = partial(load_context, plan, supernet, data, compute, space)
+    with Progress(what, total) as progress, Jobs(load, compute, [supernet, data], progress) as jobs:
 
-        def evaluate(archs: Sequence[Architecture]) -> Evaluated:
+        def evaluate(archs: Sequence[Architecture]) -> Scored:
             for index, values in jobs.run_jobs(evaluate_subnet, archs):
                 progress.step(clean=values["clean"], robust=values["robust"])
                 yield archs[index], Fitness.of(values, plan.search.objectives)

@@ -21,8 +21,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import SearchStagePlan
 from tamnas.config.sections import SearchPlan
 from tamnas.files import FORMAT
-from tamnas.search.fitness import Fitness
-from tamnas.search.front import front_of, hypervolume_row
+from tamnas.search.front import Fitness, front_of, hypervolume_row
 from tamnas.search.latency import search_space
 from tamnas.search.memo import memoised
 from tamnas.search.operators import Breeding, BudgetSampling, Unseen, by_rank_then_crowding
@@ -86,7 +85,12 @@ def _stagnant(rows: list[dict], patience: int | None) -> bool:
 
 
 def run_search(
-    plan: SearchStagePlan, latencies: Mapping | None, weights: Path, data: Path, compute: ComputeParams, memo_path: Path
+    plan: SearchStagePlan,
+    latencies: Mapping | None,
+    supernet: Path,
+    data: Path,
+    compute: ComputeParams,
+    memo_path: Path,
 ):
     """Search one row's space with its trained supernet; evaluations are memoised in `memo_path`.
 
@@ -96,7 +100,7 @@ def run_search(
     seed = derived_seed(plan.seed, "search", plan.name, "nsga2") % 2**32  # pymoo takes 32 bits
     total = plan.search.population + plan.search.generations * plan.search.offspring
     space = search_space(plan, latencies)
-    with memoised(plan, space, weights, data, compute, memo_path, f"search {plan.name}", total) as memo:
+    with memoised(plan, space, supernet, data, compute, memo_path, f"search {plan.name}", total) as memo:
         return search(space, plan.search, memo, seed), memo.known
 
 

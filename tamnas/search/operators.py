@@ -12,7 +12,7 @@ from pymoo.core.selection import Selection
 from pymoo.operators.crossover.ux import UniformCrossover
 
 from tamnas.config.sections import SearchPlan
-from tamnas.search.fitness import Fitness
+from tamnas.search.front import Fitness
 from tamnas.search.predictor import CHILDREN, most_promising
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace

@@ -12,7 +12,7 @@ from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from tamnas.config.sections import SearchPlan
-from tamnas.search.fitness import Fitness
+from tamnas.search.front import Fitness
 from tamnas.search.objectives import OBJECTIVES
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace

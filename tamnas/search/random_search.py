@@ -8,8 +8,7 @@ import numpy as np
 from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RandomSearchStagePlan
 from tamnas.config.sections import SearchPlan
-from tamnas.search.fitness import Fitness
-from tamnas.search.front import hypervolume_row
+from tamnas.search.front import Fitness, hypervolume_row
 from tamnas.search.latency import search_space
 from tamnas.search.memo import memoised
 from tamnas.seeding import numpy_generator
@@ -39,7 +38,7 @@ def run_random_search(
     plan: RandomSearchStagePlan,
     latencies: Mapping | None,
     counts: Sequence[int],
-    weights: Path,
+    supernet: Path,
     data: Path,
     compute: ComputeParams,
     memo_path: Path,
@@ -49,7 +48,7 @@ def run_random_search(
     `latencies`: what its search measured, if it did.
     """
     space, generator = search_space(plan, latencies), numpy_generator(plan.seed, "random_search", plan.name)
-    with memoised(plan, space, weights, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
+    with memoised(plan, space, supernet, data, compute, memo_path, f"random search {plan.name}", max(counts)) as memo:
         rows, fitness = random_search(space, plan.search, counts, memo, generator)
     individuals = [
         {"individual": index, "architecture": str(arch), **evaluated.row}

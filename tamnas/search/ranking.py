@@ -10,7 +10,7 @@ from tamnas.config.compute import ComputeParams
 from tamnas.config.plan import RankingStagePlan
 from tamnas.evaluation.accuracy import accuracy, fast_copy, pgd_accuracy
 from tamnas.pipeline.jobs import Jobs
-from tamnas.pipeline.paths import results, seeded
+from tamnas.pipeline.paths import validation
 from tamnas.pipeline.progress import Progress
 from tamnas.pipeline.store import kept, key_of
 from tamnas.records import OTHER_NETWORKS, Record, read_records
@@ -26,7 +26,7 @@ def alike_trained(plan: RankingStagePlan) -> list[Record]:
     """
     records: dict[Architecture, Record] = {}
     for stage in ("retrain_scratch", "legonet", "controls"):
-        path = seeded(results(plan.dataset, stage, plan.name), plan.seed) / "validation.json"
+        path = validation(plan.dataset, stage, plan.name, plan.seed)
         for record in read_records(path) if stage != "controls" or path.exists() else ():
             if record.label is None or record.label.control in OTHER_NETWORKS:
                 records.setdefault(record.network.architecture, record)
@@ -55,13 +55,15 @@ def inherited_accuracies(arch: Architecture, context: SearchContext, folder: Pat
     return kept(folder / f"{key_of({'architecture': str(arch)})}.json", measure, "measuring its network")
 
 
-def ranking_rows(plan: RankingStagePlan, weights: Path, data: Path, compute: ComputeParams, folder: Path) -> list[dict]:
-    """A row per network and recalibration; `weights` of the supernet, what is finished is kept in `folder`."""
+def ranking_rows(
+    plan: RankingStagePlan, supernet: Path, data: Path, compute: ComputeParams, folder: Path
+) -> list[dict]:
+    """A row per network and recalibration; what is finished is kept in `folder`."""
     records = alike_trained(plan)
     measured: dict[int, dict] = {}
-    load, job = partial(load_context, plan, weights, data, compute), partial(inherited_accuracies, folder=folder)
+    load, job = partial(load_context, plan, supernet, data, compute), partial(inherited_accuracies, folder=folder)
     what = f"ranking {plan.name}"
-    with Progress(what, len(records)) as progress, Jobs(load, compute, [weights, data], progress) as jobs:
+    with Progress(what, len(records)) as progress, Jobs(load, compute, [supernet, data], progress) as jobs:
         for index, accuracies in jobs.run_jobs(job, [record.network.architecture for record in records]):
             measured[index] = accuracies
             progress.step(network=records[index].id)

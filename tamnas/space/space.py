@@ -18,6 +18,7 @@ from tamnas.space.sums import Sums
 from tamnas.space.tilting import Cells, Rare
 
 Budget = tuple[int | None, int | None] | None  # least and most parameters; None: no bound
+TRIES = 100  # draws of as many rows as are asked for
 _BATCH, _UNIFORM_BATCHES, _BATCHES = 4096, 10, 200  # of draws
 
 
@@ -244,19 +245,14 @@ class SearchSpace:
         )
 
     def distinct_genes(
-        self,
-        generator: np.random.Generator,
-        count: int,
-        budget: Budget = None,
-        known: Sequence[np.ndarray] = (),
-        tries: int = 100,
+        self, generator: np.random.Generator, count: int, budget: Budget = None, known: Sequence[np.ndarray] = ()
     ) -> np.ndarray:
         """As `sample_genes`, but `count` different rows, none of which is in `known` (different rows, too).
 
-        Fewer where `tries` times as many draws hold no more.
+        Fewer where `TRIES` times as many draws hold no more.
         """
         genes = np.reshape(known, (-1, 2 * len(self.layers))).astype(int)
-        for _ in range(tries):
+        for _ in range(TRIES):
             genes = np.concatenate((genes, self.sample_genes(generator, count, budget)))
             genes = genes[np.sort(np.unique(genes, axis=0, return_index=True)[1])]
             if len(genes) >= len(known) + count:

@@ -5,7 +5,6 @@ trained twice.
 """
 
 import operator
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,14 +17,14 @@ from tamnas.config.sections import NumericsParams, ValidationParams
 from tamnas.data.loader import Split, load_split
 from tamnas.errors import DeadlineError, DivergenceError
 from tamnas.evaluation.accuracy import Validator
-from tamnas.files import FORMAT, read_json, write_csv, write_json
+from tamnas.files import FORMAT, read_json, remove, write_csv, write_json
 from tamnas.networks.trained import build
 from tamnas.pipeline import checkpoint, device
 from tamnas.pipeline.checkpoint import with_prefix
 from tamnas.pipeline.deadline import Pace, require_complete, unfinished_marks
 from tamnas.pipeline.device import Runtime
 from tamnas.pipeline.jobs import Jobs
-from tamnas.pipeline.paths import prepared, weights
+from tamnas.pipeline.paths import prepared, runs
 from tamnas.pipeline.progress import NETWORK, Progress, recorded
 from tamnas.records import Job, NetworkSpec, Record, Score, Start
 from tamnas.seeding import torch_generator
@@ -74,10 +73,10 @@ def retraining_jobs(plan: TrainingStagePlan, init: str) -> list[Job]:
     """Of a row's chosen subnets: "scratch" or "finetune", from its start points. Raises InputError."""
     key = (plan.seed, f"retrain_{init}", plan.name)
     if init == "scratch":
-        path = weights(plan.name, "start-scratch.json")
+        path = runs(plan.name, "start-scratch.json")
         networks, inherited = read_json(path)["networks"], False
     else:
-        path = weights(plan.name, "start-finetune.safetensors")
+        path = runs(plan.name, "start-finetune.safetensors")
         networks, inherited = checkpoint.load(path)[1]["networks"], True
     specs = map(NetworkSpec.from_plain, networks)
     return [Job(spec, plan.training, key, Start(path, spec.id) if inherited else None) for spec in specs]
@@ -192,7 +191,7 @@ def write_trained(trained: Trained, out: Path, results: Path) -> None:
     """
     rows = []
     # DVC emptied the folder before this stage ran, but not of what an orphan of a killed run wrote since.
-    shutil.rmtree(out, ignore_errors=True)
+    remove(out)
     out.mkdir(parents=True)
     for record in trained.records:
         tensors, meta = checkpoint.load(trained.files[record.id])

@@ -6,7 +6,7 @@ import numpy as np
 
 from tamnas.attacks.registry import Pgd
 from tamnas.config.sections import SearchPlan
-from tamnas.search.fitness import Fitness
+from tamnas.search.front import Fitness
 from tamnas.search.objectives import BASE
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace

@@ -26,6 +26,9 @@ LEFT_OUT = {
     ("own-images", "days on a GPU"): "tamnas profile paper-cifar10\ndvc repro\n",
     ("all-rows", "hours on real images"): "git checkout params.yaml    # takes smoke back: a profile lies over what is "
     "there\ntamnas profile mini --set data.cifar10.path=CIFAR10.npz\ntamnas run --parallel 2\n",
+    ("export", "downloads CIFAR-10"): "tamnas profile cifar10-cpu --set data.cifar10.source=cifar10 --set "
+    "data.cifar10.path=null --set data.cifar10.images=null\ndvc repro prepare@cifar10\n"
+    "tamnas export cifar10-cpu/lego --format onnx\n",
     ("export", "ExecuTorch needs an environment of its own"): "tamnas export digits/lego --format executorch\n",
 }
 ALL = [(page, block) for page in PAGES for block in blocks(page)]

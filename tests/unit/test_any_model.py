@@ -214,6 +214,13 @@ def test_a_model_without_gradients_meets_square_alone():
         tamnas.evaluate(model, X, Y, ["pgd:16/255:steps=2"])
 
 
+def test_an_operation_without_a_derivative_gives_no_gradients():
+    network = trained_network()
+    found = tamnas.evaluate(Function(lambda x: torch.nextafter(network(x), X.new_ones(()))), X, Y, "square:16/255")
+    assert [one.attack.kind for one in found.attacks] == ["square"]
+    assert found.notes == ("without gradients an attack finds less: true robust accuracy may be far lower.",)
+
+
 NAN = torch.tensor(float("nan"))
 
 
@@ -264,7 +271,9 @@ def test_bad_input_is_one_line(change, words):
         ("pgd:8/255", "attack.steps: is missing"),
         ("pgd:8/255:steps", "allowed: KIND:EPS"),
         ("pgd:8/255:steps=\u00b2", "attack.steps is '\u00b2'"),
-        (f"pgd:8/255:steps={'9' * 5000}", "attack.steps is '9999"),
+        (f"pgd:8/255:steps={'9' * 5000}", "is not valid YAML: Exceeds the limit"),
+        ("pgd:8/255:steps=2.5", "attack.steps is 2.5"),
+        ("pgd:8/255:steps=true", "attack.steps is True"),
         ("pgd:8/255:steps=2:steps=3", "allowed: KIND:EPS"),
         ("pgd:8/255:stps=3", "attack.stps: no such parameter"),
         ("square:8/255:images=9", "images is no part of an attack's text"),

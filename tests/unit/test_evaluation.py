@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tamnas.attacks.listed import ApgdCe
+from tamnas.attacks.listed import ApgdCe, Square
 from tamnas.attacks.registry import Pgd
 from tamnas.attacks.survival import Attempt
 from tamnas.config.compute import ComputeParams
@@ -22,13 +22,12 @@ from tamnas.evaluation.accuracy import (
     evaluate_pgd,
     fast_copy,
     pgd_accuracy,
-    robust_accuracies,
     robust_accuracy,
     share,
     survivals,
 )
 from tamnas.evaluation.attacked import attack_model
-from tamnas.evaluation.grid import evaluate_kind, final_networks
+from tamnas.evaluation.grid import evaluate_kind, final_ids
 from tamnas.evaluation.networks import GridContext, GridTask, check_attack
 from tamnas.networks.subnet import Subnet
 from tamnas.pipeline import checkpoint
@@ -111,6 +110,20 @@ def test_accuracy_by_brute_force(model, split):
     assert accuracy(model, split) == expected == 0.8
 
 
+def test_what_is_no_number_is_no_class(split):
+    """`argmax` takes NaN for the largest logit."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(split.images[0].numel(), 10))
+    nn.init.constant_(model[1].bias, float("nan"))
+    assert 0 in split.labels
+    assert accuracy(model, split) == 0
+    found = attack_model(model, lambda batch: split.scaled(split.images[batch]), split.labels, Square(eps=0.1), (0,))
+    assert not found.correct.any()
+    validator = evaluation.Validator(
+        split, ValidationParams(start=1.0, attack=Pgd(eps=0.1, step_size=0.1, steps=1)), 2, (0,)
+    )
+    assert validator(model, 1) == {"validation_clean": 0, "validation_robust": 0, "validation_classes": 1}
+
+
 @pytest.mark.parametrize("success", ["any", "last"])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_robust_accuracy_by_brute_force(model, split, steps, success):
@@ -135,7 +148,7 @@ def test_noise_is_drawn_alike_however_many_attacks_share_passes(model, split, mo
     monkeypatch.setattr(evaluation, "uniform_start", lambda x, *rest: (drawn.append(len(x)), start(x, *rest))[1])
     monkeypatch.setattr(evaluation, "PIXELS", {"cpu": 16 * split.size**2})
     several = [Attempt(8 / 255, 2 / 255, (1,), generator=torch_generator(seed)) for seed in range(3)]
-    robust_accuracies(model, split, several)
+    evaluation.survivals(model, split, several)
     together = drawn[::3]
     drawn.clear()
     robust_accuracy(model, split, several[0])
@@ -146,7 +159,8 @@ def test_noise_is_drawn_alike_however_many_attacks_share_passes(model, split, mo
 def test_chunks_do_not_change_results(model, split, monkeypatch, chunk):
     def shares():
         one = Attempt(8 / 255, 2 / 255, (0, 2, 4), generator=torch_generator(0))
-        return robust_accuracies(model, split, [one]), accuracy(model, split)
+        (standing,) = evaluation.survivals(model, split, [one])
+        return standing.tolist(), accuracy(model, split)
 
     whole = shares()
     sizes = []
@@ -340,8 +354,8 @@ def test_the_best_network_is_final_by_the_weights_that_are_shown():
         Record(NetworkSpec("late"), 1, 2, last=high, best=high),
         Record(NetworkSpec("early"), 1, 2, last=low, best=Score(0, 0.5, 0.7)),
     ]
-    assert final_networks("scratch", records, "last") == {"late"}
-    assert final_networks("scratch", records, "best") == {"early"}
+    assert final_ids("scratch", records, "last") == {"late"}
+    assert final_ids("scratch", records, "best") == {"early"}
 
 
 def test_of_repeats_those_of_final_networks_are_final():
@@ -353,7 +367,7 @@ def test_of_repeats_those_of_final_networks_are_final():
         for control, kind in labels
     ]
     expected = {"seeds-scratch", "seeds-legonet", "lego_reversed-legonet", "seeds-baselines"}
-    assert final_networks("controls", records, "last") == expected
+    assert final_ids("controls", records, "last") == expected
 
 
 def test_checks_of_the_attack_on_final_networks(space, split, networks, tmp_path, monkeypatch):

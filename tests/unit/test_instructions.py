@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tamnas.errors import InputError
@@ -66,6 +67,19 @@ def test_torch_with_the_same_instructions_is_taken(monkeypatch, setting):
     monkeypatch.setitem(sys.modules, "torch", object())
     use_instructions(setting)
     assert environment() == (AVX2 if setting == "avx2" else {})
+
+
+@pytest.mark.parametrize(
+    ("extensions", "able"),
+    [
+        ({"baseline": ["X86_V2"], "not found": ["X86_V3"]}, False),
+        ({"baseline": [], "found": ["X86_V3"]}, True),
+        ({}, False),
+    ],
+)
+def test_what_numpy_leaves_out_is_not_there(monkeypatch, extensions, able):
+    monkeypatch.setattr(np, "show_config", lambda mode: {"SIMD Extensions": extensions})
+    assert has_avx2() is able
 
 
 def test_a_processor_without_avx2_goes_on_and_says_so(monkeypatch, caplog):

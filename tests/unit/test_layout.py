@@ -14,7 +14,7 @@ ROOMS = """
     files
     space
     config.fields  search.objectives  data.archives  data.arrays  data.folders
-    attacks.attack  data.sources
+    attacks.attack  data.sources  search.front
     attacks.listed
     attacks.registry
     config

@@ -26,6 +26,11 @@ X, Y = first_wrong(24, 1000)
 IMAGES = (np.arange(4 * SIZE * SIZE * 3) % 256).reshape(4, SIZE, SIZE, 3).astype(np.uint8)
 
 
+class Constant(nn.Module):
+    def forward(self):
+        return torch.zeros(1, 5)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """The network in every format."""
@@ -37,6 +42,7 @@ def files(tmp_path_factory) -> Path:
     for name, shapes in (("any", ({0: batch},)), ("five", None)):
         program = torch.export.export(nn.Sequential(*model), (X[:5],), dynamic_shapes=shapes and ({0: batch},))
         torch.export.save(program, folder / f"{name}.pt2")
+    torch.export.save(torch.export.export(Constant(), ()), folder / "nothing.pt2")
     (folder / "damaged.pt2").write_bytes((folder / "any.pt2").read_bytes()[:-500])
     (folder / "damaged.onnx").write_bytes(b"\x08\x07nothing")
     np.savez(folder / "tall.npz", x_test=np.zeros((4, 16, 8, 3), np.uint8), y_test=np.arange(4))
@@ -81,6 +87,7 @@ def test_onnx_gives_the_same_logits_and_no_gradients(tmp_path, batch):
     [
         ("pickle.pt", "is no TorchScript file"),
         ("damaged.pt2", "cannot be read as a torch.export file"),
+        ("nothing.pt2", "takes 0 inputs; allowed: images alone"),
         ("damaged.onnx", "cannot be read as ONNX"),
         ("missing.pt", "there is no such file"),
         ("model.h5", "allowed: a released network, package.module:function"),
@@ -228,6 +235,17 @@ def test_of_a_prepared_file_the_test_split_alone_is_read(tmp_path):
     np.savez(path, **arrays, format=99)
     with pytest.raises(InputError, match="format 99 is of a newer tamnas"):
         read_images(str(path))
+
+
+def test_an_npz_of_ones_own_may_hold_levels(tmp_path):
+    np.savez(tmp_path / "images.npz", x_test=IMAGES, y_test=np.arange(4), levels=np.zeros((4, 2)))
+    assert np.allclose(read_images(str(tmp_path / "images.npz"))[0], (IMAGES / 255).transpose(0, 3, 1, 2), atol=1e-7)
+
+
+def test_an_npz_without_images(tmp_path):
+    np.savez(tmp_path / "images.npz", x_test=np.float32(1), y_test=np.arange(4))
+    with pytest.raises(InputError, match="x_test"):
+        read_images(str(tmp_path / "images.npz"))
 
 
 def test_names_of_an_npz_are_those_of_the_model(tmp_path):

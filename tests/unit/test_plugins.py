@@ -1,5 +1,6 @@
 """An objective of a user's own: from a module in plugins/ to what a search minimises and writes."""
 
+import builtins
 import os
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from tamnas.networks.supernet import Supernet
 from tamnas.pipeline import plugins
 from tamnas.pipeline.code import ROOT
 from tamnas.pipeline.instructions import AVX2
-from tamnas.search.fitness import Fitness, SearchContext, evaluate_subnet
-from tamnas.search.front import hypervolume
+from tamnas.search.fitness import SearchContext, evaluate_subnet
+from tamnas.search.front import Fitness, hypervolume
 from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.search.objectives import OBJECTIVES, Objective, register_objective
 from tamnas.space.space import SearchSpace
@@ -107,6 +108,20 @@ def test_a_subnet_is_measured_by_it(plugin):
     assert values["wide"] == sum(ratio > 1 for ratio in arch.ratios) > 0
     assert values["parameters"] == space.parameters(arch)
     assert all(0 <= values[name] <= 1 for name in ("clean", "robust"))
+
+
+def test_a_package_is_imported_once(tmp_path, monkeypatch):
+    (tmp_path / "own_plugins").mkdir()
+    (tmp_path / "own_plugins/__init__.py").write_text(
+        "import builtins\nbuiltins.met = getattr(builtins, 'met', 0) + 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "PLUGINS", tmp_path / "own_plugins")
+    monkeypatch.setattr(builtins, "met", 0, raising=False)
+    monkeypatch.delitem(sys.modules, "own_plugins", raising=False)
+    plugins.load_plugins()
+    assert builtins.met == 1
+    del sys.modules["own_plugins"]
 
 
 @pytest.mark.parametrize("setting", ["avx2", "native"])

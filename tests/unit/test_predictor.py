@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tamnas.search.fitness import Fitness
+from tamnas.search.front import Fitness
 from tamnas.search.nsga2 import search
 from tamnas.search.predictor import features, most_promising, predict
 from tests.helpers.toy_search import SMALL, evaluator, everything, planned, toy, true_front

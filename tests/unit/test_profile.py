@@ -133,7 +133,11 @@ def test_what_an_alias_of_params_yaml_shares_is_set_apart(project):
 
 
 @pytest.mark.parametrize(
-    "setting", ["seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1", "sead=null", "seed=2020-13-45", "seed=!!int x"]
+    "setting",
+    [
+        *("seed", "=1", "a..b=1", "seed=[1", "seed=-1", "sead=1", "sead=null", "seed=2020-13-45", "seed=!!int x"),
+        *("seed=!!bool x", "seed=!!int ''", f"seed={'[' * 3000}", "seeds=&a [*a]"),
+    ],
 )
 def test_a_bad_setting_is_one_line_and_changes_nothing(project, setting):
     before = Path("params.yaml").read_text()

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,6 +194,18 @@ def changed(lego: Path, target: Path, **card) -> Path:
     return target
 
 
+ODD = {
+    "title": {"title": ""},
+    "network, space: an architecture": {"network": None, "space": None},
+    "reference: is 'FGSM'": {"reference": "FGSM"},
+    "images: test is missing": {"images": {"train": 5}},
+    "data.size is None": {"data": {"source": "digits"}},
+    "source is 5": {"data": {"source": 5, "size": 8}},
+    "needs an architecture or a baseline": {"spec": {"id": "x", "architecture": None, "baseline": None}},
+    "baseline 'resnet9'; allowed: resnet18": {"spec": {"id": "x", "architecture": None, "baseline": "resnet9"}},
+}
+
+
 def test_damaged_and_foreign_files_are_one_line(lego, finished_run, tmp_path):
     cut, flipped = tmp_path / "cut.safetensors", tmp_path / "flipped.safetensors"
     blob = lego.read_bytes()
@@ -210,6 +223,7 @@ def test_damaged_and_foreign_files_are_one_line(lego, finished_run, tmp_path):
         stage: "holds no released network",
         fewer: "has shape (10,); this network's has (7,)",
         wrong: "levels is -1",
+        **{changed(lego, tmp_path / f"{words[:4]}.safetensors", **card): words for words, card in ODD.items()},
     }
     for path, words in cases.items():
         with pytest.raises(InputError) as error:
@@ -226,6 +240,22 @@ def test_other_images_than_the_cards_are_refused(lego, finished_run, tmp_path, m
     other = changed(lego, tmp_path / "other.safetensors", test_sha256="0" * 64)
     with pytest.raises(InputError, match=r"data/digits\.npz: holds other test images"):
         images(read_card(other), "test")
+
+
+def test_the_cards_images_in_another_order_are_taken(lego, finished_run, tmp_path, monkeypatch):
+    """As those of an archive are beside a study's, which read the same images from elsewhere."""
+    with np.load(finished_run / "data" / "digits.npz") as file:
+        arrays = dict(file)
+    order = np.random.default_rng(0).permutation(len(arrays["y_test"]))
+    arrays |= {name: arrays[name][order] for name in ("x_test", "y_test")}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    np.savez("data/digits.npz", **arrays)
+    (test,) = images(read_card(lego), "test")
+    assert test.labels.tolist() == arrays["y_test"].tolist()
+    np.savez("data/digits.npz", **arrays | {"y_test": arrays["y_test"][order]})
+    with pytest.raises(InputError, match=r"data/digits\.npz: holds other test images"):
+        images(read_card(lego), "test")
 
 
 @pytest.mark.parametrize(("whose", "words"), [("cifar10", "CIFAR-10"), ("svhn-subset", "SVHN"), (None, "owner")])

@@ -6,8 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tamnas.search.fitness import Fitness
-from tamnas.search.front import front_of, hypervolume
+from tamnas.search.front import Fitness, front_of, hypervolume
 from tamnas.search.nsga2 import fronts, individuals, search
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import bounds

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tamnas.cli.compare import _comparison, _table
+from tamnas.config.fields import read_yaml, write_yaml
 from tamnas.files import read_json
 from tamnas.release import trained
 from tamnas.release.card import read_card, released
@@ -31,6 +32,16 @@ def test_the_run_is_shown_by_its_final_networks(here):
     assert cards[0]["figures"][0]["accuracy"] == dataset.best_row.best.test.clean
     text = output("show")
     assert all(card["name"] in text and f"{card['parameters']:,}" in text for card in cards)
+
+
+def test_a_grid_that_params_yaml_has_no_more_is_one_line(here, tmp_path, monkeypatch):
+    for name in ("results", "params.yaml"):
+        (shutil.copytree if (here / name).is_dir() else shutil.copy)(here / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    raw = read_yaml("params.yaml")
+    raw["eval"]["steps"] = [3, 7]
+    write_yaml(Path("params.yaml"), raw)
+    assert "was not tested under PGD-" in refusal("show")
 
 
 def test_a_card_has_other_trainings_of_its_network(here):

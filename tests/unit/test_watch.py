@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tamnas.cli import watch
 from tamnas.pipeline import checkpoint, progress
-from tamnas.pipeline.live import _evaluated, ended, works
+from tamnas.pipeline.live import _search_state, ended, works
 from tamnas.pipeline.progress import Progress, recorded
 from tamnas.pipeline.stage import exclusive
 from tamnas.pipeline.store import locked, record_path, seal
@@ -29,7 +29,7 @@ HISTORY = [
     {"epoch": 1, "loss": float("nan"), "train_clean": 0.5, "train_robust": 0.375, "validation_robust": 0.3125},
 ]
 SEARCHED = [
-    seal([f"a{i}", {"clean": 0.5, "robust": i / 8, "parameters": 100 * i}, [0.5, 1 - i / 8, 100 * i]])
+    seal([f"{i}@1", {"clean": 0.5, "robust": i / 8, "parameters": 100 * i}, [0.5, 1 - i / 8, 100 * i]])
     for i in (1, 2, 3)
 ]
 
@@ -67,6 +67,8 @@ def test_a_stage_at_work_says_how_far_it_is_and_where(at_work, monkeypatch):
         assert 0 < stage["progress"][1]["seconds_left"] < inner.seconds_left()
         assert stage["progress"][1]["figures"] == {"loss": 0.5, "network": "n01"}
         assert [one["notes"] for one in stage["progress"]] == [{"running": 2, "waiting": 1}, {}]
+        inner.note(running=1)
+        assert inner._bar.postfix == "loss=0.5, network=n01, running=1"
         text = output("watch")
     assert "search@row  at work for 0:00:0" in text
     assert "1/10" in text
@@ -182,15 +184,15 @@ def test_the_front_of_a_search_is_of_all_that_it_evaluated(data):
     value = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
     rows = data.draw(st.lists(st.tuples(value, value, st.integers(1, 4)), min_size=1, max_size=25))
     lines = [
-        seal([f"a{index}", {"clean": 1 - clean, "robust": 1 - robust, "parameters": size}, [clean, robust, size]])
+        seal([f"{index}@1", {"clean": 1 - clean, "robust": 1 - robust, "parameters": size}, [clean, robust, size]])
         for index, (clean, robust, size) in enumerate(rows)
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "evaluated.jsonl"
         path.write_text("\n" + "\n".join(lines) + "\n" + lines[0][: data.draw(st.integers(0, len(lines[0]) - 1))])
-        found = _evaluated(path)
+        found = _search_state(path)
     by_hand = {
-        f"a{index}"
+        f"{index}@1"
         for index, row in enumerate(rows)
         if not any(all(map(float.__le__, map(float, other), map(float, row))) and other != row for other in rows)
     }

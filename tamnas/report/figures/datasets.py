@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tamnas.attacks.registry import Attack
+from tamnas.report.accuracy import accuracy_of
 from tamnas.report.figures import style
 from tamnas.report.intervals import wilson
 from tamnas.report.study import Dataset, TrainedNetwork
@@ -45,7 +46,11 @@ def _size_against_accuracy(axes, dataset: Dataset, attack: Attack | None) -> tup
     networks = [network for _, network, _ in named] + searched + random
     counts = [network.parameters for network in networks]
     unit, word = style.size_unit(counts)
-    points = [(network.parameters / unit, 100 * _share(network, attack)) for network in networks]
+    shares = [accuracy_of(network.test, attack) for network in networks]
+    points = [
+        (network.parameters / unit, float("nan") if share is None else 100 * share)
+        for network, share in zip(networks, shares, strict=True)
+    ]
     small = {"s": 14, "color": style.BLUE, "alpha": 0.55, "linewidths": 0}
     first = len(named) + len(searched)
     axes.scatter(*zip(*points[len(named) : first], strict=True), label="searched subnets", **small)
@@ -78,10 +83,6 @@ def _named(dataset: Dataset) -> list[tuple[str, TrainedNetwork, str]]:
     uniform = dataset.controls.of("lego_uniform") if several else dataset.controls_of("lego_uniform")
     hand_made += [("uniform", network) for network in uniform]
     return legos + best + [("hand-made", network, text) for text, network in hand_made]
-
-
-def _share(network: TrainedNetwork, attack: Attack | None) -> float:
-    return network.test.clean if attack is None else network.test.grid.get(attack, float("nan"))
 
 
 def _size_axis(axes, word: str, counts: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
-from tamnas.report.agreement import as_searched, searched
+from tamnas.report.agreement import as_searched, recalibration_of
 from tamnas.report.figures import style
 from tamnas.report.study import RowResults
 from tamnas.report.terms import tau_text
@@ -227,7 +227,7 @@ def draw_ranks(rows: Sequence[RowResults]) -> Figure:
         if not ids:
             axes.set_title(f"{part}: not run")
             return
-        x = rankdata([-network.inherited[searched(row)][part] for network in row.ranking])
+        x = rankdata([-network.inherited[recalibration_of(row)][part] for network in row.ranking])
         y = rankdata([-network.trained[part] for network in row.ranking])
         axes.plot([1, count], [1, count], color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.scatter(x, y, s=26, color=style.BLUE, marker="o" if part == "clean" else "s", zorder=3)

@@ -22,6 +22,7 @@ from tamnas.report.terms import (
 )
 from tamnas.report.warnings import warnings
 
+MOST = 30  # warnings in full
 SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -103,9 +104,9 @@ def accuracy_text(network: TrainedNetwork, attack: Attack | None) -> str:
     return f"{show(value, 'percent')} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def warning_lines(dataset: Dataset, most: int = 30) -> list[str]:
+def warning_lines(dataset: Dataset) -> list[str]:
     lines = warnings(dataset)
-    return [*lines[:most], *([f"… and {len(lines) - most:,} more like these."] if len(lines) > most else [])]
+    return [*lines[:MOST], *([f"… and {len(lines) - MOST:,} more like these."] if len(lines) > MOST else [])]
 
 
 def alerts(datasets: Sequence[Dataset]) -> list[tuple[str, str, str]]:
@@ -137,6 +138,7 @@ def settings(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
+PREDICTORS = {None: "", "extra_trees": "children chosen by extra trees among ten times as many, "}
 FRONTS = {"archive": "all evaluated", "population": "the final population"}
 
 
@@ -149,6 +151,7 @@ def _row_setting(plan: RowPlan) -> str:
         f"over blocks{_clean(supernet.block)}, {supernet.joint.recipe.epochs} over blocks and "
         f"ratios{_clean(supernet.joint)}, {training_attack_text(supernet.attack)}. "
         f"Search: NSGA-II, {search.population} individuals, {counted(search.generations, 'generation')}, "
+        f"{PREDICTORS[search.predictor]}"
         f"{search.attack.text}. "
         f"Retrained: {front}; from scratch {counted(retrain.scratch.recipe.epochs, 'epoch')}, "
         f"{_training_setting(retrain.scratch)}; fine-tuned "

@@ -9,7 +9,7 @@ from tamnas.attacks.registry import Attack
 from tamnas.config.fields import format_fraction
 from tamnas.config.sections import PooledControlsPlan
 from tamnas.controls import NOT_RUN, RUN
-from tamnas.report.accuracy import mean_difference, test_accuracy
+from tamnas.report.accuracy import accuracy_of, mean_difference
 from tamnas.report.intervals import wilson
 from tamnas.report.study import ControlResults, Dataset, LegoNet, RowResults, TrainedNetwork
 from tamnas.report.tables.table import Column, Table, Value
@@ -189,7 +189,7 @@ def _line(comparison: Comparison, attack: Attack, listed: Sequence[Attack]) -> d
 
 
 def _mean(networks: Sequence[TrainedNetwork], attack: Attack | None) -> Value:
-    accuracies = [test_accuracy(network.test, attack) for network in networks]
+    accuracies = [accuracy_of(network.test, attack) for network in networks]
     if None in accuracies:
         return Value()
     mean = fmean(accuracies)
