@@ -1,13 +1,20 @@
 """The stage `ranking` after a tiny run: what it measures is what the search measured, and is not measured twice."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 
 import tamnas.search.ranking
+from tamnas.attacks.ascent import pgd
 from tamnas.config.compute import load_compute
-from tamnas.config.plan import RankingStagePlan
+from tamnas.config.images import AugmentParams
+from tamnas.config.plan import RankingStagePlan, RecalibrationParams
+from tamnas.data.loader import Split
+from tamnas.evaluation.accuracy import fast_copy
 from tamnas.files import read_json
+from tamnas.networks.batchnorm import recalibrate
 from tamnas.search.fitness import calibration_batches, load_context
 from tamnas.search.recalibration import RECALIBRATIONS, recalibrations
 from tamnas.space.architecture import Architecture
@@ -69,6 +76,32 @@ def test_recalibrations_are_of_the_images_that_they_are_named_after(copy):
     moved = (statistics["adversarial"] - statistics["clean"]).abs()
     assert (moved <= reach).all()
     assert moved.max() > 0
+    by_hand = context.supernet.extract(arch).eval()
+    recalibrate(by_hand, (x for x, _ in batches))  # the attack is on the subnet with statistics of its own
+    how = {"eps": float(plan.search.attack.eps), "step_size": float(plan.search.attack.step_size)}
+    twin = fast_copy(by_hand)
+    recalibrate(
+        by_hand, [pgd(twin, *one, steps=plan.search.attack.steps, random_start=False, **how) for one in batches]
+    )
+    assert torch.equal(statistics["adversarial"], by_hand.rest.norm.running_mean)
+
+
+def test_calibration_images_are_augmented_as_in_training():
+    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    known = {image.numpy().tobytes() for image in images}
+
+    def drawn(**augment) -> list[bool]:
+        plan = SimpleNamespace(
+            seed=0, name="row", batch_size=8, augment=AugmentParams(**augment),
+            search=RecalibrationParams(bn_calibration_images=16),
+        )  # fmt: skip
+        context = SimpleNamespace(plan=plan, train=Split(images, torch.arange(40) % 10, 255))
+        pixels = torch.cat([x for x, _ in calibration_batches(context)]).mul(255).round().to(torch.uint8)
+        assert len(pixels) == 16
+        return [image.contiguous().numpy().tobytes() in known for image in pixels]
+
+    assert all(drawn(pad=0, flip=False))
+    assert not any(drawn(pad=4, flip=True)[:4])
 
 
 def test_without_calibration_images_statistics_are_those_inherited(copy, monkeypatch):

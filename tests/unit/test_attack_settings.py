@@ -100,6 +100,7 @@ def test_the_margin_is_the_best_wrong_logit_minus_the_right_one():
     y = torch.tensor([0, 0, 2])
     expected = (2 - 3) + (4 - 0.5) + (7 - 6)
     assert margin_sum(logits, y).item() == expected
+    assert margin_sum(logits - 10, y).item() == expected  # no logit counts for being near 0
 
 
 def loop_pgd(model: nn.Module, x, y, step: float, steps: int) -> tuple[list[bool], list[bool]]:

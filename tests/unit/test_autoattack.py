@@ -18,7 +18,7 @@ from tamnas.attacks.ascent import under_attack
 from tamnas.attacks.attack import EvalAttack, Pgd
 from tamnas.attacks.listed import ApgdCe, ApgdDlr, AutoAttack, EvalPgd, Fab, PgdCw, Square
 from tamnas.errors import InputError
-from tamnas.evaluation.attacked import Hits, Outcome, attack_model, attack_rows, balanced, hits, missed
+from tamnas.evaluation.attacked import Attacked, Hits, Outcome, attack_model, attack_rows, balanced, hits, missed
 from tamnas.seeding import torch_generator
 from tests.helpers.attacked import CLASSES, Scaled, fewer_queries, samples, trained_network
 
@@ -150,6 +150,15 @@ def test_a_killed_attack_goes_on_with_the_next_batch(network, data, tmp_path):
         run(other, network, data, folder=tmp_path, before_batch=done.append)
         assert done
         done.clear()
+
+
+def test_what_is_kept_of_a_batch_is_of_its_images(network, data, tmp_path):
+    """Another order of attacks leaves other images to the next one."""
+    attacked = Attacked(lambda: network, data[0].__getitem__, data[1], (0,), tmp_path)
+    right = (network(data[0]).argmax(1) == data[1]).nonzero().flatten()
+    for batch in right[:4].split(2):
+        attacked.batch(EvalPgd(eps=EPS, steps=2), 0, 0, batch)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_every_radius_has_its_own_noise_and_every_batch_the_same(network, data, monkeypatch):

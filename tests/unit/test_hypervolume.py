@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tamnas.search.front import hypervolume
-from tamnas.search.nsga2 import search
+from tamnas.search.nsga2 import _stagnant, search
 from tamnas.space.architecture import Architecture
 from tests.helpers.toy_search import SMALL, THREE, evaluator, fitness_of, planned, toy
 
@@ -56,6 +56,14 @@ def test_hypervolume_rows():
     assert archive == sorted(archive)
     assert archive[-1] > archive[0]
     assert found.hypervolume[-1]["front"] == len(found.population_front)
+
+
+def test_stagnation_is_of_all_that_was_evaluated():
+    """The population's hypervolume may fall, and rise again to where it was."""
+    rows = [{"hypervolume": value, "archive_hypervolume": 0.5} for value in (0.1, 0.2, 0.3, 0.4)]
+    assert _stagnant(rows, 2)
+    rows = [{"hypervolume": 0.5, "archive_hypervolume": value} for value in (0.1, 0.2, 0.3, 0.4)]
+    assert not _stagnant(rows, 2)
 
 
 @pytest.mark.parametrize("patience", [1, 3])

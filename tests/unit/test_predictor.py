@@ -58,6 +58,29 @@ def test_the_chosen_are_foremost_among_all(monkeypatch):
     assert (dominators[chosen] == 0).all()
 
 
+def test_the_least_crowded_come_first_and_what_is_measured_counts(monkeypatch):
+    costs = np.array([[0.1, 0.9, 1], [0.5, 0.5, 1], [0.51, 0.49, 1], [0.52, 0.48, 1], [0.9, 0.1, 1], [0.4, 0.7, 1]])
+    monkeypatch.setattr("tamnas.search.predictor.predict", lambda *args: costs)
+    arch = SMALL.decode(children({}, 1)[0])
+    far = {arch: Fitness({}, (2.0, 2.0, 2.0))}
+    assert set(most_promising(costs, 2, SMALL, PLAN, far)) == {0, 4}  # the ends
+    assert most_promising(costs, 6, SMALL, PLAN, far).tolist()[-1] in (2, 3)  # between near neighbours
+    beats_the_first = {arch: Fitness({}, (0.05, 0.8, 0.5))}
+    assert most_promising(costs, 6, SMALL, PLAN, beats_the_first)[-1] == 0
+
+
+def test_it_chooses_among_ten_times_as_many(monkeypatch):
+    bred = []
+
+    def chosen(genes, count, *rest):
+        bred.append((len(genes), count))
+        return np.arange(count)
+
+    monkeypatch.setattr("tamnas.search.operators.most_promising", chosen)
+    search(SMALL, planned(predictor="extra_trees", population=4, offspring=3, generations=1), evaluator(SMALL), 0)
+    assert bred == [(30, 3)]
+
+
 def test_a_search_with_it_finds_more_of_the_front():
     truth = true_front(everything(SMALL))
 

@@ -30,6 +30,17 @@ def test_the_average_follows_by_its_decay(split):
     assert not torch.equal(trainee.network.first_layer.weight, trainee.model.first_layer.weight)
 
 
+def test_the_average_counts_batches_as_the_model_does(split):
+    trainee = Single(network(), recipe(ema=0.9))
+    x, y = split.images[:16] / 255, split.labels[:16]
+    for _ in range(3):
+        train_step(*trainee.at(0, 0), x, y, torch.zeros_like(x), ATTACK, recipe(), CPU)
+        trainee.stepped()
+    counted = {name: tensor for name, tensor in trainee.model.state_dict().items() if not tensor.is_floating_point()}
+    assert set(map(int, counted.values())) == {6}  # clean and perturbed
+    assert equal(counted, {name: trainee.network.state_dict()[name] for name in counted})
+
+
 def test_the_average_is_what_is_validated_and_kept(split):
     trainee = Single(network(), recipe(ema=0.9))
     validated = []

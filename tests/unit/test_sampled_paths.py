@@ -8,7 +8,7 @@ import torch
 from tamnas.config.plan import PhaseStagePlan, row_stages
 from tamnas.config.resolve import parse_params, resolve_row
 from tamnas.data.loader import Split
-from tamnas.errors import DivergenceError, InputError
+from tamnas.errors import DeadlineError, DivergenceError, InputError
 from tamnas.networks.paths import Paths, sum_overlaps
 from tamnas.networks.subnet import Subnet
 from tamnas.networks.supernet import Supernet
@@ -17,12 +17,13 @@ from tamnas.pipeline import checkpoint
 from tamnas.pipeline.device import Runtime
 from tamnas.space.architecture import Architecture
 from tamnas.space.space import SearchSpace
+from tamnas.training import loop
 from tamnas.training import phases as supernet
 from tamnas.training.loop import Resume, Single, TrainingOutcome
 from tamnas.training.phases import SampledPaths, train_phase
 from tamnas.training.step import train_step
 from tests.helpers.tiny import tiny_params
-from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, recipe, run
+from tests.helpers.toy_training import ARCH, ATTACK, CPU, SPACE, StopAfter, StopError, equal, network, recipe, run
 
 
 def phase_plan(every: dict, phase: str = "joint", budget=None, span: str = "both", paths: int = 1) -> PhaseStagePlan:
@@ -81,6 +82,16 @@ def test_architecture_changes_when_it_should(every, run_length):
     assert all(SPACE.is_legal(arch) for arch in archs)
 
 
+def test_what_a_deadline_cut_off_goes_on_where_it_stopped(monkeypatch, split, tmp_path):
+    """Checkpoints are written every so many seconds; at a deadline at once."""
+    resume = Resume(tmp_path / "state.safetensors", 1e9)
+    left = iter([None, None, DeadlineError("epoch 2")])
+    monkeypatch.setattr(loop, "_deadline_error", lambda *args: next(left))
+    with pytest.raises(DeadlineError, match="epoch 2"):
+        run(Single(network(), recipe()), split, resume=resume)
+    assert len(checkpoint.load(resume.path)[1]["history"]) == 2
+
+
 def test_a_draw_depends_on_its_number_alone():
     trainee = paths(phase_plan({"steps": 1}))
     archs = visited(trainee)
@@ -105,6 +116,12 @@ def test_joint_phase_opens_ratios(every):
         for epoch, step in itertools.product(range(4), (0, 3, 7)):
             used[epoch] |= set(trainee.at(epoch, step)[0].arch.ratios)
     assert used == opened
+
+
+def test_a_path_of_several_steps_has_the_ratios_open_where_it_begins():
+    trainee = SampledPaths(supernet_with(), phase_plan({"steps": 2}), 4, (0, "paths"))
+    assert {ratio for draw in range(4) for ratio in trainee.architecture(draw).ratios} == {1.6, 2.0}
+    assert {ratio for draw in range(6, 8) for ratio in trainee.architecture(draw).ratios} & {0.4, 1.0}
 
 
 @pytest.mark.parametrize("phase", ["block", "joint"])

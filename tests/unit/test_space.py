@@ -162,6 +162,16 @@ def test_impossible_widths_are_refused(channels):
         dataclasses.replace(PAPER[1], channels=channels)
 
 
+def test_a_stage_grows_by_at_least_two_channels():
+    with pytest.raises(InputError, match=r"layer 0 goes from 47 to 48 channels; widths must be even and grow"):
+        dataclasses.replace(PAPER[1], stem_channels=47)
+
+
+def test_widths_are_rounded_to_the_nearest():
+    space = dataclasses.replace(PAPER[1], stem_channels=8, channels=(10, 20, 40), width=1.19)
+    assert sorted({layer.cout for layer in space.layers}) == [12, 24, 48]
+
+
 def from_json(text: str) -> Architecture:
     return Architecture.from_plain(json.loads(text))
 

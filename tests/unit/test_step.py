@@ -102,6 +102,21 @@ def test_a_twin_lasts_as_long_as_its_network(monkeypatch):
     assert made == [first, second, first]
 
 
+def test_with_batch_statistics_the_attack_is_on_the_model_itself():
+    by_batch = ATTACK.model_copy(update={"bn": "batch"})
+    plain, fast = networks()[0], networks()[0]
+    figures = train_step(plain, sgd(plain), *batch(0), by_batch, PLAIN, CPU)
+    assert torch.equal(Stepper(by_batch, PLAIN, CPU)(fast, sgd(fast), *batch(0), 0.01), figures)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True))
+
+
+def test_labels_are_smoothed_on_clean_images_too():
+    model, (x, y, noise) = networks()[0], batch(0)
+    expected = nn.functional.cross_entropy(copy.deepcopy(model)(x), y, label_smoothing=0.2)
+    smoothed = PLAIN.model_copy(update={"label_smoothing": 0.2})
+    assert train_step(model, sgd(model), x, y, noise, None, smoothed, CPU)[0] == expected
+
+
 def test_a_step_leaves_mode_and_gradients_to_the_model():
     model = networks()[0].train()
     Stepper(ATTACK, PLAIN, CPU)(model, sgd(model), *batch(0), 0.01)
