@@ -283,5 +283,6 @@ def test_images_that_a_smaller_radius_finds_and_a_larger_one_misses_by_hand():
     assert [missed([hit], [small, own, large]) for hit in (small, own, large)] == [0, 1, 0]
     assert missed([own, square(8, "0100")], [small]) == 0  # of two parts, one finds it
     assert missed([square(8, "0000", "1100")], [small]) == 2
+    assert missed([own], [square(8, "0111")]) == 0  # no smaller radius
     assert missed([own], [square(4, "1100", "1101")]) == 0  # did not run on all of these images
     assert missed([own], [Hits(PgdCw(eps="4/255", steps=3), small.given, small.fooled)]) == 0  # another attack

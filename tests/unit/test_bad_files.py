@@ -13,10 +13,12 @@ from safetensors.torch import save as to_safetensors
 
 from tamnas.config.fields import read_yaml, write_yaml
 from tamnas.config.plan import SearchStagePlan
-from tamnas.files import write_csv, write_json
+from tamnas.errors import InputError
+from tamnas.files import require_format, write_csv, write_json
 from tamnas.networks.supernet import Supernet
 from tamnas.networks.trained import supernet_tensors
 from tamnas.pipeline import checkpoint
+from tamnas.report.collect import read_csv
 from tamnas.space.space import SearchSpace
 from tests.helpers.refusals import refused
 from tests.helpers.tiny import ROW, invoke, run_here, tiny_params, write_params
@@ -187,10 +189,13 @@ def test_files(project, name):
     refused(project, words, *command)
 
 
-def test_a_damaged_csv(tmp_path):
-    from tamnas.errors import InputError
-    from tamnas.report.collect import read_csv
+@pytest.mark.parametrize("given", [True, 1.0, "1", None])
+def test_a_format_is_a_whole_number(given):
+    with pytest.raises(InputError, match=r"format"):
+        require_format("file", given, "write it again")
 
+
+def test_a_damaged_csv(tmp_path):
     path = tmp_path / "grid.csv"
     good = {"network": "a", "weights": "best", "attack": "pgd1_8_255", "eps": "8/255", "steps": 1, "success": "any",
             "images": 1, "accuracy": 1, "missed": None}  # fmt: skip
@@ -199,6 +204,9 @@ def test_a_damaged_csv(tmp_path):
     for damage, words in (
         (lambda text: text.replace("accuracy", "precision"), "no column 'accuracy'"),
         (lambda text: text[:-4], "line 2 is cut short"),
+        (
+            "line 2 is cut short or too long",
+        ),
         (lambda text: text.replace("best", "be,st"), "line 2 is cut short or too long"),
         (lambda text: "", "no column"),
     ):

@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import os
 import pickle
@@ -102,6 +103,7 @@ def test_failing_to_write_leaves_a_good_version(path, monkeypatch, broken):
         patched.setattr(os, broken, fail)
         with pytest.raises(OSError, match="no space"):
             save(path, TENSORS, {"epoch": 2})
+    assert {file.suffix for file in path.parent.iterdir()} == {path.suffix}  # no file that is half written
     assert load_latest(path)[1] == {"epoch": 1}
     save(path, TENSORS, {"epoch": 2})
     assert load_latest(path)[1] == {"epoch": 2}
@@ -111,6 +113,17 @@ def test_a_kill_between_the_two_renames_loses_nothing(path):
     save(path, TENSORS, {"epoch": 1})
     os.replace(path, previous(path))
     assert load_latest(path)[1] == {"epoch": 1}
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.int32)], ids=["shape", "dtype"])
+def test_a_file_of_the_same_bytes_read_as_other_numbers_is_refused(path, other):
+    """safetensors keeps shapes and types in its header, which a checksum of the bytes alone would not cover."""
+    save(path, {"weight": torch.zeros(2, 3)}, {})
+    blob = path.read_bytes()
+    header = json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]
+    path.write_bytes(to_safetensors({"weight": other}, header))
+    with pytest.raises(InputError, match="checksum"):
+        load(path)
 
 
 def test_meta_that_is_no_json_leaves_the_old_file(path):
