@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from tamnas.report.intervals import Interval
 from tamnas.report.study import Ranked, RowResults
 from tamnas.seeding import numpy_generator
 
-RESAMPLES = 1000
+RESAMPLES = 10_000  # of few networks tau has few values, and of few samples its quantiles jump
 WHICH = ("clean", "robust")
 LEAST = 3  # networks: of two, one order is as good as the other
 
@@ -36,11 +37,19 @@ def agreement(predicted: Sequence[float], truth: Sequence[float], top: int | Non
     """Of two figures of the same networks, more being better; `top` is a third of the networks if not given."""
     pairs, n = np.array([predicted, truth], dtype=float), len(truth)
     top = max(1, n // 3) if top is None else top
-    drawn = np.vstack([np.arange(n), numpy_generator("agreement", "bootstrap").integers(n, size=(RESAMPLES, n))])
     predicted, truth = pairs
     overlap = (chance_of_top(predicted, top) * chance_of_top(truth, top)).sum() / top
     regret = truth.max() - (chance_of_top(predicted, 1) * truth).sum()
-    return Agreement(_interval(_tau(pairs, drawn)), float(overlap), float(regret), top, n)
+    return Agreement(_interval(_tau(pairs, _counts(n))), float(overlap), float(regret), top, n)
+
+
+@cache
+def _counts(n: int) -> np.ndarray:
+    """How often each of `n` networks is in each sample: first all of them once, then as drawn."""
+    drawn = numpy_generator("agreement", "bootstrap").integers(n, size=(RESAMPLES, n))
+    places = drawn + n * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(places.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n)
+    return np.vstack([np.ones(n), counts])
 
 
 def _interval(values: np.ndarray) -> Interval | None:
@@ -50,9 +59,8 @@ def _interval(values: np.ndarray) -> Interval | None:
     return Interval(float(values[0]), *map(float, np.nanpercentile(values[1:], (2.5, 97.5))))
 
 
-def _tau(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of each row of `drawn` networks; NaN where one side is constant."""
-    counts = (drawn[:, :, None] == np.arange(drawn.shape[1])).sum(1)
+def _tau(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row of networks, each so many times there; NaN where one side is constant."""
     a, b = np.sign(pairs[:, :, None] - pairs[:, None, :])
 
     def total(signs: np.ndarray) -> np.ndarray:

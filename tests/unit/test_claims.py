@@ -174,7 +174,7 @@ def test_one_mode_is_judged_by_its_pairs(several):
     )
     finding = judges.scratch_beats_finetuning(replace(several, rows=[replace(row, scratch=scratch, finetune=finetune)]))
     assert finding.verdict == HOLDS
-    assert finding.numbers.startswith("12 pairs of one supernet: clean +10.00 (")
+    assert finding.numbers.startswith("12 pairs of one supernet, 97.5% intervals: clean +10.00 (")
 
 
 @pytest.mark.parametrize(("gains", "expected"), [([0.2] * 6, HOLDS), ([0.01] * 6, FAILS), ([0.2, 0.0] * 3, UNDECIDED)])

@@ -35,7 +35,7 @@ CLAIMS = [Claim(key, **texts) for key, texts in read_yaml(Path(__file__).with_na
 RULES = (
     f'A claim "{HOLDS}" or "{FAILS}" only where its test decides; "{UNDECIDED}": the data are compatible with both; '
     f'"{NOT_RUN}": this run has no results that could decide. A claim of several parts fails with one of them.',
-    "Differences are in percentage points with their 95% interval, wider where a test takes several. Intervals over "
+    "Differences are in percentage points with their 95% interval, or one of the level that is said. Intervals over "
     "subnets cover their choice and the noise of their training, those over modes or searches another supernet, too; "
     "those over images cover images alone, where a test does not say that it covers training.",
 )

@@ -23,6 +23,7 @@ from tamnas.report.claims.verdicts import (
     Finding,
     above,
     all_of,
+    at_level,
     below,
     by_sides,
     within,
@@ -48,13 +49,13 @@ def few_steps_suffice(dataset: Dataset) -> Finding:
     if not pairs:
         return Finding(NOT_RUN, "needs two modes that differ in the steps of the supernet's attack alone")
     by_name = {row.name: row for pair in pairs for row in pair}
-    compared = retrained([*by_name.values()])
+    compared, level = retrained([*by_name.values()]), 1 - 0.05 / len(pairs)
     for row, reference in pairs:
         robust = [_robust_shares(compared.networks[which.name], attack) for which in (row, reference)]
-        difference = welch(*robust, 1 - 0.05 / len(pairs))
+        difference = welch(*robust, level)
         verdicts.append(above(difference, -MARGIN))
         numbers.append(_compared(row, reference, compared, difference))
-    return _of_transfer(verdicts, f"mean accuracy under {attack.text}: {'; '.join(numbers)}", compared)
+    return _of_transfer(verdicts, f"mean accuracy under {attack.text}", numbers, level, compared)
 
 
 def eps_not_steps(dataset: Dataset) -> Finding:
@@ -93,12 +94,15 @@ def best_eps(dataset: Dataset) -> Finding:
             verdicts.append(above(difference))
             numbers.append(_compared(ours, row, compared, difference))
         what = f"mean accuracy under PGD-{steps} over the radii of the grid"
-        return _of_transfer(verdicts, f"{what}: {'; '.join(numbers)}", compared)
+        return _of_transfer(verdicts, what, numbers, level, compared)
     return Finding(NOT_RUN, "needs a mode with a supernet trained at 6/255 beside others that differ in eps alone")
 
 
-def _of_transfer(verdicts: Sequence[str], numbers: str, compared: Retrained) -> Finding:
-    return Finding(all_of(verdicts) if compared.alike else UNDECIDED, f"{numbers}; {compared.text}")
+def _of_transfer(
+    verdicts: Sequence[str], what: str, numbers: Sequence[str], level: float, compared: Retrained
+) -> Finding:
+    text = f"{what}, {at_level(level)}: {'; '.join(numbers)}; {compared.text}"
+    return Finding(all_of(verdicts) if compared.alike else UNDECIDED, text)
 
 
 def size_is_not_it(dataset: Dataset) -> Finding:
@@ -135,16 +139,16 @@ def scratch_beats_finetuning(dataset: Dataset) -> Finding:
         return Finding(NOT_RUN, "needs two subnets or more, each trained both ways")
     # The fine-tuned ones of a mode share what they inherit: of several modes each counts once.
     units = by_row if len(by_row) > 1 else [[pair] for pair in by_row[0]]
-    verdicts, numbers = [], []
+    verdicts, numbers, level = [], [], 0.975
     for which, under in (("clean", None), ("robust", attack)):
-        result = paired([mean_difference(pairs, under).mean for pairs in units], 0.975)
+        result = paired([mean_difference(pairs, under).mean for pairs in units], level)
         clear = result.p_value is not None and result.p_value < 0.025
         verdicts.append((HOLDS if result.mean > 0 else FAILS) if clear else UNDECIDED)
         numbers.append(f"{which} {result.points}")
     epochs = {(r.plan.retrain.scratch.recipe.epochs, r.plan.retrain.finetune.recipe.epochs) for r in dataset.rows}
     uneven = [f"{counted(a, 'epoch')} from scratch, {b} of fine-tuning" for a, b in sorted(epochs) if a != b]
     of = counted(len(by_row), "mode") if len(by_row) > 1 else "one supernet"
-    text = f"{count} pairs of {of}: {', '.join(numbers)}; robust: {attack.text}"
+    text = f"{count} pairs of {of}, {at_level(level)}: {', '.join(numbers)}; robust: {attack.text}"
     few = [f"p below 0.025 takes 7 {'modes' if len(by_row) > 1 else 'pairs'}"] if len(units) < 7 else []
     return Finding(all_of(verdicts), "; ".join([text, *few, *uneven]))
 

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from tamnas.config.sections import PAPER_BASELINES, TrainingAttackPlan
 from tamnas.report.accuracy import shares
-from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding, above, all_of
+from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, Finding, above, all_of, at_level
 from tamnas.report.intervals import newcombe, pooled_margin
 from tamnas.report.study import FINETUNED, Dataset, TrainedNetwork
 from tamnas.report.terms import activation_apart, name_of
@@ -94,7 +94,7 @@ def _compared(
         parts.append(f"Lego-Net trained by the common attack, {trained_by.name}, as it was")
     if other.architecture is None and (apart := activation_apart(dataset, other)):
         parts.append(apart)
-    return verdicts, f"minus {name}: {', '.join(parts)}; n = {dataset.images['test']:,} images"
+    return verdicts, f"minus {name}: {', '.join(parts)}; n = {dataset.images['test']:,} images, {at_level(level)}"
 
 
 def _lego_trained_by(dataset: Dataset, attack: TrainingAttackPlan) -> tuple[TrainedNetwork, bool]:

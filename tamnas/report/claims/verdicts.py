@@ -16,6 +16,11 @@ class Finding:
     numbers: str
 
 
+def at_level(level: float) -> str:
+    """In words, for numbers whose intervals are not of 95%."""
+    return f"{100 * level:.4g}% intervals"
+
+
 def above(interval: Interval | None, bar: float = 0.0) -> str:
     """Does the value lie above `bar`? Decided where the whole interval lies on one side."""
     if interval is None:

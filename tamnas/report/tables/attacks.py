@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from tamnas.attacks.registry import EvalAttack, Pgd
 from tamnas.config.fields import format_fraction
-from tamnas.report.accuracy import accuracy_value, share_value
+from tamnas.report.accuracy import share_value
 from tamnas.report.study import Dataset, Test, TrainedNetwork
 from tamnas.report.tables.controls import NOT_RUN
 from tamnas.report.tables.table import Column, Table, Value
 from tamnas.report.terms import BOLD, CLEAN, WORST, final_networks, lego_controls, setting
+
+FIRST = "Of a network that was trained with several seeds, the training with the run's own."
 
 
 def ensembles_table(dataset: Dataset) -> Table:
@@ -26,6 +28,7 @@ def ensembles_table(dataset: Dataset) -> Table:
         *setting(dataset),
         "Each attack of an ensemble runs on what those before it left; all columns of a line are of the same images, "
         "the first ones of each class. PGD: the grid's of this radius with most steps.",
+        FIRST,
         WORST,
         "Nothing is bold: a line compares attacks.",
     ]
@@ -68,13 +71,15 @@ def attack_checks_table(dataset: Dataset) -> Table:
     columns = {key: Column(key, f"{attack.text}, {name} (%)", "percent", "max") for key, name in columns.items()}
     columns["large_eps"] = Column("large_eps", f"{large} (%)", "percent")
     lines = [
-        {Column("network", "Network"): name, CLEAN: accuracy_value(network, None)} | _checks(network, columns)
+        {Column("network", "Network"): name, CLEAN: share_value(network.test.clean, network.test.images)}
+        | _checks(network, columns)
         for name, network in final_networks(dataset)
     ]
     notes = [
         *setting(dataset),
         "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
         "0: what is left there, an attack has failed to find.",
+        FIRST,
         f"{BOLD} The large radius has none: more is not better there.",
     ]
     title, images = f"Is the attack strong enough, {dataset.name}", dataset.images["test"]
