@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tamnas.records import Label
 from tamnas.report import collect
-from tamnas.report.study import Dataset, TrainedNetwork
+from tamnas.report.study import ControlResults, Dataset, TrainedNetwork
 from tamnas.space.architecture import Architecture
 from tests.helpers.small_results import params, write_run
 
@@ -68,3 +69,51 @@ def another(network: TrainedNetwork, id: str | None = None, architecture: Archit
     spec = network.record.network
     spec = replace(spec, id=id or spec.id, architecture=architecture or spec.architecture)
     return replace(network, record=replace(network.record, network=spec, **changes))
+
+
+def with_control(row, robust) -> ControlResults:
+    """The row's networks at the common attack, beside those of another control."""
+    networks = [
+        another(
+            replace(one, test=replace(one.test, grid=dict.fromkeys(one.test.grid, value))),
+            id=f"{control}-{one.id}",
+            label=Label(control, "scratch", one.id, 0),
+        )
+        for one, share in zip(row.scratch, robust, strict=True)
+        for control, value in (("common_attack", share), ("random_networks", 0.1))
+    ]
+    return ControlResults({"common_attack": "run"}, networks)
+
+
+def counted(several, gene, shallow, deep, votes=10):
+    """A Lego-Net whose voters choose `shallow` in the first half of 16 layers and `deep` in the second."""
+    lines = [
+        {"layer": layer, "gene": gene, "value": value, "count": count, "rank": rank}
+        for layer in range(16)
+        for rank, (value, count) in enumerate(shallow(votes) if layer < 8 else deep(votes))
+    ]
+    return replace(several, pooled=replace(several.pooled, counts=lines))
+
+
+def with_pooled(several, parameters, clean, robust, apart=0.0005):
+    """`several` with this Lego-Net; every second training, with seeds that nothing else has, differs by `apart`."""
+    network, again = with_tests([several.pooled.network] * 2, [clean, clean + apart], [robust, robust + apart])
+    repeats = {seed: again.test if seed % 2 else network.test for seed in range(91, 100)}
+    network = replace(another(network, parameters=parameters), repeats=repeats)
+    return replace(several, pooled=replace(several.pooled, network=network))
+
+
+def ranked(row):
+    """The order after training is that of inherited weights recalibrated as the search does, reversed without."""
+    ranking = [
+        replace(
+            one,
+            trained={"clean": 0.8 + index / 100, "robust": 0.5 + index / 100},
+            inherited={
+                "none": {"clean": 0.3 - index / 100, "robust": 0.2 - index / 100},
+                "clean": {"clean": 0.6 + index / 100, "robust": 0.4 + index / 100},
+            },
+        )
+        for index, one in enumerate(row.ranking)
+    ]
+    return replace(row, ranking=ranking)

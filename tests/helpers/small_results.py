@@ -14,6 +14,7 @@ from tamnas.files import write_csv, write_json
 from tamnas.legonet import Voter, design
 from tamnas.pipeline.paths import results, seeded
 from tamnas.records import Record
+from tamnas.report import collect
 from tamnas.report.figures import style
 from tamnas.report.tables.contents import all_tables
 from tamnas.report.tables.table import Table, to_csv
@@ -293,3 +294,10 @@ def edit_csv(path: Path, change) -> None:
     for row in rows:
         change(row)
     write_csv(path, rows)
+
+
+def small_dataset(folder, *args, networks=3, **sections):
+    """Of made-up results in `folder`: `params` of the other arguments."""
+    write_run(params(*args, **sections), folder, networks=networks)
+    (dataset,) = collect.collect()
+    return dataset

@@ -7,12 +7,22 @@ import numpy as np
 import pytest
 
 from tamnas.attacks.registry import Pgd
-from tamnas.records import Label, Score
+from tamnas.records import Score
 from tamnas.report.claims import judges
 from tamnas.report.claims.claims import CLAIMS, caveats, claims_page, claims_table, judged
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.study import ControlResults
-from tests.helpers.planted import another, around, four_modes, retrained_alike, rows_with, verdict, with_tests
+from tests.helpers.planted import (
+    another,
+    around,
+    counted,
+    four_modes,
+    retrained_alike,
+    rows_with,
+    verdict,
+    with_control,
+    with_tests,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +78,6 @@ def test_transfer_is_judged_on_the_control_where_there_is_one(several):
     rows[1] = replace(rows[1], controls=not_run)
     assert verdict(judges.few_steps_suffice, replace(dataset, rows=rows)) == UNDECIDED
     assert verdict(judges.few_steps_suffice, retrained_alike(replace(dataset, rows=rows))) == FAILS
-
-
-def with_control(row, robust) -> ControlResults:
-    """The row's networks at the common attack, beside those of another control."""
-    networks = [
-        another(
-            replace(one, test=replace(one.test, grid=dict.fromkeys(one.test.grid, value))),
-            id=f"{control}-{one.id}",
-            label=Label(control, "scratch", one.id, 0),
-        )
-        for one, share in zip(row.scratch, robust, strict=True)
-        for control, value in (("common_attack", share), ("random_networks", 0.1))
-    ]
-    return ControlResults({"common_attack": "run"}, networks)
 
 
 @pytest.mark.parametrize(
@@ -237,16 +233,6 @@ def test_epoch_40(several, changes, expected):
     assert finding.verdict == (FAILS if expected == FAILS else UNDECIDED)
     assert "robust not measured at epoch 40" in finding.numbers
     assert verdict(judges.training_converged, several) == NOT_RUN  # three epochs
-
-
-def counted(several, gene, shallow, deep, votes=10):
-    """A Lego-Net whose voters choose `shallow` in the first half of 16 layers and `deep` in the second."""
-    lines = [
-        {"layer": layer, "gene": gene, "value": value, "count": count, "rank": rank}
-        for layer in range(16)
-        for rank, (value, count) in enumerate(shallow(votes) if layer < 8 else deep(votes))
-    ]
-    return replace(several, pooled=replace(several.pooled, counts=lines))
 
 
 @pytest.mark.parametrize(

@@ -10,21 +10,13 @@ from tamnas.report.claims import lego
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.intervals import newcombe, pooled_margin
 from tamnas.report.study import ControlResults
-from tests.helpers.planted import another, four_modes, verdict, with_tests
+from tests.helpers.planted import another, four_modes, verdict, with_pooled, with_tests
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     with four_modes(tmp_path_factory) as dataset:
         yield dataset
-
-
-def with_pooled(several, parameters, clean, robust, apart=0.0005):
-    """`several` with this Lego-Net; every second training, with seeds that nothing else has, differs by `apart`."""
-    network, again = with_tests([several.pooled.network] * 2, [clean, clean + apart], [robust, robust + apart])
-    repeats = {seed: again.test if seed % 2 else network.test for seed in range(91, 100)}
-    network = replace(another(network, parameters=parameters), repeats=repeats)
-    return replace(several, pooled=replace(several.pooled, network=network))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from tamnas.pipeline import ranks
 from tamnas.pipeline.deadline import set_deadline
 from tamnas.pipeline.jobs import Jobs
 from tamnas.training.loop import Resume
+from tests.helpers.toy_supernet import paths, phase_plan
 from tests.helpers.toy_training import ATTACK, equal, recipe, run, three_classes
-from tests.unit.test_sampled_paths import paths, phase_plan
 
 EVERY = {"steps": 2}  # the path changes within an epoch
 # With a radius of next to nothing, as rounding turns signs of gradients, and with the real one.

@@ -64,6 +64,15 @@ def test_a_released_network_computes_what_the_runs_does(lego, finished_run, spac
     assert torch.equal(tamnas.load(str(lego))(x), original(x))
 
 
+def test_a_card_says_of_how_many_its_network_is_the_best(models, finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run)
+    (row,) = collect()[0].rows
+    for name, networks in (("searched", row.scratch), ("finetuned", row.finetune)):
+        assert len(networks) > 1
+        title = read_card(models / "digits" / f"{name}.safetensors").title
+        assert title.startswith(f"by validation the best of {len(networks)} searched subnets, ")
+
+
 def test_the_card_has_the_runs_figures(lego, finished_run, monkeypatch):
     monkeypatch.chdir(finished_run)
     (dataset,) = collect()

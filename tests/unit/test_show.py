@@ -12,7 +12,7 @@ from tamnas.files import read_json
 from tamnas.release import trained
 from tamnas.release.card import read_card, released
 from tamnas.report.collect import collect
-from tamnas.report.intervals import newcombe
+from tamnas.report.intervals import newcombe, wilson
 from tests.helpers.command import answer, output, refusal
 from tests.helpers.tiny import ROW
 
@@ -172,3 +172,21 @@ def test_where_no_run_is_a_wrong_name_lists_what_is_released(folder, command):
 
 def test_a_folder_without_a_run_is_named(folder):
     assert "project: holds no run (no plan/, no params.yaml)" in refusal("show", ".")
+
+
+def test_the_lowest_accuracy_of_a_network_is_shown_with_its_attack(here):
+    lines = output("show").splitlines()
+    for card in answer("show"):
+        worst = min(card["figures"], key=lambda figure: figure["accuracy"])
+        (line,) = (line.rstrip() for line in lines if line.startswith(card["name"] + " "))
+        assert line.endswith(worst["attack"])
+        assert f"{100 * worst['accuracy']:.2f} [" in line.removesuffix(worst["attack"])
+
+
+def test_the_front_has_intervals_of_validation_images(here):
+    (dataset,) = collect()
+    n, text = dataset.images["validation"], output("show", ROW)
+    assert f"{n} validation images" in text
+    for subnet in dataset.rows[0].front:
+        low, high = wilson(subnet.robust, n)
+        assert f"{100 * subnet.robust:.2f} [{100 * low:.1f}, {100 * high:.1f}]" in text
