@@ -154,13 +154,15 @@ def test_files_are_in_the_order_of_the_jobs_whichever_ends_first(finished_run, t
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_the_switch_reaches_torch(deterministic):
+def test_threads_and_determinism_are_those_of_the_plan(deterministic):
+    before = torch.get_num_threads()
     try:
-        device.start(
-            NumericsParams(precision="float32", threads=1, deterministic=deterministic), ComputeParams(device="cpu")
-        )
+        numerics = NumericsParams(precision="float32", threads=before + 1, deterministic=deterministic)
+        device.start(numerics, ComputeParams(device="cpu"))
+        assert torch.get_num_threads() == before + 1
         assert torch.are_deterministic_algorithms_enabled() == deterministic
     finally:
+        torch.set_num_threads(before)
         torch.use_deterministic_algorithms(False)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tamnas.config.compute import load_compute
 from tamnas.errors import DeadlineError, InputError
 from tamnas.pipeline import runner
+from tamnas.pipeline.lanes import lanes
 from tamnas.pipeline.stage import divergence_noted
 from tamnas.pipeline.stages import instance
 from tamnas.pipeline.store import locked
-from tests.helpers.tiny import ROW, contents, copy_of, tiny_params, write_params
+from tests.helpers.tiny import ROW, contents, copy_of, planned, tiny_params, write_params
 
 
 def results(folder, *parts):
@@ -187,3 +189,32 @@ def test_a_stage_that_succeeds_leaves_no_stale_divergence(tmp_path):
     with divergence_noted("supernet_block", ROW, told.parent):
         pass
     assert not told.exists()
+
+
+def own_workers(path: Path) -> int:
+    return load_compute(path).workers
+
+
+def test_lanes_share_the_workers(folder):
+    Path("params.yaml").write_text("compute: {workers: 5}")
+    with lanes(2) as pool:
+        assert pool.submit(own_workers, "one", Path("params.yaml").absolute()).result() == 2
+
+
+def test_one_by_one_stages_run_in_the_order_of_dvc_yaml(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw, called = tiny_params(), []
+    raw["modes"]["other"] = {"supernet": {"lam": 0.5}}
+    raw["run"]["rows"]["digits-other"] = {"dataset": "digits", "mode": "other"}
+    write_params(tmp_path, raw)
+    monkeypatch.setattr(runner, "call", lambda one: called.append(one.name))
+    runner.run()
+    assert called == [one.name for one in planned(raw)]
+
+
+def test_what_the_deadline_left_in_part_is_there():
+    evaluate = instance("evaluate_scratch", ROW, "digits")
+    for partial in (True, False):
+        fates = runner.Fates()
+        fates.settle(evaluate, DeadlineError("2 of 3 networks", partial=partial))
+        assert fates.absent == ([] if partial else [evaluate])

@@ -9,16 +9,12 @@ from hypothesis import strategies as st
 
 from tamnas.config.fields import format_fraction, parse_fraction, read_yaml, validated, write_yaml
 from tamnas.config.params import merge
-from tamnas.config.plan import RowPlan
 from tamnas.config.resolve import load_params, parse_params, resolve_study
 from tamnas.errors import InputError
 from tests.helpers.bad_params import DATASET, MODE, NAN, RAW, ROW, edited
+from tests.helpers.plans import row_plan
 
 ROOT = Path(__file__).parents[2]
-
-
-def row_plan(changes: dict, row: str = ROW) -> RowPlan:
-    return resolve_study(parse_params(edited(changes))).rows[row]
 
 
 @given(st.fractions(0, 1).filter(bool) | st.decimals(0, 255, places=3).map(lambda d: Fraction(d) / 255).filter(bool))

@@ -315,3 +315,13 @@ class TestDamaged:
         """Pictures from the web often have another name than content."""
         path = save(tmp_path / "image.jpg", smooth(8, 8), format="PNG")
         np.testing.assert_array_equal(read_picture(path, 8)[0], smooth(8, 8))
+
+
+def test_a_part_with_a_damaged_image_is_not_kept(tmp_path, monkeypatch):
+    """Else the next run would take it for whole, with a black image in it."""
+    monkeypatch.setattr(pictures, "PART_FILES", 4)
+    files = [Path(save(tmp_path / "in" / f"{n:02}.png", smooth(8, 8, n))) for n in range(14)]
+    files[5].write_text("text")
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"^here: {files[5]}: is not a readable image"):
+            read_pictures(files, 8, "here", INLINE, tmp_path / "kept")

@@ -1,13 +1,19 @@
 """Folders of pictures prepared: which files, which classes, exact pixels, and what is refused."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from tamnas.config.images import DataParams
+from tamnas.data.folders import read_folder
+from tamnas.data.prepare import prepare
+from tamnas.data.sources import watch
+from tamnas.errors import InputError
 from tests.helpers import archives
 from tests.helpers.preparing import SPLITS, pairs, prepared, refused, union
 
@@ -323,3 +329,37 @@ class TestImageFolder:
     def test_train_folder_alone_is_no_dataset(self, data, folder, out):
         archives.image_folder(folder / "train", 10)
         refused(data, out, "data.set.classes is 3; the source has 1: train")
+
+    def test_floating_point_pixels_are_refused(self, data, folder, out):
+        archives.image_folder(folder, 10)
+        deep = folder / "b" / "deep.tif"
+        Image.fromarray(np.linspace(0, 1000, 64, dtype=np.float32).reshape(8, 8)).save(deep)
+        refused(data, out, str(deep), "mode F", "allowed: 8 bits")
+
+    def test_files_are_in_torchvisions_order(self, folder):
+        archives.image_folder(folder, 3)
+        for name in ("a/0", "a/0-more"):
+            (folder / name).mkdir()
+            shutil.copy(folder / "a" / "0001.png", folder / name / "x.png")
+        paths, labels = read_folder(folder, "here")[0]["train"]
+        assert list(zip(map(str, paths), labels.tolist(), strict=True)) == ImageFolder(folder).samples
+
+    def test_what_was_kept_of_images_goes_when_they_are_prepared(self, data, folder, out, tmp_path):
+        archives.image_folder(folder, 10)
+        kept = tmp_path / "kept"
+        with pytest.raises(InputError):
+            prepare("set", data.model_copy(update={"classes": 4}), out, folder=kept)
+        prepare("set", data, out, folder=kept)
+        assert not kept.exists()
+
+
+def test_a_watched_link_may_come_to_lead_elsewhere(folder):
+    for name in ("one", "two"):
+        Path(name).mkdir()
+    Path("mine").symlink_to("one")
+    data, link = DataParams(source="imagefolder", path="mine", validation=6, test=9), Path("source/set/files")
+    watch("set", data, link)
+    assert link.resolve() == Path("one").resolve()
+    Path("mine").unlink()
+    Path("mine").symlink_to("two")
+    assert link.resolve() == Path("two").resolve()

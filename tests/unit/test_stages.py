@@ -8,9 +8,12 @@ from ruamel.yaml import YAML
 from tamnas.config.plan import stage_plans
 from tamnas.config.resolve import parse_params, resolve_study
 from tamnas.errors import InputError
+from tamnas.pipeline import stage as running
+from tamnas.pipeline.stage import stage_run
 from tamnas.pipeline.stages import instance, instances, needs, stages
-from tests.helpers.bad_params import RAW
-from tests.helpers.tiny import ROOT
+from tests.helpers.bad_params import DATASET, RAW, ROW
+from tests.helpers.plans import plans_with
+from tests.helpers.tiny import ROOT, invoke, tiny_params, write_params
 
 SOURCES = {Path("stages"), Path("tamnas"), Path("plugins")}  # no stage writes them
 PIPELINE = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
@@ -127,3 +130,38 @@ def test_an_instance_by_hand():
 )
 def test_who_needs_whom(one, other, expected):
     assert needs(instance(*one), instance(*other)) is expected
+
+
+def test_the_folder_of_checkpoints_follows_plan_inputs_and_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plans_with({})[Path(f"plan/{ROW}/select.yaml")]
+    for path in instance("select", ROW, DATASET).inputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one") if path.suffix else path.mkdir()
+    monkeypatch.setattr(running, "code_digest", lambda script: "one")
+
+    def used(plan) -> str:
+        with stage_run("select", plan) as folder:
+            return folder.name
+
+    seen = [used(plan)]
+    assert used(plan) == seen[0]
+    seen.append(used(plan.model_copy(update={"seed": 7})))
+    for path in instance("select", ROW, DATASET).inputs:
+        (path if path.suffix else path / "more").write_text("other")
+        seen.append(used(plan))
+    monkeypatch.setattr(running, "code_digest", lambda script: "other")
+    seen.append(used(plan))
+    assert len(set(seen)) == len(seen)
+
+
+def test_code_that_changed_after_it_was_listed_computes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    Path("code").mkdir()
+    Path("code/plan.sha256").write_text("another digest  stages/plan.py\n")
+    result = invoke("plan")
+    assert result.exit_code == 2
+    assert "code/plan.sha256: the code changed after it was listed; run `dvc repro` again" in result.stderr
+    assert not Path("plan").exists()

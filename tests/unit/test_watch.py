@@ -316,3 +316,11 @@ def test_what_ended_is_drawn_no_more(at_work, folder):
     record_path("search", "row").unlink()
     output("watch", "--plots")
     assert list(folder.glob("live/*/*")) == []
+
+
+def test_stages_are_told_in_the_order_in_which_they_started(folder, monkeypatch):
+    for name, moment in (("b", 1.0), ("c", 2.0), ("a", 3.0)):
+        path = record_path("search", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"format": 1, "started": moment, "checkpoints": None, "progress": []}))
+    assert [work.instance for work in works()] == ["b", "c", "a"]
