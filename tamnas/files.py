@@ -159,8 +159,8 @@ def require_format(path: Path | str, given: Any, otherwise: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder with all that is in it, if it is there."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """A file, a link, or a folder with all that is in it, if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:

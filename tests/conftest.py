@@ -138,3 +138,14 @@ def randomise():
         return model
 
     return randomise
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A dataset with four modes of six networks each, of made-up results, in a project that tests may not change."""
+    from tests.helpers.small_results import small_dataset  # here: it draws, and most tests do not
+
+    modes = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("several"))
+        yield small_dataset(Path(), "cifar10", modes, eval={"steps": [10, 30, 50]}, networks=6)

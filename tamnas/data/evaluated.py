@@ -86,10 +86,11 @@ def _of_folder(root: Path, known: Sequence[str]) -> TestImages:
 
 
 def _as_known(labels: np.ndarray, classes: Sequence[str], known: Sequence[str], where: str) -> np.ndarray:
-    """Labels of images' own `classes` as those of the model's, where they have its names."""
+    """Labels of images' own `classes` as those of the model's, where they have its names; by number if none is."""
     if set(classes) <= set(known) and len(labels) and labels.min() >= 0 and labels.max() < len(classes):
         return np.array([known.index(name) for name in classes])[labels]
-    if known and len(classes) != len(known):
+    shared = set(classes) & set(known)
+    if known and (len(classes) != len(known) or 0 < len(shared) < len(classes)):
         raise InputError(f"{where}: has the classes {', '.join(classes)}; the model tells apart {', '.join(known)}")
     return labels
 

@@ -1,30 +1,12 @@
 """Studies with planted accuracies, for the claims."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from tamnas.records import Label
-from tamnas.report import collect
-from tamnas.report.study import ControlResults, Dataset, TrainedNetwork
+from tamnas.report.study import ControlResults, TrainedNetwork
 from tamnas.space.architecture import Architecture
-from tests.helpers.small_results import params, write_run
-
-MODES = {"S_8_10": {}, "S_8_1": {}, "S_6_10": {}, "S_2_10": {}}
-
-
-@contextmanager
-def four_modes(tmp_path_factory) -> Iterator[Dataset]:
-    """A dataset with four modes of six networks each, in a project that tests may not change."""
-    folder = tmp_path_factory.mktemp("several")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_run(params("cifar10", MODES, eval={"steps": [10, 30, 50]}), folder, networks=6)
-        (dataset,) = collect.collect()
-        yield dataset
 
 
 def with_tests(networks, clean, robust, images=10_000):

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from tamnas.config.compute import load_compute
-from tamnas.errors import DeadlineError, InputError
+from tamnas.errors import DeadlineError, InputError, WorkerError
 from tamnas.pipeline import runner
 from tamnas.pipeline.lanes import lanes
+from tamnas.pipeline.runner import Limits
 from tamnas.pipeline.stage import divergence_noted
 from tamnas.pipeline.stages import instance
 from tamnas.pipeline.store import locked
@@ -218,3 +219,24 @@ def test_what_the_deadline_left_in_part_is_there():
         fates = runner.Fates()
         fates.settle(evaluate, DeadlineError("2 of 3 networks", partial=partial))
         assert fates.absent == ([] if partial else [evaluate])
+
+
+def test_when_training_is_over_no_more_begins():
+    now = time.time()
+    limits = Limits(end=now + 1000, reserve=100)
+    assert limits.of("retrain_scratch") == limits.end - 100
+    assert now <= limits.of("retrain_scratch", training_is_over=True) <= time.time()
+    assert limits.of("evaluate_scratch", training_is_over=True) == limits.end - 25
+
+
+def test_the_pack_of_a_run_that_broke_off_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params())
+    runner.run(only=["plan"])
+
+    def broken(**_):
+        raise WorkerError(runner.KILLED)
+
+    monkeypatch.setattr(runner, "run", broken)
+    assert CliRunner().invoke(runner.main, ["--pack", "pack", "--commit", "abc"]).exit_code == 1
+    assert json.loads(Path("pack/manifest.json").read_text())["unfinished"] == ["the run broke off"]

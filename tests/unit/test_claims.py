@@ -16,19 +16,12 @@ from tests.helpers.planted import (
     another,
     around,
     counted,
-    four_modes,
     retrained_alike,
     rows_with,
     verdict,
     with_control,
     with_tests,
 )
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    with four_modes(tmp_path_factory) as dataset:
-        yield dataset
 
 
 @pytest.fixture

@@ -10,13 +10,7 @@ from tamnas.report.claims import lego
 from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from tamnas.report.intervals import newcombe, pooled_margin
 from tamnas.report.study import ControlResults
-from tests.helpers.planted import another, four_modes, verdict, with_pooled, with_tests
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    with four_modes(tmp_path_factory) as dataset:
-        yield dataset
+from tests.helpers.planted import another, verdict, with_pooled, with_tests
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from tamnas.files import file_digest, hold, opened, read_csv, write_csv
+from tamnas.files import file_digest, hold, opened, read_csv, remove, write_csv
 
 
 def test_file_digest_does_not_depend_on_the_order_in_which_a_folder_is_listed(tmp_path, monkeypatch):
@@ -32,3 +32,10 @@ def test_a_csv_tells_no_number_from_nothing(tmp_path):
     (row,) = read_csv(tmp_path / "a.csv", ())
     assert math.isnan(row.pop("loss"))
     assert row == {"robust": None, "epoch": 1, "lr": 0.5, "network": "n01"}
+
+
+def test_of_a_link_the_link_is_removed(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -9,26 +9,19 @@ import scipy.stats
 from tamnas.records import Label, Score
 from tamnas.report.claims import judges, lego
 from tamnas.report.claims.claims import caveats
-from tamnas.report.claims.verdicts import FAILS, HOLDS
+from tamnas.report.claims.verdicts import FAILS, HOLDS, NOT_RUN
 from tamnas.report.intervals import paired, pooled_margin, welch
 from tamnas.report.page.explore import best_keys
 from tests.helpers.planted import (
     another,
     around,
     counted,
-    four_modes,
     retrained_alike,
     rows_with,
     with_control,
     with_pooled,
     with_tests,
 )
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    with four_modes(tmp_path_factory) as dataset:
-        yield dataset
 
 
 def test_modes_with_fewer_steps_share_the_level(several):
@@ -47,6 +40,24 @@ def test_other_radii_share_the_level(several):
     ours, *others = ([0.9 - (0.9 - share) * 5 / 8 for share in shares] for shares in robust.values())  # radii 2 to 8
     for theirs in others:
         assert welch(ours, theirs, 0.975).points in numbers
+
+
+def test_another_mode_of_the_same_radius_is_not_one_of_the_others(several):
+    robust = {"S_6_10": around(0.50), "S_8_10": around(0.45), "S_2_10": around(0.40)}
+    dataset = retrained_alike(rows_with(several, S_8_1=around(0.9), **robust))
+    again = next(row for row in dataset.rows if row.plan.mode == "S_6_10")
+    again = replace(again, plan=again.plan.model_copy(update={"row": "cifar10-again"}))
+    assert judges.best_eps(replace(dataset, rows=[*dataset.rows, again])).verdict == HOLDS
+
+
+@pytest.mark.parametrize("judge", [judges.few_steps_suffice, judges.best_eps])
+def test_supernets_that_were_trained_otherwise_are_not_compared(several, judge):
+    rows = []
+    for index, row in enumerate(retrained_alike(several).rows):
+        supernet = row.plan.supernet.model_copy(update={"paths": index + 1})
+        rows.append(replace(row, plan=row.plan.model_copy(update={"supernet": supernet})))
+    assert judge(several).verdict != NOT_RUN
+    assert judge(replace(several, rows=rows)).verdict == NOT_RUN
 
 
 def test_clean_and_robust_share_the_level(several):

@@ -252,8 +252,9 @@ def test_names_of_an_npz_are_those_of_the_model(tmp_path):
     np.savez(tmp_path / "images.npz", x_test=IMAGES, y_test=[0, 1, 1, 0], classes=["dog", "cat"])
     assert read_images(str(tmp_path / "images.npz"), ("cat", "cow", "dog"))[1].tolist() == [2, 0, 0, 2]
     assert read_images(str(tmp_path / "images.npz"), ("Katze", "Hund"))[1].tolist() == [0, 1, 1, 0]
-    with pytest.raises(InputError, match=r"has the classes dog, cat; the model tells apart cat, cow, ape$"):
-        read_images(str(tmp_path / "images.npz"), ("cat", "cow", "ape"))
+    for known in (("cat", "cow", "ape"), ("cat", "cow")):
+        with pytest.raises(InputError, match=rf"has the classes dog, cat; the model tells apart {', '.join(known)}$"):
+            read_images(str(tmp_path / "images.npz"), known)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "svhn"])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tamnas.cli import watch
+from tamnas.errors import DeadlineError
 from tamnas.pipeline import checkpoint, progress
 from tamnas.pipeline.live import _search_state, ended, works
 from tamnas.pipeline.progress import Progress, recorded
@@ -318,9 +319,15 @@ def test_what_ended_is_drawn_no_more(at_work, folder):
     assert list(folder.glob("live/*/*")) == []
 
 
-def test_stages_are_told_in_the_order_in_which_they_started(folder, monkeypatch):
+def test_stages_are_told_in_the_order_in_which_they_started(folder):
     for name, moment in (("b", 1.0), ("c", 2.0), ("a", 3.0)):
         path = record_path("search", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"format": 1, "started": moment, "checkpoints": None, "progress": []}))
     assert [work.instance for work in works()] == ["b", "c", "a"]
+
+
+def test_a_stage_that_stops_at_the_deadline_is_timed_too(folder):
+    with pytest.raises(DeadlineError, match="stopped"), exclusive("search", "row"):
+        raise DeadlineError("stopped at the deadline")
+    assert [(one.stage, one.instance) for one in ended()] == [("search", "row")]

@@ -43,7 +43,7 @@ BEST_EPS = Fraction(6, 255)
 def few_steps_suffice(dataset: Dataset) -> Finding:
     attack, verdicts, numbers = dataset.key_attack, [], []
     pairs = []
-    for rows in _alike(dataset, lambda row: (row.plan.supernet.attack.eps, row.plan.network.width)):
+    for rows in _alike(dataset, lambda row: row.plan.supernet.attack.eps):
         reference = max(rows, key=_steps)
         pairs += [(row, reference) for row in rows if _steps(row) < _steps(reference)]
     if not pairs:
@@ -80,11 +80,11 @@ def eps_not_steps(dataset: Dataset) -> Finding:
 
 
 def best_eps(dataset: Dataset) -> Finding:
-    for rows in _alike(dataset, lambda row: (_steps(row), row.plan.network.width)):
+    for rows in _alike(dataset, _steps):
         ours = next((row for row in rows if row.plan.supernet.attack.eps == BEST_EPS), None)
-        if ours is None or len(rows) < 2:
+        others = [row for row in rows if row.plan.supernet.attack.eps != BEST_EPS]
+        if ours is None or not others:
             continue
-        others = [row for row in rows if row is not ours]
         compared = retrained(rows)
         level, steps = 1 - 0.05 / len(others), dataset.key_attack.steps
         verdicts, numbers = [], []
@@ -279,7 +279,12 @@ def _steps(row: RowResults) -> int:
     return row.plan.supernet.attack.m * row.plan.supernet.attack.n
 
 
-def _alike(dataset: Dataset, key: Callable[[RowResults], tuple]) -> list[list[RowResults]]:
+def _alike(dataset: Dataset, same: Callable[[RowResults], Fraction | int]) -> list[list[RowResults]]:
+    """Rows that are alike in this, in width, and in how their supernet was trained but for its attack."""
+
+    def key(row: RowResults) -> tuple:
+        return same(row), row.plan.network.width, row.plan.supernet.model_dump_json(exclude={"attack"})
+
     return [list(rows) for _, rows in groupby(sorted(dataset.rows, key=key), key=key)]
 
 
