@@ -42,6 +42,7 @@ def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:
     """Validation accuracies of the subnets with inherited weights."""
     from tamnas.report.accuracy import share_value
     from tamnas.report.tables.table import Column, Table, Value
+    from tamnas.report.terms import selection_images
 
     n, attack = dataset.images["validation"], row.plan.search.attack.text
     subnets = sorted(row.front, key=lambda subnet: subnet.parameters)
@@ -63,7 +64,7 @@ def _front(row: "RowResults", dataset: "Dataset", as_json: bool) -> None:
         for subnet in subnets
     ]
     notes = [
-        f"Inherited weights, {n:,} validation images, 95% intervals. `tamnas show {row.name}/ID`: a retrained one."
+        f"Inherited weights, {selection_images(dataset)}, 95% intervals. `tamnas show {row.name}/ID`: a retrained one."
     ]
     table = Table.of("front", f"The front of {row.name}", lines, notes)
     print_table(table, interval_bars([cell(subnet.robust) for subnet in subnets]))

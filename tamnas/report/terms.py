@@ -160,6 +160,12 @@ def selection_images(dataset: Dataset) -> str:
     return f"{n:,} test images (data.merge_validation)" if merged else f"{n:,} validation images"
 
 
+def first_training(*datasets: Dataset) -> list[str]:
+    """A note where networks have several trainings, of which something shows one."""
+    several = any(tested.network.repeats for dataset in datasets for tested in dataset.tested())
+    return ["Of a network that was trained with several seeds: the training with the run's own."] if several else []
+
+
 def by_validation(dataset: Dataset) -> str:
     reference = dataset.plan.validation.attack.text
     return (

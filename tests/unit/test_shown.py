@@ -9,6 +9,7 @@ import pytest
 from tamnas.attacks.registry import Pgd
 from tamnas.records import Label, Score
 from tamnas.report.agreement import as_searched
+from tamnas.report.figures.pictures import pictures
 from tamnas.report.page.words import key_numbers
 from tamnas.report.study import ControlResults
 from tamnas.report.tables.controls import controls_table
@@ -140,3 +141,16 @@ def test_the_supernet_is_judged_as_its_search_has_it(folder):
     (row,) = small_dataset(folder).rows
     assert row.plan.search.bn_calibration_images
     assert [found.tau.value for found in as_searched(ranked(row)).values()] == [1, 1]
+
+
+def test_what_shows_one_training_of_several_says_so(several):
+    note = "Of a network that was trained with several seeds: the training with the run's own."
+    tested = several.rows[0].lego.network
+    again = replace(
+        several.rows[0], lego=replace(several.rows[0].lego, network=replace(tested, repeats={1: tested.test}))
+    )
+    for dataset, shown in ((several, False), (replace(several, rows=[again, *several.rows[1:]]), True)):
+        tables = tables_by_name([dataset])
+        assert all((note in tables[f"cifar10-{name}"].notes) is shown for name in ("attack-checks", "ensembles"))
+        captions = [one.caption for one in pictures([dataset]) if one.name in ("overview", "cifar10-robustness")]
+        assert [caption.endswith(note) for caption in captions] == [shown] * 2

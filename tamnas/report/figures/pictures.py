@@ -15,7 +15,7 @@ from tamnas.report.figures.rows import (
 )
 from tamnas.report.figures.style import Picture, picture
 from tamnas.report.study import Dataset, RowResults
-from tamnas.report.terms import counted, max_half_width, selection_images
+from tamnas.report.terms import counted, first_training, max_half_width, selection_images
 from tamnas.search.objectives import Objective
 
 
@@ -39,6 +39,7 @@ def _overview(datasets: Sequence[Dataset]) -> Picture:
     )
     if any(dataset.controls_of("random_networks", "lego_random", "lego_uniform") for dataset in datasets):
         caption += " Crosses: random networks beside the searched ones; uniform: block 0 in every layer."
+    caption = " ".join([caption, *first_training(*datasets)])
     return picture("overview", None, "Size against accuracy", caption, draw_overview, datasets)
 
 
@@ -50,6 +51,7 @@ def _of_dataset(dataset: Dataset) -> list[Picture]:
         f"{100 * max_half_width(n):.1f} points to either side; they are drawn where few networks leave room, with the "
         "points shifted sideways to keep them apart."
     )
+    robustness = " ".join([robustness, *first_training(dataset)])
     architecture = (
         "One network a strip, one choice block a column. Height: channel ratio, the outline is the largest of the "
         "space; the number above a column counts the channels behind the selector. Below: block id, branch with kernel "

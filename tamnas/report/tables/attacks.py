@@ -9,9 +9,7 @@ from tamnas.report.accuracy import share_value
 from tamnas.report.study import Dataset, Test, TrainedNetwork
 from tamnas.report.tables.controls import NOT_RUN
 from tamnas.report.tables.table import Column, Table, Value
-from tamnas.report.terms import BOLD, CLEAN, WORST, final_networks, lego_controls, setting
-
-FIRST = "Of a network that was trained with several seeds, the training with the run's own."
+from tamnas.report.terms import BOLD, CLEAN, WORST, final_networks, first_training, lego_controls, setting
 
 
 def ensembles_table(dataset: Dataset) -> Table:
@@ -28,7 +26,7 @@ def ensembles_table(dataset: Dataset) -> Table:
         *setting(dataset),
         "Each attack of an ensemble runs on what those before it left; all columns of a line are of the same images, "
         "the first ones of each class. PGD: the grid's of this radius with most steps.",
-        FIRST,
+        *first_training(dataset),
         WORST,
         "Nothing is bold: a line compares attacks.",
     ]
@@ -79,7 +77,7 @@ def attack_checks_table(dataset: Dataset) -> Table:
         *setting(dataset),
         "Random starts: an image is lost if PGD succeeds from any of them. Accuracy at the large radius must be about "
         "0: what is left there, an attack has failed to find.",
-        FIRST,
+        *first_training(dataset),
         f"{BOLD} The large radius has none: more is not better there.",
     ]
     title, images = f"Is the attack strong enough, {dataset.name}", dataset.images["test"]
